@@ -1,0 +1,113 @@
+/*
+ * The record a probe emits, and every counter a probe can add to: the one source for both sides.
+ *
+ * The BPF program includes this file; otel_qemu/events.py reads the field names, types and counters from its text,
+ * and tests/bpf compares every offset with what the C compiler makes of it.  Fixed-width types only; 8-byte fields
+ * first within each half; no implicit padding.  Byte arrays are `char`: bcc 0.26 exits on `unsigned char[n]`.
+ */
+#ifndef OTEL_QEMU_EVENTS_H
+#define OTEL_QEMU_EVENTS_H
+
+/*
+ * One SCSI request with the first librbd call made for it (RECORD_REQUEST), or one further call, or a call without a
+ * parent (RECORD_CALL).  All times are CLOCK_MONOTONIC ns.  A RECORD_CALL names its parent by (pid, request,
+ * submit_ns) and leaves the rest of the SCSI half zero.
+ */
+struct record {
+    /* Who and what. */
+    u32 pid;             /* thread group of the QEMU process, in the initial pid namespace of the tracer */
+    u8 kind;             /* enum record_kind */
+    u8 ending;           /* enum ending: how the SCSI request ended */
+    u8 operation;        /* enum rbd_operation of the RBD half; 0: there is none */
+    u8 link;             /* enum link: how the call's parent was found, or why there is none */
+
+    /* SCSI half: SCSIRequest, SAM-5 and SPC-5. */
+    u64 request;         /* SCSIRequest *, the pairing key; in a call without parent: where the walk ended, or 0 */
+    u64 submit_ns;       /* entry of scsi_req_enqueue; 0: it began before the probes were attached */
+    u64 complete_ns;     /* entry of the function that ended it */
+    u64 device;          /* SCSIDevice * */
+    char cdb[16];        /* command descriptor block as the guest wrote it */
+    u32 transfer_bytes;  /* SCSICommand.xfer: data of READ and WRITE, parameter list of UNMAP */
+    u32 tag;             /* low 32 bits of the tag the guest gave */
+    u16 lun;
+    u8 status;           /* SAM status: 0 GOOD, 2 CHECK CONDITION ... */
+    u8 host_status;      /* QEMU's SCSI_HOST_*: set when ending is ENDING_FAILED */
+    u8 sense_key;        /* the three are set when status is CHECK CONDITION */
+    u8 asc;
+    u8 ascq;
+    u8 retries;          /* times the same request was submitted again (werror=stop, then cont) */
+    u32 calls;           /* RBD calls made for this request */
+    s32 return_value;    /* of the RBD half: bytes or 0, or a negative errno; RETURN_UNKNOWN */
+    u64 rbd_ns;          /* union of the intervals of all its calls */
+
+    /* RBD half: librbd.h. */
+    u64 image;           /* rbd_image_t */
+    u64 call_submit_ns;  /* entry of rbd_aio_*; 0: no RBD half */
+    u64 call_complete_ns;/* entry of rbd_aio_release; 0: not released when the record left */
+    u64 offset;          /* bytes */
+    u64 length;          /* bytes */
+};
+
+#define RETURN_UNKNOWN (-2147483647 - 1)
+
+enum record_kind {
+    RECORD_REQUEST = 1,
+    RECORD_CALL = 2,
+};
+
+enum ending {
+    ENDING_COMPLETED = 1,  /* scsi_req_complete */
+    ENDING_FAILED = 2,     /* scsi_req_complete_failed: the host adapter could not do it */
+    ENDING_CANCELLED = 3,  /* scsi_req_cancel_complete: task abort, reset, unplug */
+    ENDING_LOST = 4,       /* its address was submitted again: the end was not seen */
+};
+
+enum rbd_operation {
+    RBD_READ = 1,
+    RBD_WRITE = 2,
+    RBD_DISCARD = 3,
+    RBD_WRITE_ZEROES = 4,
+    RBD_FLUSH = 5,
+};
+
+enum link {
+    LINK_NONE = 0,         /* no RBD half */
+    LINK_WALK = 1,         /* the pointer walk ended at a request in flight */
+    LINK_NO_LAYOUT = 2,    /* the walk's offsets are not known for this build */
+    LINK_FAULT = 3,        /* a pointer on the way could not be read */
+    LINK_NOT_IN_FLIGHT = 4,/* the walk ended at no SCSI request in flight: QEMU's own, or begun before us */
+};
+
+/*
+ * Every hit of a probe ends in exactly one of these, but for the lines marked (+), which are counted beside another.
+ * Names are what users see, in lower case.
+ */
+enum counter {
+    COUNT_SCSI_SUBMITTED,        /* SCSI requests put in flight */
+    COUNT_SCSI_RETRIED,          /* submitted again after an error stopped the guest: the same request goes on */
+    COUNT_SCSI_UNREADABLE,       /* SCSI submits whose SCSIRequest could not be read */
+    COUNT_SCSI_TABLE_FULL,       /* SCSI submits that found the in-flight table full */
+    COUNT_SCSI_COMPLETED,        /* SCSI requests that ended */
+    COUNT_SCSI_END_LOST,         /* (+) SCSI requests whose address was submitted again before their end was seen */
+    COUNT_SCSI_UNSTARTED,        /* SCSI ends whose submit was not seen: begun before us, or migrated in */
+    COUNT_RBD_SUBMITTED,         /* RBD calls put in flight */
+    COUNT_RBD_TABLE_FULL,        /* RBD calls that found the in-flight table full */
+    COUNT_RBD_COMPLETED,         /* RBD calls that ended */
+    COUNT_RBD_END_LOST,          /* (+) RBD calls whose completion was submitted again before its release was seen */
+    COUNT_RBD_UNSTARTED,         /* releases of a completion whose call was not seen */
+    COUNT_FOREIGN,               /* hits in a process that is not traced */
+    COUNT_PARENT_FOUND,          /* (+) RBD calls whose walk ended at a SCSI request in flight */
+    COUNT_PARENT_NO_LAYOUT,      /* (+) RBD calls not walked: the build's offsets are not known */
+    COUNT_PARENT_FAULT,          /* (+) RBD calls whose walk met memory that could not be read */
+    COUNT_PARENT_NOT_IN_FLIGHT,  /* (+) RBD calls whose walk ended at no SCSI request in flight */
+    COUNT_PARENT_GONE,           /* (+) RBD calls that ended after their SCSI request did */
+    COUNT_RETURN_UNREADABLE,     /* (+) RBD calls whose return value could not be read */
+    COUNT_LENGTH_UNREADABLE,     /* (+) RBD calls whose iovec could not be read: their length is short */
+    COUNT_CALLS_NOT_HELD,        /* (+) further RBD calls that left before their request: too many for one request */
+    COUNT_RING_FULL_REQUEST,     /* (+) SCSI requests whose whole trace was dropped: the ring was full */
+    COUNT_RING_FULL_CALL,        /* (+) records of single RBD calls dropped: the ring was full */
+    COUNT_RECORDS,               /* (+) records written to the ring */
+    COUNTERS
+};
+
+#endif

@@ -1,0 +1,126 @@
+"""
+The record a probe emits, as numpy sees it: the dtype, the counters and the enums of ``bpf/events.h``.
+
+The header is the one source: its fields and counters are parsed from its text, the few enums that Python code speaks
+of are repeated.  ``tests/bpf`` compares all three with what a C compiler makes of the header.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BPF_DIRECTORY = Path(__file__).parent / "bpf"
+_HEADER = (BPF_DIRECTORY / "events.h").read_text()
+_NUMPY_TYPES = {"u64": "<u8", "s64": "<i8", "u32": "<u4", "s32": "<i4", "u16": "<u2", "s16": "<i2", "u8": "u1"}
+
+Records = NDArray[np.void]
+"""An array of dtype `RECORD`, in the order in which the ring was written."""
+
+
+def _block(kind: str, name: str) -> str:
+    """The text between the braces of `kind name { ... }`."""
+    found = re.search(rf"^{kind} {name} {{\n(.*?)^}}", _HEADER, re.M | re.S)
+    if found is None:
+        raise LookupError(f"events.h has no {kind} {name}")
+    return found[1]
+
+
+def _dtype(struct: str) -> np.dtype[np.void]:
+    """
+    The dtype of a struct; a byte array becomes a column of bytes a row.
+
+    Raises:
+        LookupError: a field's type is not one of the fixed-width ones.
+    """
+    fields: list[Any] = []
+    for line in re.findall(r"^    ([\w ]+(?:\[\d+\])?);", _block("struct", struct), re.M):
+        kind, name = line.split()
+        array = re.fullmatch(r"(\w+)\[(\d+)\]", name)
+        if array is not None and kind == "char":
+            fields.append((array[1], "u1", (int(array[2]),)))
+        elif kind in _NUMPY_TYPES:
+            fields.append((name, _NUMPY_TYPES[kind]))
+        else:
+            raise LookupError(f"events.h: struct {struct} has a field of type {kind}")
+    return np.dtype(fields)
+
+
+def _counters() -> dict[str, str]:
+    """Counter names as users see them, in the order of their numbers, with what each counts."""
+    lines = re.findall(r"^    COUNT_(\w+),\s+/\* (.*?) \*/$", _block("enum", "counter"), re.M)
+    return {name.lower(): text for name, text in lines}
+
+
+RECORD = _dtype("record")
+"""One record: ``struct record`` of ``bpf/events.h``; 128 bytes, times in CLOCK_MONOTONIC ns."""
+
+COUNTERS = _counters()
+"""Name → meaning of every kernel counter, in the order of the ``counters`` map."""
+
+
+class Kind(IntEnum):
+    """`record_kind`: what a record is."""
+
+    REQUEST = 1
+    CALL = 2
+
+
+class Ending(IntEnum):
+    """`ending`: how a SCSI request ended."""
+
+    COMPLETED = 1
+    FAILED = 2
+    CANCELLED = 3
+    LOST = 4
+
+
+class RbdOperation(IntEnum):
+    """`rbd_operation`: which librbd call."""
+
+    READ = 1
+    WRITE = 2
+    DISCARD = 3
+    WRITE_ZEROES = 4
+    FLUSH = 5
+
+
+class Link(IntEnum):
+    """`link`: how the kernel found a call's parent, or why it has none."""
+
+    NONE = 0
+    WALK = 1
+    NO_LAYOUT = 2
+    FAULT = 3
+    NOT_IN_FLIGHT = 4
+
+
+RETURN_UNKNOWN = -(2**31)
+"""``return_value`` of a call whose result was not seen."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """
+    What one reading of the ring gave.
+
+    Attributes:
+        records: dtype `RECORD`, any cut of the stream.
+        unix_offset_ns: CLOCK_REALTIME minus CLOCK_MONOTONIC when the batch was read, in ns: add it to a record's time
+            to have Unix time.
+    """
+
+    records: Records
+    unix_offset_ns: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def records_of(data: Any) -> Records:
+    """View bytes, a buffer or a memory map as records, without a copy."""
+    return np.frombuffer(data, dtype=RECORD)
