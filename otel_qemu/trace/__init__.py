@@ -1,0 +1,1 @@
+"""Correlate, split, count: batches of records into whole traces.  Pure numpy, no clock, no I/O."""

@@ -1,0 +1,219 @@
+"""
+Put librbd calls under the SCSI requests they were made for: batches of records in, whole traces out.
+
+The kernel has joined nearly all of them already; here each join is checked, further calls are attached to their
+request, calls that could not be walked are joined by range and time, and every call left alone gets its reason.  Time
+is the records' own: what is not whole `HOLD_NS` after the newest record leaves as it is, and is counted.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.events import RECORD, Batch, Kind, Link, Records
+from otel_qemu.trace import rules
+from otel_qemu.trace.decode import call_rows, request_rows
+from otel_qemu.trace.ranges import RangeJoin
+from otel_qemu.trace.split import split_time
+from otel_qemu.trace.traces import Join, Table, Traces
+
+HOLD_NS = 2_000_000_000
+"""How long a request waits for records of its calls, and a call for its request, in the records' time."""
+
+LONGEST_HELD = 200_000
+"""Records kept back at once; more, and the oldest leave as they are."""
+
+
+@dataclass
+class Stats:
+    """What became of the records fed so far."""
+
+    requests: int = 0
+    """SCSI requests given out."""
+    calls: int = 0
+    """RBD calls given out, each with a parent or a reason."""
+    joined: int = 0
+    """Of these, with a parent."""
+    disagreements: int = 0
+    """Joined by the walk, but image, direction or time do not fit."""
+    range_differs: int = 0
+    """Joined by the walk, but the byte range is another: normal for formats above rbd, such as qcow2."""
+    incomplete: int = 0
+    """Requests given out without all of their calls."""
+
+
+class Correlator:
+    """The joining stage; feed it batches in the order of the ring."""
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self._held: Records = np.zeros(0, dtype=RECORD)
+        self._ranges = RangeJoin()
+        self._image_of: dict[tuple[int, int], int] = {}
+        self._newest_ns = 0
+        self._unix_offset_ns = 0
+
+    @property
+    def held(self) -> int:
+        """Records kept back for their other halves."""
+        return len(self._held)
+
+    def feed(self, batch: Batch) -> Traces:
+        """The traces that became whole with this batch."""
+        self._unix_offset_ns = batch.unix_offset_ns
+        if len(batch.records):
+            newest = max(int(batch.records[name].max()) for name in ("complete_ns", "call_complete_ns"))
+            self._newest_ns = max(self._newest_ns, newest)
+        return self._join(np.concatenate((self._held, batch.records)), self._newest_ns - HOLD_NS)
+
+    def finish(self) -> Traces:
+        """Everything still held, as it is: there will be no more records."""
+        return self._join(self._held, self._newest_ns + 1)
+
+    def _join(self, records: Records, given_up_ns: int) -> Traces:
+        started = records["submit_ns"] > 0
+        is_request = records["kind"] == Kind.REQUEST
+        requests, calls = records[is_request & started], records[~is_request]
+        unstarted = records[is_request & ~started]
+        walked = calls["link"] == Link.WALK
+        further, alone = calls[walked], calls[~walked]
+
+        parent = find_parents(requests, further)
+        ready = _is_ready(requests, parent, given_up_ns)
+        taken = (parent >= 0) & ready[parent] if len(requests) else parent >= 0
+        given_up = (parent < 0) & (further["call_complete_ns"] < given_up_ns)
+        index = np.cumsum(ready) - 1
+
+        out = _Assembly(requests[ready])
+        out.add(call_rows(further[taken]), index[parent[taken]] if len(requests) else parent[taken])
+        out.leave(call_rows(further[given_up]), Join.PARENT_LOST)
+        rest = self._place_alone(out, alone, unstarted, given_up_ns)
+        self._hold(requests[~ready], further[~taken & ~given_up], rest, unstarted, given_up_ns)
+        return self._finished(out)
+
+    def _place_alone(self, out: "_Assembly", alone: Records, unstarted: Records, given_up_ns: int) -> Records:
+        """Give calls that the walk gave no parent one by range, or a reason; return those that may still get one."""
+        old = alone["call_complete_ns"] < given_up_ns
+        walked = alone["link"] == Link.NOT_IN_FLIGHT
+        before = walked & _named_in(alone, unstarted)
+        out.leave(call_rows(alone[before]), Join.STARTED_BEFORE)
+        out.leave(call_rows(alone[walked & old & ~before]), Join.INTERNAL)
+
+        unwalked = call_rows(alone[~walked])
+        parent, join = self._ranges.match(out.requests, unwalked)
+        found = parent >= 0
+        out.add(unwalked[found], parent[found], join[found])
+        unmatched = ~found & old[~walked]
+        out.leave(unwalked[unmatched], Join.UNMATCHED)
+        return np.concatenate((alone[walked & ~old & ~before], alone[~walked][~found & ~unmatched]))
+
+    def _hold(self, requests: Records, further: Records, alone: Records, unstarted: Records, given_up_ns: int) -> None:
+        young = unstarted[unstarted["complete_ns"] >= given_up_ns]
+        self._held = np.concatenate((requests, further, alone, young))[-LONGEST_HELD:]
+
+    def _finished(self, out: "_Assembly") -> Traces:
+        requests, calls = out.tables()
+        joined = calls["parent"] >= 0
+        self._check(requests, calls[joined], calls, joined)
+        self.stats.requests += len(requests)
+        self.stats.calls += len(calls)
+        self.stats.joined += int(joined.sum())
+        self.stats.incomplete += int(requests["incomplete"].sum())
+        return Traces(requests, calls, self._unix_offset_ns)
+
+    def _check(self, requests: Table, children: Table, calls: Table, joined: NDArray[np.bool_]) -> None:
+        """Hold each join by the walk against image, direction, time and range."""
+        parents = requests[children["parent"]]
+        walked = children["join"] == Join.WALK
+        fits = rules.direction_fits(parents, children) & rules.time_fits(parents, children)
+        fits &= self._images_fit(parents, children)
+        told = rules.has_range(parents, children)
+        in_range = told & rules.range_fits(parents, children)
+        children["join"] = np.where(walked & in_range, Join.WALK_RANGE, children["join"])
+        children["disagrees"] = walked & ~fits
+        calls[joined] = children
+        self.stats.disagreements += int(children["disagrees"].sum())
+        self.stats.range_differs += int((walked & told & ~in_range).sum())
+
+    def _images_fit(self, parents: Table, children: Table) -> NDArray[np.bool_]:
+        """Whether each call went to its disk's image: the first that the disk was seen to use."""
+        pairs = np.stack((parents["pid"].astype("u8"), parents["device"], children["image"]), axis=1)
+        distinct, inverse = np.unique(pairs, axis=0, return_inverse=True)
+        fits = [self._image_of.setdefault((int(p), int(d)), int(i)) == int(i) for p, d, i in distinct]
+        return np.array(fits, dtype=bool)[inverse.reshape(-1)]
+
+    @property
+    def images(self) -> dict[tuple[int, int], int]:
+        """The image handle of each (pid, SCSIDevice *), learnt from joined calls."""
+        return self._image_of
+
+
+class _Assembly:
+    """Requests and calls being put together for one `Traces`."""
+
+    def __init__(self, records: Records) -> None:
+        self.requests = request_rows(records)
+        self._records = records
+        first = np.flatnonzero(records["call_submit_ns"] > 0)
+        self._calls: list[Table] = []
+        self.add(call_rows(records[first]), first)
+
+    def add(self, calls: Table, parent: Any, join: Any = Join.WALK) -> None:
+        """Calls with their parents' indices."""
+        calls["parent"], calls["join"] = parent, join
+        self._calls.append(calls)
+
+    def leave(self, calls: Table, reason: Join) -> None:
+        """Calls without a parent, and why."""
+        calls["join"] = reason
+        self._calls.append(calls)
+
+    def tables(self) -> tuple[Table, Table]:
+        """Calls in order under their requests, the time split."""
+        calls = np.concatenate(self._calls)
+        behind = np.where(calls["parent"] < 0, len(self.requests), calls["parent"])
+        calls = calls[np.lexsort((calls["submit_ns"], behind))]
+        count = np.bincount(calls["parent"][calls["parent"] >= 0], minlength=len(self.requests))
+        self.requests["calls"] = count
+        self.requests["first_call"] = np.cumsum(count) - count
+        self.requests["incomplete"] = count < self._records["calls"]
+        split_time(self.requests, calls, self._records["rbd_ns"])
+        return self.requests, calls
+
+
+def find_parents(requests: Records, further: Records) -> NDArray[np.int64]:
+    """Index of the request that each further call names by (pid, request, submit_ns), or -1; int64, shape (n,)."""
+    if not len(requests) or not len(further):
+        return np.full(len(further), -1, dtype="i8")
+    keys, wanted = _identity(requests), _identity(further)
+    order = np.argsort(keys, kind="stable")
+    at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
+    found = order[at]
+    same = np.ones(len(further), dtype=bool)
+    for name in ("pid", "request", "submit_ns"):
+        same &= requests[name][found] == further[name]
+    return np.where(same, found, -1).astype("i8")
+
+
+def _identity(records: Records) -> NDArray[np.uint64]:
+    """One number for (pid, request, submit_ns); what it finds is compared field by field."""
+    odd = np.uint64(0x9E3779B97F4A7C15)
+    mixed: Any = (records["request"] ^ (records["pid"].astype("u8") << np.uint64(40))) * odd ^ records["submit_ns"]
+    return mixed.astype("u8")
+
+
+def _is_ready(requests: Records, parent: NDArray[np.int64], given_up_ns: int) -> NDArray[np.bool_]:
+    """Requests that have all their calls, or have waited long enough for them."""
+    have = np.bincount(parent[parent >= 0], minlength=len(requests)) + (requests["call_submit_ns"] > 0)
+    ready: Any = (have >= requests["calls"]) | (requests["complete_ns"] < given_up_ns)
+    return ready
+
+
+def _named_in(calls: Records, unstarted: Records) -> NDArray[np.bool_]:
+    """Calls whose walk ended at a request that is known to have begun before us."""
+    if not len(unstarted):
+        return np.zeros(len(calls), dtype=bool)
+    known = {(int(r["pid"]), int(r["request"])) for r in unstarted}
+    return np.array([(int(c["pid"]), int(c["request"])) in known for c in calls], dtype=bool)

@@ -1,0 +1,84 @@
+"""
+When a librbd call can belong to a SCSI request: direction, byte range, time, image.
+
+They check every join that the kernel's pointer walk made, and stand in for it where it was not possible.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.events import RbdOperation
+from otel_qemu.trace import scsi
+from otel_qemu.trace.decode import byte_ranges, is_data
+from otel_qemu.trace.traces import Table
+
+Mask = NDArray[np.bool_]
+
+# What QEMU's block layer makes of each command: a WRITE of zeroes may become write_zeroes or discard (detect-zeroes),
+# a write with FUA is followed by a flush, and copy-on-write or a cluster allocation reads and writes for a write.
+_CHILDREN = {
+    "READ": (RbdOperation.READ,),
+    "WRITE": tuple(RbdOperation),
+    "WRITE_AND_VERIFY": tuple(RbdOperation),
+    "VERIFY": (RbdOperation.READ,),
+    "SYNCHRONIZE_CACHE": (RbdOperation.FLUSH, RbdOperation.WRITE),
+    "UNMAP": (RbdOperation.DISCARD, RbdOperation.WRITE_ZEROES, RbdOperation.WRITE),
+    "WRITE_SAME": (RbdOperation.WRITE_ZEROES, RbdOperation.WRITE, RbdOperation.DISCARD, RbdOperation.FLUSH),
+    "COMPARE_AND_WRITE": (RbdOperation.READ, RbdOperation.WRITE),
+    "FORMAT_UNIT": (RbdOperation.WRITE_ZEROES, RbdOperation.WRITE),
+}
+
+# The call a request would have made by itself; where there was no walk, nothing else is believed.
+_DIRECT = {
+    "READ": (RbdOperation.READ,),
+    "WRITE": (RbdOperation.WRITE, RbdOperation.WRITE_ZEROES, RbdOperation.FLUSH),
+    "WRITE_AND_VERIFY": (RbdOperation.WRITE, RbdOperation.FLUSH),
+    "SYNCHRONIZE_CACHE": (RbdOperation.FLUSH,),
+    "UNMAP": (RbdOperation.DISCARD,),
+    "WRITE_SAME": (RbdOperation.WRITE_ZEROES, RbdOperation.WRITE),
+}
+
+
+def _matrix(table: dict[str, tuple[RbdOperation, ...]]) -> Mask:
+    matrix = np.zeros((len(scsi.OPERATIONS), max(RbdOperation) + 1), dtype=bool)
+    for name, children in table.items():
+        matrix[scsi.operation_code(name), list(children)] = True
+    return matrix
+
+
+_MAY_CAUSE = _matrix(_CHILDREN)
+_CAUSES = _matrix(_DIRECT)
+
+
+def direction_fits(parents: Table, calls: Table) -> Mask:
+    """Whether each request may have led to its call, in any disk format.  Both of shape (n,)."""
+    fits: Any = _MAY_CAUSE[parents["operation"], calls["operation"]]
+    return fits
+
+
+def is_direct(parents: Table, calls: Table) -> Mask:
+    """Whether each call is the one that its request makes by itself on a raw image."""
+    fits: Any = _CAUSES[parents["operation"], calls["operation"]]
+    return fits
+
+
+def time_fits(parents: Table, calls: Table) -> Mask:
+    """Whether each call lies within its request; one that had not ended then has its start within."""
+    started = (parents["submit_ns"] <= calls["submit_ns"]) & (calls["submit_ns"] <= parents["complete_ns"])
+    fits: Any = started & (calls["complete_ns"] <= parents["complete_ns"])
+    return fits
+
+
+def has_range(parents: Table, calls: Table) -> Mask:
+    """Whether both sides tell a byte range to compare: data requests, and calls other than flushes."""
+    told: Any = is_data(parents) & (calls["operation"] != RbdOperation.FLUSH)
+    return told
+
+
+def range_fits(parents: Table, calls: Table) -> Mask:
+    """Whether each call's bytes lie within its request's; an image's own ``offset=`` would shift them."""
+    start, end = byte_ranges(parents)
+    fits: Any = (start <= calls["offset"]) & (calls["offset"] + calls["length"] <= end)
+    return fits

@@ -1,0 +1,130 @@
+"""
+Finished traces: SCSI requests, the librbd calls made for them, and the calls that have no request.
+
+Two flat tables instead of objects: a million requests a second are only possible by the column.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Table = NDArray[np.void]
+
+
+class Join(IntEnum):
+    """How a call's parent was found, or (from 16 on) why it has none."""
+
+    WALK = 1
+    """By the kernel's pointer walk; operation, image and time do not contradict, a byte range does not apply."""
+    WALK_RANGE = 2
+    """By the walk, and the byte range agrees."""
+    RANGE = 3
+    """No walk: by process, image, direction, byte range and time."""
+    TIME = 4
+    """No walk and no byte range: the only request of that kind that was in flight."""
+    INTERNAL = 16
+    """The walk ended at no SCSI request: a block job's call, or QEMU's own."""
+    STARTED_BEFORE = 17
+    """Its request was submitted before the probes were attached."""
+    PARENT_LOST = 18
+    """The walk found its request, but that request's record never came."""
+    UNMATCHED = 19
+    """No walk was possible, and no request fits by range and time."""
+
+    @property
+    def has_parent(self) -> bool:
+        """Whether this names a rule, not a reason."""
+        return self < Join.INTERNAL
+
+    @property
+    def label(self) -> str:
+        """As people and other programs read it: ``walk+range``, ``parent_lost``."""
+        return "walk+range" if self is Join.WALK_RANGE else self.name.lower()
+
+
+REQUEST = np.dtype(
+    [
+        ("pid", "<u4"),
+        ("lun", "<u2"),
+        ("operation", "u1"),  # index into scsi.OPERATIONS
+        ("opcode", "u1"),
+        ("device", "<u8"),  # SCSIDevice *: with pid, the key of a disk in Names
+        ("request", "<u8"),  # SCSIRequest *: with pid and submit_ns, the identity
+        ("tag", "<u4"),
+        ("ending", "u1"),  # events.Ending
+        ("status", "u1"),
+        ("host_status", "u1"),
+        ("retries", "u1"),
+        ("sense_key", "u1"),
+        ("asc", "u1"),
+        ("ascq", "u1"),
+        ("incomplete", "u1"),  # 1: records of some of its calls were lost
+        ("first_call", "<u4"),  # its calls are calls[first_call : first_call + calls]
+        ("calls", "<u4"),
+        ("lba", "<u8"),  # in blocks of the device
+        ("bytes", "<u8"),  # transferred between guest and disk; of WRITE SAME and UNMAP, only the parameters
+        ("block_bytes", "<u4"),  # logical block size; 0: the command does not tell
+        ("unused", "<u4"),
+        ("submit_ns", "<u8"),
+        ("complete_ns", "<u8"),
+        ("wait_ns", "<i8"),  # before and between its calls: QEMU's block layer
+        ("rbd_ns", "<i8"),  # union of its calls: Ceph
+        ("completion_ns", "<i8"),  # after the last of them
+    ]
+)
+"""A finished SCSI request; ``complete_ns - submit_ns == wait_ns + rbd_ns + completion_ns``, exactly."""
+
+CALL = np.dtype(
+    [
+        ("pid", "<u4"),
+        ("operation", "u1"),  # events.RbdOperation
+        ("join", "u1"),  # Join
+        ("disagrees", "u1"),  # 1: the walk's parent does not fit by image, direction, range or time
+        ("unused", "u1"),
+        ("parent", "<i8"),  # index into requests, or -1
+        ("request", "<u8"),  # SCSIRequest * that the walk ended at, or 0
+        ("image", "<u8"),  # rbd_image_t: with pid, the key of an image in Names
+        ("submit_ns", "<u8"),
+        ("complete_ns", "<u8"),  # 0: had not ended when its request did
+        ("offset", "<u8"),
+        ("length", "<u8"),
+        ("return_value", "<i4"),  # events.RETURN_UNKNOWN when it was not seen
+        ("unused2", "<u4"),
+    ]
+)
+"""A librbd call; calls of one request are adjacent and in submit order, calls without parent come last."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """
+    What became whole with one batch.
+
+    Attributes:
+        requests: dtype `REQUEST`, in the order of their ends.
+        calls: dtype `CALL`.
+        unix_offset_ns: add it to a time here to have Unix time.
+    """
+
+    requests: Table
+    calls: Table
+    unix_offset_ns: int
+
+    def calls_of(self, index: int) -> Table:
+        """The calls of ``requests[index]``."""
+        first = int(self.requests[index]["first_call"])
+        return self.calls[first : first + int(self.requests[index]["calls"])]
+
+    @property
+    def orphans(self) -> Table:
+        """The calls that have no request."""
+        return self.calls[self.calls["parent"] < 0]
+
+
+def durations_ns(table: Table) -> Any:
+    """Duration of each request or call in ns, shape (n,), int64; 0 for a call that had not ended."""
+    ended = table["complete_ns"].astype("i8")
+    return np.where(ended > 0, ended - table["submit_ns"].astype("i8"), 0)
