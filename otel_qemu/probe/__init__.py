@@ -1,0 +1,1 @@
+"""Processes, domains, symbols, layouts, tracer and ring: QEMU's memory and the kernel, into batches."""

@@ -1,0 +1,110 @@
+"""
+Attaching: one binary, some sites, a handle that detaches.  Entry probes only; there is no way here to ask for another.
+
+The kernel's uprobe_multi link (6.6 on) is tried first: it needs CAP_BPF and CAP_PERFMON only, and closing its file
+descriptor detaches atomically.  Below it lies bcc's own way: perf_event_open, then tracefs.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass, field
+
+from otel_qemu.errors import NotPossible
+from otel_qemu.probe.elf import open_binary
+from otel_qemu.probe.program import Program
+from otel_qemu.probe.sites import Site
+
+MULTI, PERF = "uprobe_multi", "perf_event"
+
+_SYS_BPF = 321  # x86-64
+_BPF_LINK_CREATE = 28
+_BPF_TRACE_UPROBE_MULTI = 48
+
+
+class _UprobeMulti(ctypes.Structure):
+    """``union bpf_attr`` for BPF_LINK_CREATE of a uprobe_multi link (include/uapi/linux/bpf.h); flags 0: entry."""
+
+    _fields_ = [
+        ("prog_fd", ctypes.c_uint32),
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("link_flags", ctypes.c_uint32),
+        ("path", ctypes.c_char_p),
+        ("offsets", ctypes.POINTER(ctypes.c_uint64)),
+        ("ref_ctr_offsets", ctypes.c_void_p),
+        ("cookies", ctypes.c_void_p),
+        ("count", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pid", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+    ]
+
+
+@dataclass
+class Attachment:
+    """What is attached to one inode; `detach` undoes all of it."""
+
+    program: Program
+    links: list[int] = field(default_factory=list)
+    perf_events: list[tuple[str, int]] = field(default_factory=list)
+
+    def detach(self) -> None:
+        """Remove every probe of this attachment; safe to call again."""
+        while self.links:
+            os.close(self.links.pop())
+        while self.perf_events:
+            self.program.detach_perf(*self.perf_events.pop())
+
+
+def attach(program: Program, path: str, sites: list[Site], route: str) -> Attachment:
+    """
+    Attach each site's program to a file.
+
+    Args:
+        program: loaded.
+        path: of the binary; below /proc/PID, so that it is the one the process runs.
+        sites: in the order of attaching.
+        route: `MULTI` or `PERF`.
+
+    Raises:
+        NotPossible: the kernel refuses one; what was attached is detached.
+    """
+    attachment = Attachment(program)
+    try:
+        for site in sites:
+            function = program.function(site.probe.function, multi=route == MULTI)
+            if route == MULTI:
+                attachment.links.append(_link(function, path, site.offset))
+            else:
+                attachment.perf_events.append(program.attach_perf(function, path, site.offset))
+    except BaseException:
+        attachment.detach()
+        raise
+    return attachment
+
+
+def route_of(program: Program) -> str:
+    """The best way to attach that this kernel has, found by attaching once to this very process's own entry point."""
+    try:
+        os.close(_link(program.function("scsi_req_retry", multi=True), "/proc/self/exe", _entry_point()))
+    except NotPossible:
+        return PERF
+    return MULTI
+
+
+def _link(function: int, path: str, offset: int) -> int:
+    offsets = (ctypes.c_uint64 * 1)(offset)
+    attributes = _UprobeMulti(
+        prog_fd=function, attach_type=_BPF_TRACE_UPROBE_MULTI, path=path.encode(), offsets=offsets, count=1
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = int(libc.syscall(_SYS_BPF, _BPF_LINK_CREATE, ctypes.byref(attributes), ctypes.sizeof(attributes)))
+    if fd < 0:
+        raise NotPossible(f"cannot attach to {path}+{offset:#x}: {os.strerror(ctypes.get_errno())}")
+    return fd
+
+
+def _entry_point() -> int:
+    """File offset of this interpreter's ELF entry: run once, before we were."""
+    with open_binary("/proc/self/exe") as binary:
+        return binary.entry_offset

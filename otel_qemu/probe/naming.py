@@ -1,0 +1,48 @@
+"""What records' pointers are called: asked of libvirt and of the process's memory, once for each new disk."""
+
+import numpy as np
+
+from otel_qemu.probe.memory import device_alias
+from otel_qemu.trace.names import Disk, Guest, Names
+from otel_qemu.trace.traces import Table
+
+
+class Naming:
+    """Learns names as traces bring pointers that are new; `names` is what is known so far."""
+
+    def __init__(self) -> None:
+        self.names = Names()
+
+    def learn_guests(self, guests: dict[int, Guest]) -> bool:
+        """Take what libvirt says of each process id; returns whether anything was new."""
+        changed = {pid: guest for pid, guest in guests.items() if self.names.guests.get(pid) != guest}
+        for pid, guest in changed.items():
+            self._forget(pid)
+            self.names.guests[pid] = guest
+        return bool(changed)
+
+    def learn_devices(self, requests: Table) -> bool:
+        """Name the disks of these requests; returns whether any was new."""
+        pairs = np.unique(requests[["pid", "device"]])
+        fresh = [key for key in map(tuple, pairs.tolist()) if key not in self.names.devices]
+        for pid, device in fresh:
+            self.names.devices[pid, device] = self._disk(pid, device)
+        return bool(fresh)
+
+    def learn_images(self, image_of: dict[tuple[int, int], int]) -> bool:
+        """Name images by the disks that use them: (pid, SCSIDevice *) → rbd_image_t; returns whether any was new."""
+        fresh = [(key, image) for key, image in image_of.items() if (key[0], image) not in self.names.images]
+        for (pid, device), image in fresh:
+            self.names.images[pid, image] = self.names.disk(pid, device)
+        return bool(fresh)
+
+    def _disk(self, pid: int, device: int) -> Disk:
+        alias = device_alias(pid, device) or f"0x{device:x}"
+        known = {disk.alias: disk for disk in self.names.guest(pid).disks}
+        return known.get(alias) or Disk(alias)
+
+    def _forget(self, pid: int) -> None:
+        """A guest's disks have changed, or its process id belongs to another now."""
+        for table in (self.names.devices, self.names.images):
+            for key in [key for key in table if key[0] == pid]:
+                del table[key]

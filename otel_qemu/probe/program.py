@@ -1,0 +1,159 @@
+"""
+The BPF program: compiled and loaded by bcc, which this module alone imports.
+
+bcc prints to stderr, raises bare Exception and sometimes ends the process; here all of that becomes one of our errors.
+No kernel headers are needed: ``bpf/headers`` holds the few definitions that bcc's prologue uses.
+"""
+
+import contextlib
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.errors import NotPossible
+from otel_qemu.events import BPF_DIRECTORY, COUNTERS
+from otel_qemu.probe.layouts import Layout
+
+PROCESSES = 4096
+"""QEMU processes traced at once."""
+REQUESTS = 65536
+"""SCSI requests, and RBD calls, in flight at once."""
+RING_PAGES = 4096
+"""Pages of the ring: 16 MiB, about 120,000 records between two readings."""
+
+_UPROBE_MULTI = 48  # enum bpf_attach_type, Linux 6.6
+
+
+class Program:
+    """The loaded program and its maps."""
+
+    def __init__(self) -> None:
+        self._bcc = _import_bcc()
+        self._bpf = self._compile()
+
+    def function(self, name: str, multi: bool) -> int:
+        """
+        Load one function and return its file descriptor, owned by bcc until `close`.
+
+        Args:
+            name: in ``trace.bpf.c``.
+            multi: for a uprobe_multi link, else for a perf event.
+
+        Raises:
+            NotPossible: the kernel refuses it.
+        """
+        try:
+            kind = {"attach_type": _UPROBE_MULTI} if multi else {}
+            return int(self._bpf.load_func(name, self._bcc.BPF.KPROBE, **kind).fd)
+        except Exception as error:  # bcc raises nothing narrower
+            raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {_load_remedy()}") from error
+
+    def attach_perf(self, function: int, path: str, offset: int) -> tuple[str, int]:
+        """Attach by perf_event_open or, below it, tracefs; returns what `detach_perf` takes."""
+        library = self._bcc.lib
+        event = f"p_otel_qemu_{os.getpid()}_{function}_{offset:x}"
+        # Entry probe, any process; bcc 0.27 and later take a reference counter's offset as well.
+        arguments = (function, 0, event.encode(), path.encode(), offset, -1, 0)
+        fd = library.bpf_attach_uprobe(*arguments[: len(library.bpf_attach_uprobe.argtypes)])
+        if fd < 0:
+            raise NotPossible(f"cannot attach to {path}+{offset:#x}: {os.strerror(ctypes.get_errno())}")
+        return event, int(fd)
+
+    def detach_perf(self, event: str, fd: int) -> None:
+        """Undo `attach_perf`."""
+        self._bcc.lib.bpf_close_perf_event_fd(fd)
+        self._bcc.lib.bpf_detach_uprobe(event.encode())
+
+    def map_fd(self, name: str) -> int:
+        """File descriptor of a map."""
+        return int(self._bpf[name.encode()].map_fd)
+
+    def trace_process(self, pid: int, layout: Layout) -> None:
+        """From now on, hits in this process are requests; `layout` says how to read them."""
+        table = self._bpf[b"processes"]
+        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout))
+
+    def forget_process(self, pid: int) -> int:
+        """Stop tracing a process and drop what it has in flight; returns how many entries that were."""
+        with contextlib.suppress(KeyError):
+            del self._bpf[b"processes"][ctypes.c_uint32(pid)]
+        return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls", b"held"))
+
+    @staticmethod
+    def _forget(table: Any, pid: int) -> int:
+        dead = [key for key in table.keys() if key.pid == pid]  # noqa: SIM118 - a bcc table is no dict
+        for key in dead:
+            with contextlib.suppress(KeyError):
+                del table[key]
+        return len(dead)
+
+    def counters(self) -> dict[str, int]:
+        """Every kernel counter by name, summed over the CPUs."""
+        table = self._bpf[b"counters"]
+        return {name: int(sum(table[ctypes.c_int(index)])) for index, name in enumerate(COUNTERS)}
+
+    def in_flight(self) -> NDArray[np.uint64]:
+        """SCSI submit times in ns of the requests in flight, in no order."""
+        return np.array([entry.submit_ns for entry in self._bpf[b"requests"].values()], dtype="u8")
+
+    def close(self) -> None:
+        """Give everything back to the kernel."""
+        self._bpf.cleanup()
+
+    def _compile(self) -> Any:
+        text = (BPF_DIRECTORY / "trace.bpf.c").read_bytes()  # bcc loads functions of the main text only
+        sizes = {"PROCESSES": PROCESSES, "REQUESTS": REQUESTS, "RING_PAGES": RING_PAGES}
+        flags = [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items())]
+        os.environ.setdefault("BCC_KERNEL_SOURCE", str(BPF_DIRECTORY / "headers"))
+        with _captured_stderr() as said:
+            try:
+                return self._bcc.BPF(text=text, cflags=flags)
+            except (Exception, SystemExit) as error:
+                detail = (said() or str(error)).strip().splitlines()[0:1]
+                raise NotPossible(
+                    f"bcc cannot compile or set up the probes ({''.join(detail)}): {_load_remedy()}"
+                ) from error
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc
+    except ImportError as error:
+        raise NotPossible(
+            "no Python module bcc: install the distribution's python3-bpfcc, "
+            "and make a virtual environment with --system-site-packages"
+        ) from error
+    if not hasattr(bcc, "BPF"):
+        raise NotPossible(
+            f"the module bcc at {bcc.__file__} is PyPI's unrelated package of that name: "
+            "pip uninstall bcc, and install the distribution's python3-bpfcc"
+        )
+    return bcc
+
+
+def _load_remedy() -> str:
+    return "`otel-qemu check` says what this machine lacks"
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Any]:
+    """Catch what the compiler prints on file descriptor 2; the value is a function that gives it."""
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: _contents(file)
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _contents(file: Any) -> str:
+    file.seek(0)
+    return str(file.read().decode(errors="replace"))
