@@ -38,7 +38,7 @@ struct record {
     u8 retries;          /* times the same request was submitted again (werror=stop, then cont) */
     u32 calls;           /* RBD calls made for this request */
     s32 return_value;    /* of the RBD half: bytes or 0, or a negative errno; RETURN_UNKNOWN */
-    u64 rbd_ns;          /* union of the intervals of all its calls */
+    u64 rbd_ns;          /* union of the intervals of its calls, but for those that COUNT_CALLS_NOT_HELD counts */
 
     /* RBD half: librbd.h. */
     u64 image;           /* rbd_image_t */
@@ -74,7 +74,7 @@ enum link {
     LINK_NONE = 0,         /* no RBD half */
     LINK_WALK = 1,         /* the pointer walk ended at a request in flight */
     LINK_NO_LAYOUT = 2,    /* the walk's offsets are not known for this build */
-    LINK_FAULT = 3,        /* a pointer on the way could not be read */
+    LINK_FAULT = 3,        /* a pointer on the way was null or could not be read */
     LINK_NOT_IN_FLIGHT = 4,/* the walk ended at no SCSI request in flight: QEMU's own, or begun before us */
 };
 
@@ -84,12 +84,13 @@ enum link {
  */
 enum counter {
     COUNT_SCSI_SUBMITTED,        /* SCSI requests put in flight */
-    COUNT_SCSI_RETRIED,          /* submitted again after an error stopped the guest: the same request goes on */
+    COUNT_SCSI_RETRIED,          /* SCSI requests that failed, stopped the guest (werror=stop) and will be tried again */
+    COUNT_SCSI_RESUBMITTED,      /* SCSI submits of such a request: the same request goes on */
     COUNT_SCSI_UNREADABLE,       /* SCSI submits whose SCSIRequest could not be read */
     COUNT_SCSI_TABLE_FULL,       /* SCSI submits that found the in-flight table full */
     COUNT_SCSI_COMPLETED,        /* SCSI requests that ended */
     COUNT_SCSI_END_LOST,         /* (+) SCSI requests whose address was submitted again before their end was seen */
-    COUNT_SCSI_UNSTARTED,        /* SCSI ends whose submit was not seen: begun before us, or migrated in */
+    COUNT_SCSI_UNSTARTED,        /* SCSI ends whose submit was not recorded: begun before us, migrated in, or no room */
     COUNT_RBD_SUBMITTED,         /* RBD calls put in flight */
     COUNT_RBD_TABLE_FULL,        /* RBD calls that found the in-flight table full */
     COUNT_RBD_COMPLETED,         /* RBD calls that ended */
@@ -98,9 +99,10 @@ enum counter {
     COUNT_FOREIGN,               /* hits in a process that is not traced */
     COUNT_PARENT_FOUND,          /* (+) RBD calls whose walk ended at a SCSI request in flight */
     COUNT_PARENT_NO_LAYOUT,      /* (+) RBD calls not walked: the build's offsets are not known */
-    COUNT_PARENT_FAULT,          /* (+) RBD calls whose walk met memory that could not be read */
+    COUNT_PARENT_FAULT,          /* (+) RBD calls whose walk met a null pointer or unreadable memory */
     COUNT_PARENT_NOT_IN_FLIGHT,  /* (+) RBD calls whose walk ended at no SCSI request in flight */
     COUNT_PARENT_GONE,           /* (+) RBD calls that ended after their SCSI request did */
+    COUNT_SENSE_UNREADABLE,      /* (+) SCSI requests whose sense data could not be read */
     COUNT_RETURN_UNREADABLE,     /* (+) RBD calls whose return value could not be read */
     COUNT_LENGTH_UNREADABLE,     /* (+) RBD calls whose iovec could not be read: their length is short */
     COUNT_CALLS_NOT_HELD,        /* (+) further RBD calls that left before their request: too many for one request */

@@ -90,8 +90,8 @@ static __always_inline struct key key_of(u64 pointer)
     return key;
 }
 
-/* An end that pairs with nothing, or a process that nobody asked for. */
-static __always_inline int unpaired(int what)
+/* A hit that changes nothing in flight: count it, unless it is in a process that nobody asked for. */
+static __always_inline int count_traced(int what)
 {
     u32 pid = current_pid();
     count(processes.lookup(&pid) ? what : COUNT_FOREIGN);
@@ -151,7 +151,11 @@ static __always_inline u64 release_held(struct record *request, bool emit)
     return busy_ns;
 }
 
-/* One whole trace into the ring, or nothing of it. */
+/*
+ * One whole trace into the ring, or nothing of it: the request's place is taken first, and its further calls leave only
+ * behind it.  Should the ring fill up between them, RING_FULL_CALL counts what is missing and the request's `calls`
+ * shows it.
+ */
 static __always_inline void emit_request(struct record *request)
 {
     struct record *out = ring.ringbuf_reserve(sizeof(*out));
@@ -190,7 +194,7 @@ static __always_inline void submit_again(struct key *key, struct record *record)
     struct record *before = requests.lookup(key);
     if (before && before->ending == ENDING_RETRY) {
         before->ending = 0;
-        count(COUNT_SCSI_RETRIED);
+        count(COUNT_SCSI_RESUBMITTED);
         return;
     }
     if (before) {
@@ -233,8 +237,10 @@ static __always_inline void read_sense(struct record *record, u64 request)
 {
     u8 sense[14] = {};
     struct process *process = processes.lookup(&record->pid);
-    if (!process || bpf_probe_read_user(sense, sizeof(sense), (void *)(request + process->sense)))
+    if (!process || bpf_probe_read_user(sense, sizeof(sense), (void *)(request + process->sense))) {
+        count(COUNT_SENSE_UNREADABLE);
         return;
+    }
     bool descriptor = (sense[0] & 0x7e) == 0x72;
     record->sense_key = (descriptor ? sense[1] : sense[2]) & 0xf;
     record->asc = descriptor ? sense[2] : sense[12];
@@ -249,7 +255,7 @@ static __always_inline int end_unstarted(struct key *key, u8 ending)
         record.complete_ns = bpf_ktime_get_ns();
         emit_request(&record);
     }
-    return unpaired(COUNT_SCSI_UNSTARTED);
+    return count_traced(COUNT_SCSI_UNSTARTED);
 }
 
 static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 host_status)
@@ -293,11 +299,12 @@ int scsi_req_retry(struct pt_regs *ctx)
 {
     struct key key = key_of(PT_REGS_PARM1(ctx));
     struct record *record = requests.lookup(&key);
-    if (!record)
-        return unpaired(COUNT_SCSI_UNSTARTED);
-    record->ending = ENDING_RETRY;
-    record->retries++;
-    return 0;
+    if (record) {
+        record->ending = ENDING_RETRY;
+        if (record->retries < 255)
+            record->retries++;
+    }
+    return count_traced(COUNT_SCSI_RETRIED);
 }
 
 /* ---- librbd calls ------------------------------------------------------------------------------------------- */
@@ -367,14 +374,13 @@ static __always_inline struct record *link_parent(struct call *call, struct proc
     u64 task = follow(follow(completion, 0), process->completion_argument);
     if (task && process->return_value != UNKNOWN_OFFSET)
         call->return_at = task + process->return_value;
-    u64 opaque = opaque_of(task, process);
-    if (!opaque) {
+    struct record *parent = parent_of(opaque_of(task, process), call->operation, &key);
+    call->request = key.pointer;
+    if (!key.pointer) {
         call->link = LINK_FAULT;
         count(COUNT_PARENT_FAULT);
         return 0;
     }
-    struct record *parent = parent_of(opaque, call->operation, &key);
-    call->request = key.pointer;
     call->link = parent ? LINK_WALK : LINK_NOT_IN_FLIGHT;
     count(parent ? COUNT_PARENT_FOUND : COUNT_PARENT_NOT_IN_FLIGHT);
     return parent;
@@ -390,30 +396,6 @@ static __always_inline int insert_call(struct key *key, struct call *call)
     }
     count(error ? COUNT_RBD_TABLE_FULL : COUNT_RBD_SUBMITTED);
     return error;
-}
-
-static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 length, u64 completion)
-{
-    struct key key = key_of(completion);
-    struct process *process = processes.lookup(&key.pid);
-    if (!process) {
-        count(COUNT_FOREIGN);
-        return 0;
-    }
-    struct call call = {.image = image, .offset = offset, .length = length, .operation = operation};
-    call.submit_ns = bpf_ktime_get_ns();
-    call.thread = bpf_get_current_pid_tgid();
-    call.return_value = RETURN_UNKNOWN;
-    struct record *parent = link_parent(&call, process, completion);
-    if (parent) {
-        call.request_submit_ns = parent->submit_ns;
-        call.index = parent->calls;
-    }
-    if (insert_call(&key, &call) || !parent)
-        return 0;
-    if (!parent->calls++)
-        fill_call_half(parent, &call);
-    return 0;
 }
 
 /* Sum of iov_len: eight iovecs a read, for a request of 1 MiB may have 256 of them. */
@@ -437,49 +419,78 @@ static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
     return bytes;
 }
 
+/* `iovecs`: 0, or where `length` iovecs are whose bytes are the length. */
+static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 length, u64 iovecs, u64 completion)
+{
+    struct key key = key_of(completion);
+    struct process *process = processes.lookup(&key.pid);
+    if (!process) {
+        count(COUNT_FOREIGN);
+        return 0;
+    }
+    struct call call = {.image = image, .offset = offset, .operation = operation};
+    call.submit_ns = bpf_ktime_get_ns();
+    call.length = iovecs ? iovec_bytes(iovecs, length) : length;
+    call.thread = bpf_get_current_pid_tgid();
+    call.return_value = RETURN_UNKNOWN;
+    struct record *parent = link_parent(&call, process, completion);
+    if (parent) {
+        call.request_submit_ns = parent->submit_ns;
+        call.index = parent->calls;
+    }
+    if (insert_call(&key, &call) || !parent)
+        return 0;
+    if (!parent->calls++)
+        fill_call_half(parent, &call);
+    return 0;
+}
+
 /* int rbd_aio_readv(rbd_image_t image, const struct iovec *iov, int iovcnt, uint64_t off, rbd_completion_t c) */
 int rbd_aio_readv(struct pt_regs *ctx)
 {
-    u64 length = iovec_bytes(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
-    return submit_call(RBD_READ, PT_REGS_PARM1(ctx), PT_REGS_PARM4(ctx), length, PT_REGS_PARM5(ctx));
+    return submit_call(RBD_READ, PT_REGS_PARM1(ctx), PT_REGS_PARM4(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM2(ctx),
+                       PT_REGS_PARM5(ctx));
 }
 
 /* int rbd_aio_writev(rbd_image_t image, const struct iovec *iov, int iovcnt, uint64_t off, rbd_completion_t c) */
 int rbd_aio_writev(struct pt_regs *ctx)
 {
-    u64 length = iovec_bytes(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
-    return submit_call(RBD_WRITE, PT_REGS_PARM1(ctx), PT_REGS_PARM4(ctx), length, PT_REGS_PARM5(ctx));
+    return submit_call(RBD_WRITE, PT_REGS_PARM1(ctx), PT_REGS_PARM4(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM2(ctx),
+                       PT_REGS_PARM5(ctx));
 }
 
 /* int rbd_aio_read(rbd_image_t image, uint64_t off, size_t len, char *buf, rbd_completion_t c) */
 int rbd_aio_read(struct pt_regs *ctx)
 {
-    return submit_call(RBD_READ, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM5(ctx));
+    return submit_call(RBD_READ, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0,
+                       PT_REGS_PARM5(ctx));
 }
 
 /* int rbd_aio_write(rbd_image_t image, uint64_t off, size_t len, const char *buf, rbd_completion_t c) */
 int rbd_aio_write(struct pt_regs *ctx)
 {
-    return submit_call(RBD_WRITE, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM5(ctx));
+    return submit_call(RBD_WRITE, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0,
+                       PT_REGS_PARM5(ctx));
 }
 
 /* int rbd_aio_discard(rbd_image_t image, uint64_t off, uint64_t len, rbd_completion_t c) */
 int rbd_aio_discard(struct pt_regs *ctx)
 {
-    return submit_call(RBD_DISCARD, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx));
+    return submit_call(RBD_DISCARD, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0,
+                       PT_REGS_PARM4(ctx));
 }
 
 /* int rbd_aio_write_zeroes(rbd_image_t image, uint64_t off, size_t len, rbd_completion_t c, int, int) */
 int rbd_aio_write_zeroes(struct pt_regs *ctx)
 {
-    return submit_call(RBD_WRITE_ZEROES, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+    return submit_call(RBD_WRITE_ZEROES, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0,
                        PT_REGS_PARM4(ctx));
 }
 
 /* int rbd_aio_flush(rbd_image_t image, rbd_completion_t c) */
 int rbd_aio_flush(struct pt_regs *ctx)
 {
-    return submit_call(RBD_FLUSH, PT_REGS_PARM1(ctx), 0, 0, PT_REGS_PARM2(ctx));
+    return submit_call(RBD_FLUSH, PT_REGS_PARM1(ctx), 0, 0, 0, PT_REGS_PARM2(ctx));
 }
 
 /* A released call goes to its request if that is still the one it was made for, or leaves by itself. */
@@ -513,13 +524,14 @@ int rbd_aio_release(struct pt_regs *ctx)
     struct key key = key_of(PT_REGS_PARM1(ctx));
     struct call *call = calls.lookup(&key);
     if (!call)
-        return unpaired(COUNT_RBD_UNSTARTED);
+        return count_traced(COUNT_RBD_UNSTARTED);
     call->complete_ns = bpf_ktime_get_ns();
     if (call->return_at && call->thread != (u32)bpf_get_current_pid_tgid()) {
-        s64 value = RETURN_UNKNOWN;
+        s64 value;
         if (bpf_probe_read_user(&value, sizeof(value), (void *)call->return_at))
             count(COUNT_RETURN_UNREADABLE);
-        call->return_value = value;
+        else
+            call->return_value = value;
     }
     end_call(call);
     calls.delete(&key);

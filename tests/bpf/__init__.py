@@ -1,0 +1,1 @@
+"""The BPF program as an ordinary shared library: every branch of it, with no kernel."""

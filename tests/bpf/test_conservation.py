@@ -1,0 +1,163 @@
+"""Whatever happens, in whatever order: every hit is counted once, every request leaves once, nothing stays behind."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from otel_qemu.events import COUNTERS, Kind, RbdOperation
+from tests.bpf.layouts import LAYOUTS
+from tests.bpf.machine import PID, Completion, Machine, Request, Via
+from tests.bpf.test_limits import room_for
+
+BESIDE = {name for name, text in COUNTERS.items() if text.startswith("(+)")}
+"""Counters that count something beside the hit itself."""
+
+_PICK = st.integers(0, 1000)
+
+
+def counted_hits(machine: Machine) -> int:
+    """Hits by the counters, of which each hit adds to one."""
+    return sum(value for name, value in machine.counters().items() if name not in BESIDE)
+
+
+def test_a_retry_is_counted(machine: Machine) -> None:
+    """Stopped and continued without another submit: the hit of scsi_req_retry is one of the hits counted."""
+    request = machine.submit_request()
+    machine.retry(request)
+    machine.complete(request)
+    assert counted_hits(machine) == machine.hits
+
+
+class Guest(RuleBasedStateMachine):
+    """A guest in which everything may happen at any time, with tables and a ring that are always too small."""
+
+    machine: Machine
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+        self.calls: list[Completion] = []
+        self.seen: set[int] = set()
+        self.lost_calls: list[Completion] = []
+        self.request_records = 0
+        self.call_records = 0
+
+    @initialize(
+        version=st.sampled_from(sorted(LAYOUTS)), requests=st.integers(1, 4), calls=st.integers(1, 4),
+        held=st.integers(0, 3), room=st.integers(0, 6),
+    )  # fmt: skip
+    def begin(self, version: str, requests: int, calls: int, held: int, room: int) -> None:
+        tables = {"requests": requests, "calls": calls, "held": held}
+        self.machine = Machine(LAYOUTS[version], tables=tables, ring_bytes=room_for(room))
+
+    @rule(unreadable=st.booleans(), foreign=st.booleans())
+    def submit(self, unreadable: bool, foreign: bool) -> None:
+        self.machine.now_ns += 1
+        self.machine.pid = PID + foreign
+        request = self.machine.allocate_request()
+        if unreadable:
+            self.machine.fail_read(2)
+        self.machine.enqueue(request)
+        self.machine.pid = PID
+        self.requests.append(request)
+        self.seen.add(request.address)
+
+    @precondition(lambda self: self.requests)
+    @rule(pick=_PICK, enqueue=st.booleans())
+    def retry(self, pick: int, enqueue: bool) -> None:
+        request = self.requests[pick % len(self.requests)]
+        self.machine.retry(request)
+        self.machine.now_ns += 1
+        if enqueue:
+            self.machine.enqueue(request)
+
+    @precondition(lambda self: self.requests)
+    @rule(pick=_PICK, how=st.sampled_from(["complete", "check", "fail", "cancel", "forget", "foreign"]))
+    def end(self, pick: int, how: str) -> None:
+        request = self.requests.pop(pick % len(self.requests))
+        self.machine.now_ns += 1
+        if how == "check":
+            self.machine.complete(request, 2, b"\x70\0\x05")
+        elif how == "fail":
+            self.machine.fail(request, 7)
+        elif how == "foreign":
+            self.machine.pid += 1
+            self.machine.complete(request)
+            self.machine.pid = PID
+        else:
+            getattr(self.machine, how)(request)
+
+    @rule(
+        pick=_PICK, operation=st.sampled_from(RbdOperation), via=st.sampled_from(Via),
+        fail=st.integers(0, 40), own=st.integers(0, 5),
+    )  # fmt: skip
+    def call(self, pick: int, operation: RbdOperation, via: Via, fail: int, own: int) -> None:
+        request = self.requests[pick % len(self.requests)] if self.requests and own else None
+        self.machine.now_ns += 1
+        if fail:
+            self.machine.fail_read(fail)
+        self.calls.append(self.machine.call(request, operation, via=via))
+
+    @precondition(lambda self: self.calls)
+    @rule(pick=_PICK, how=st.sampled_from(["release", "release", "release", "refuse", "drop", "foreign"]))
+    def end_call(self, pick: int, how: str) -> None:
+        completion = self.calls.pop(pick % len(self.calls))
+        self.machine.now_ns += 1
+        if how == "foreign":
+            self.machine.pid += 1
+            self.machine.release(completion)
+            self.machine.pid = PID
+        else:
+            getattr(self.machine, how)(completion)
+        if how in ("foreign", "drop"):
+            self.lost_calls.append(completion)
+
+    @rule()
+    def read_ring(self) -> None:
+        records = self.machine.records()
+        self.request_records += int((records["kind"] == Kind.REQUEST).sum())
+        self.call_records += int((records["kind"] == Kind.CALL).sum())
+
+    @invariant()
+    def every_hit_is_counted_once(self) -> None:
+        assert counted_hits(self.machine) == self.machine.hits
+
+    @invariant()
+    def every_call_is_linked_or_says_why_not(self) -> None:
+        counters = self.machine.counters()
+        links = "parent_found parent_no_layout parent_fault parent_not_in_flight"
+        assert sum(counters[name] for name in links.split()) == counters["rbd_submitted"] + counters["rbd_table_full"]
+
+    @invariant()
+    def what_was_submitted_has_ended_or_is_in_flight(self) -> None:
+        counters, sizes = self.machine.counters(), self.machine.table_sizes()
+        ended = counters["scsi_completed"] + counters["scsi_end_lost"]
+        assert counters["scsi_submitted"] == ended + sizes["requests"]
+        ended = counters["rbd_completed"] + counters["rbd_end_lost"]
+        assert counters["rbd_submitted"] == ended + sizes["calls"]
+
+    def end_everything(self) -> None:
+        """The ends of all that may be in flight, those that were lost among it."""
+        for completion in [*self.calls, *self.lost_calls]:
+            self.machine.hit("rbd_aio_release", completion.address)
+        for address in sorted(self.seen):
+            self.machine.hit("scsi_req_complete", address, 0)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        self.end_everything()
+        self.every_hit_is_counted_once()
+        self.what_was_submitted_has_ended_or_is_in_flight()
+        assert not any(self.machine.table_sizes().values()), "something was left behind"
+        self.read_ring()
+        counters = self.machine.counters()
+        assert counters["records"] == self.request_records + self.call_records
+        ends = counters["scsi_completed"] + counters["scsi_end_lost"] + counters["scsi_unstarted"]
+        assert ends == self.request_records + counters["ring_full_request"]
+        assert self.call_records + counters["ring_full_call"] <= counters["rbd_completed"]
+
+
+TestGuest = Guest.TestCase
+TestGuest.settings = settings(derandomize=True, database=None, max_examples=200, stateful_step_count=60, deadline=None)
