@@ -5,6 +5,7 @@ The XML is untrusted text: it is parsed for a few attributes, and nothing of it 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,13 +14,13 @@ from otel_qemu.trace.names import Disk
 URI = "qemu:///system"
 
 
+@dataclass(frozen=True)
 class Domain:
     """One running domain: its names and disks."""
 
-    def __init__(self, uuid: str, name: str, disks: tuple[Disk, ...]) -> None:
-        self.uuid = uuid
-        self.name = name
-        self.disks = disks
+    uuid: str
+    name: str
+    disks: tuple[Disk, ...]
 
 
 class Libvirt:
@@ -31,17 +32,19 @@ class Libvirt:
         self.problem: str | None = None
         """Why names are missing, with the remedy; None while all is well."""
 
-    def domains(self) -> Mapping[str, Domain]:
-        """Running domains by UUID; empty, with `problem` set, when libvirt cannot be asked."""
+    def domain(self, uuid: str) -> Domain | None:
+        """A running domain; None when there is none, or, with `problem` set, when libvirt cannot be asked."""
         try:
             connection = self._connect()
-            found = [parse_domain(domain.XMLDesc()) for domain in connection.listAllDomains(1)]  # 1: active ones
         except Exception as error:  # libvirt.libvirtError; its class is only there when the module is
             self._connection = None
             self.problem = _problem(error, self._uri)
-            return {}
+            return None
         self.problem = None
-        return {domain.uuid: domain for domain in found}
+        try:
+            return parse_domain(connection.lookupByUUIDString(uuid).XMLDesc())
+        except Exception:  # no such domain, or it has just ended; ParseError cannot be, and would mean the same
+            return None
 
     def close(self) -> None:
         """Close the connection."""

@@ -63,9 +63,7 @@ def _inspect_scsi(found: Inspection) -> dict[str, int]:
         probes, missing = sites(binary, "scsi")
         offsets = layouts.scsi_request_offsets(binary)
     if any(probe.required for probe in missing):
-        found.problems.append(
-            f"SCSI is not traced: {name} has no symbol {_names(missing)}; install its debug symbols"
-        )
+        found.problems.append(f"SCSI is not traced: {name} has no symbol {_names(missing)}; install its debug symbols")
         return {}
     if offsets is None:
         found.problems.append("SCSI is not traced: the layout of SCSIRequest is not understood in this build")

@@ -1,5 +1,7 @@
 """What records' pointers are called: asked of libvirt and of the process's memory, once for each new disk."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from otel_qemu.probe.memory import device_alias
@@ -10,7 +12,14 @@ from otel_qemu.trace.traces import Table
 class Naming:
     """Learns names as traces bring pointers that are new; `names` is what is known so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, describe: Callable[[int], Guest | None]) -> None:
+        """
+        Begin with nothing.
+
+        Args:
+            describe: asks libvirt about the guest of a process, when a disk is met that was not there before.
+        """
+        self._describe = describe
         self.names = Names()
 
     def learn_guests(self, guests: dict[int, Guest]) -> bool:
@@ -38,8 +47,16 @@ class Naming:
 
     def _disk(self, pid: int, device: int) -> Disk:
         alias = device_alias(pid, device) or f"0x{device:x}"
-        known = {disk.alias: disk for disk in self.names.guest(pid).disks}
-        return known.get(alias) or Disk(alias)
+        return self._known(pid, alias) or self._plugged_in(pid, alias) or Disk(alias)
+
+    def _known(self, pid: int, alias: str) -> Disk | None:
+        return next((disk for disk in self.names.guest(pid).disks if disk.alias == alias), None)
+
+    def _plugged_in(self, pid: int, alias: str) -> Disk | None:
+        guest = self._describe(pid)
+        if guest:
+            self.names.guests[pid] = guest
+        return self._known(pid, alias)
 
     def _forget(self, pid: int) -> None:
         """A guest's disks have changed, or its process id belongs to another now."""

@@ -60,24 +60,14 @@ class QemuProcess:
     uuid: str | None
 
 
-def qemu_processes(pids: tuple[int, ...] = (), proc: Path = PROC) -> Iterator[QemuProcess]:
-    """
-    The QEMU processes of this machine.
-
-    Args:
-        pids: only these, whatever their executable is called; empty for all.
-        proc: where /proc is.
-    """
-    for pid in pids or _all_pids(proc):
+def qemu_pids(proc: Path = PROC) -> Iterator[int]:
+    """Process ids of every QEMU that we may see; one readlink a process, nothing more."""
+    for pid in sorted(int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit()):
         try:
-            if pids or _QEMU.match(Path(os.readlink(proc / str(pid) / "exe")).name):
-                yield read_process(pid, proc)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile, or is a kernel thread
-        except PermissionError:
-            if pids:
-                raise
-            continue  # another user's; `probe.rights` says what is missing
+            if _QEMU.match((proc / str(pid) / "exe").readlink().name):
+                yield pid
+        except OSError:
+            continue  # it ended meanwhile, is a kernel thread, or another user's (`probe.rights` says what is missing)
 
 
 def read_process(pid: int, proc: Path = PROC) -> QemuProcess:
@@ -96,10 +86,6 @@ def start_ticks(pid: int, proc: Path = PROC) -> int:
     """When a process started, in clock ticks since boot (proc(5), stat field 22)."""
     stat = (proc / str(pid) / "stat").read_text(errors="replace")
     return int(stat.rpartition(")")[2].split()[19])
-
-
-def _all_pids(proc: Path) -> list[int]:
-    return sorted(int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit())
 
 
 def _executable(directory: Path) -> MappedFile:

@@ -50,7 +50,7 @@ class Program:
         """
         try:
             kind = {"attach_type": _UPROBE_MULTI} if multi else {}
-            return int(self._bpf.load_func(name, self._bcc.BPF.KPROBE, **kind).fd)
+            return int(self._bpf.load_func(name.encode(), self._bcc.BPF.KPROBE, **kind).fd)
         except Exception as error:  # bcc raises nothing narrower
             raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {_load_remedy()}") from error
 

@@ -1,15 +1,20 @@
 """Which guests: by domain name, UUID or process id; all of them when nobody says."""
 
-from collections.abc import Mapping
-
 from otel_qemu.errors import NothingToTrace
 from otel_qemu.probe.domains import Domain, Libvirt
-from otel_qemu.probe.processes import QemuProcess, qemu_processes
+from otel_qemu.probe.processes import QemuProcess, qemu_pids, read_process, start_ticks
 from otel_qemu.trace.names import Guest
+
+Identity = tuple[int, int]
+"""Process id and start time in ticks: a process for ever, though its id is used again."""
 
 
 class Selection:
-    """The processes to trace, and what libvirt calls them; asked again at every refresh."""
+    """
+    The processes to trace, and what libvirt calls them.
+
+    It is asked again and again: a process is looked into, and libvirt asked about it, only when it is new.
+    """
 
     def __init__(
         self, domains: tuple[str, ...] = (), pids: tuple[int, ...] = (), libvirt: Libvirt | None = None
@@ -19,34 +24,32 @@ class Selection:
 
         Args:
             domains: names or UUIDs of libvirt domains.
-            pids: process ids.
+            pids: process ids, whatever their executable is called.
             libvirt: where domains are looked up.
         """
-        self._wanted = frozenset(domain.lower() for domain in domains)
+        self._domains = frozenset(domain.lower() for domain in domains)
         self._pids = pids
         self._libvirt = libvirt or Libvirt()
+        self._seen: dict[Identity, QemuProcess | None] = {}
         self.guests: dict[int, Guest] = {}
-        """By process id, of what the last call of `processes` gave."""
+        """By process id, of the chosen processes."""
 
     @property
     def problem(self) -> str | None:
         """Why names are missing, if they are."""
         return self._libvirt.problem
 
-    def processes(self) -> list[QemuProcess]:
-        """
-        The chosen processes that run now.
+    def processes(self) -> dict[Identity, QemuProcess]:
+        """The chosen processes that run now."""
+        present = {identity for pid in self._candidates() if (identity := _identity(pid))}
+        for gone in self._seen.keys() - present:
+            if self._seen.pop(gone):
+                del self.guests[gone[0]]
+        for identity in sorted(present - self._seen.keys()):
+            self._look_at(identity)
+        return {identity: process for identity, process in self._seen.items() if process}
 
-        Raises:
-            PermissionError: a process that was asked for by id may not be looked at.
-        """
-        everything = list(qemu_processes(() if self._wanted else self._pids))
-        domains = self._libvirt.domains()
-        chosen = [process for process in everything if self._is_wanted(process, domains.get(process.uuid or ""))]
-        self.guests = {process.pid: _guest(process, domains) for process in chosen}
-        return chosen
-
-    def require(self) -> list[QemuProcess]:
+    def require(self) -> dict[Identity, QemuProcess]:
         """
         Like `processes`, but there must be some.
 
@@ -54,24 +57,56 @@ class Selection:
             NothingToTrace: no QEMU process, or none of those asked for.
         """
         found = self.processes()
-        if not found and self._wanted and self.problem:
+        if found:
+            return found
+        if self._domains and self.problem:
             raise NothingToTrace(f"no domain can be looked up: {self.problem}, or select by --pid")
-        if not found and (self._wanted or self._pids):
-            asked = ", ".join([*sorted(self._wanted), *map(str, self._pids)])
+        if self._domains or self._pids:
+            asked = ", ".join([*sorted(self._domains), *map(str, self._pids)])
             raise NothingToTrace(f"no running QEMU process for {asked}: `otel-qemu check` lists what runs here")
-        if not found:
-            raise NothingToTrace("no QEMU process runs here: start a guest first")
-        return found
+        raise NothingToTrace("no QEMU process runs here: start a guest first")
 
-    def _is_wanted(self, process: QemuProcess, domain: Domain | None) -> bool:
-        if not self._wanted and not self._pids:
+    def describe(self, pid: int) -> Guest | None:
+        """Ask libvirt again about a chosen process: a disk may have been plugged in since."""
+        process = next((process for process in self._seen.values() if process and process.pid == pid), None)
+        if process:
+            self.guests[pid] = _guest(process, self._domain(process))
+        return self.guests.get(pid)
+
+    def _candidates(self) -> set[int]:
+        return set(self._pids) | (set() if self._pids and not self._domains else set(qemu_pids()))
+
+    def _look_at(self, identity: Identity) -> None:
+        """Decide about a new process; one that cannot be decided about yet is looked at again."""
+        try:
+            process = read_process(identity[0])
+        except OSError:
+            return  # it has just ended, or may not be looked at
+        domain = self._domain(process)
+        if self._is_chosen(process, domain):
+            self._seen[identity] = process
+            self.guests[process.pid] = _guest(process, domain)
+        elif not self.problem:
+            self._seen[identity] = None
+
+    def _domain(self, process: QemuProcess) -> Domain | None:
+        return self._libvirt.domain(process.uuid) if process.uuid else None
+
+    def _is_chosen(self, process: QemuProcess, domain: Domain | None) -> bool:
+        if not self._domains and not self._pids:
             return True
         names = {domain.uuid, domain.name.lower()} if domain else {process.uuid}
-        return process.pid in self._pids or bool(self._wanted & names)
+        return process.pid in self._pids or bool(self._domains & names)
 
 
-def _guest(process: QemuProcess, domains: Mapping[str, Domain]) -> Guest:
-    domain = domains.get(process.uuid or "")
+def _identity(pid: int) -> Identity | None:
+    try:
+        return pid, start_ticks(pid)
+    except OSError:
+        return None
+
+
+def _guest(process: QemuProcess, domain: Domain | None) -> Guest:
     if domain is None:
         return Guest(process.pid, process.executable.name)
     return Guest(process.pid, process.executable.name, domain.uuid, domain.name, domain.disks)

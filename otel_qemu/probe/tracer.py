@@ -17,7 +17,7 @@ from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.program import RING_PAGES, Program
 from otel_qemu.probe.rights import require_rights
 from otel_qemu.probe.ring import Ring
-from otel_qemu.probe.selection import Selection
+from otel_qemu.probe.selection import Identity, Selection
 from otel_qemu.probe.sites import Site
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ class Tracer:
         self._program = Program()
         self._ring = Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE)
         self._attachments: dict[tuple[int, int], attach.Attachment] = {}
-        self._traced: dict[tuple[int, int], _Traced] = {}
-        self._refused: set[tuple[int, int]] = set()
+        self._traced: dict[Identity, _Traced] = {}
+        self._refused: set[Identity] = set()
         self.abandoned = 0
         """Entries of requests and calls in flight that were dropped because their process ended."""
         self.route = attach.route_of(self._program)
@@ -75,7 +75,7 @@ class Tracer:
 
     def refresh(self) -> None:
         """Attach to processes that have come; forget those that have gone."""
-        present = {(process.pid, process.start_ticks): process for process in self._selection.processes()}
+        present = self._selection.processes()
         for key in self._traced.keys() - present.keys():
             self._forget(key)
         for key in present.keys() - self._traced.keys() - self._refused:
@@ -99,7 +99,7 @@ class Tracer:
         self._ring.close()
         self._program.close()
 
-    def _take(self, key: tuple[int, int], process: QemuProcess) -> None:
+    def _take(self, key: Identity, process: QemuProcess) -> None:
         """Trace one more process, or remember why not."""
         inspection = inspect(process)
         for problem in inspection.problems:
@@ -122,7 +122,7 @@ class Tracer:
         if file.identity not in self._attachments:
             self._attachments[file.identity] = attach.attach(self._program, file.path, sites, self.route)
 
-    def _forget(self, key: tuple[int, int]) -> None:
+    def _forget(self, key: Identity) -> None:
         traced = self._traced.pop(key)
         self.abandoned += self._program.forget_process(traced.process.pid)
 

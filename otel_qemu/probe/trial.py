@@ -42,7 +42,7 @@ def try_all(selection: Selection) -> list[Trial]:
         NothingToTrace: no process fits the selection.
     """
     require_rights()
-    processes = selection.require()
+    processes = selection.require().values()
     program = Program()
     try:
         route = attach.route_of(program)

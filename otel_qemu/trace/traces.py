@@ -118,6 +118,15 @@ class Traces:
         first = int(self.requests[index]["first_call"])
         return self.calls[first : first + int(self.requests[index]["calls"])]
 
+    def only(self, rows: NDArray[np.intp]) -> "Traces":
+        """These requests, in this order, with their calls; the calls without request are left out."""
+        requests = self.requests[rows].copy()
+        calls = [self.calls_of(int(row)).copy() for row in rows]
+        for index, (request, own) in enumerate(zip(requests, calls, strict=True)):
+            request["first_call"] = sum(len(before) for before in calls[:index])
+            own["parent"] = index
+        return Traces(requests, np.concatenate([self.calls[:0], *calls]), self.unix_offset_ns)
+
     @property
     def orphans(self) -> Table:
         """The calls that have no request."""

@@ -1,0 +1,223 @@
+"""
+The commands.  Each is a few lines: options in, a service or a view out; only `main` prints errors and exits.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from otel_qemu import __version__
+from otel_qemu.errors import BadInput, OtelQemuError
+from otel_qemu.events import COUNTERS
+from otel_qemu.probe.selection import Selection
+from otel_qemu.probe.tracer import Tracer
+from otel_qemu.probe.trial import try_all
+from otel_qemu.service import Service
+from otel_qemu.sinks import HistogramSink, RecordSink, Sink
+from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, parse_bounds
+from otel_qemu.trace.names import Guest
+from otel_qemu.trace.recording import Recording
+from otel_qemu.trace.replay import replay_traces, slowest_of
+from otel_qemu.trace.traces import Traces
+from otel_qemu.views.check import check_line, check_text
+from otel_qemu.views.json_lines import histogram_line, trace_lines
+from otel_qemu.views.table import print_histograms
+from otel_qemu.views.tree import tree_lines
+
+Command = Callable[..., Any]
+
+EXIT_DAMAGED = 1
+EXIT_INTERRUPTED = 130
+
+LOSSES = tuple(
+    name for name in COUNTERS if name.endswith(("_full", "_lost", "_unreadable", "_held", "_gone", "_request", "_call"))
+)
+"""Counters that mean something was not seen as it was; the summary at the end shows those that are not 0."""
+
+
+def selected(command: Command) -> Command:
+    """The options that choose guests, the same for every command that traces."""
+    command = click.option(
+        "--pid", "pids", type=click.IntRange(1), multiple=True, help="A QEMU process id; repeatable."
+    )(command)
+    return click.option("--domain", "domains", multiple=True, help="A libvirt domain by name or UUID; repeatable.")(
+        command
+    )
+
+
+def timed(command: Command) -> Command:
+    """For how long to trace."""
+    option = click.FloatRange(0, min_open=True)
+    return click.option("--duration", "duration_s", type=option, metavar="S", help="Stop after so many seconds.")(
+        command
+    )
+
+
+def _bounds(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...]:
+    try:
+        return parse_bounds(text) if text else DEFAULT_BOUNDS_S
+    except BadInput as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="otel-qemu")
+def cli() -> None:
+    """Trace every SCSI request of QEMU guests over the librbd calls it became."""
+
+
+@cli.command()
+@selected
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> None:
+    """Say what can be traced here, process by process; exit 0 only if tracing would work."""
+    selection = Selection(domains, pids)
+    trials = try_all(selection)
+    for trial in trials:
+        click.echo(json.dumps(check_line(trial)) if as_json else "\n".join(check_text(trial)))
+    if selection.problem:
+        _say(f"warning: {selection.problem}")
+    if not any(trial.attached["scsi"] or trial.attached["rbd"] for trial in trials):
+        raise click.exceptions.Exit(3)
+
+
+@cli.command()
+@selected
+@timed
+def run(domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None) -> None:
+    """Trace, and send the traces over OTLP (the standard OTEL_* variables say where to), until stopped."""
+    from otel_qemu.export.sink import ExportSink
+
+    with ExportSink() as sink:
+        service = _service(domains, pids, sink)
+        service.run(duration_s, _announce)
+    _summarise(service)
+    _say(sink.summary())
+
+
+@cli.command()
+@selected
+@timed
+@click.option("--bounds", callback=_bounds, help="Upper bounds of the bins, such as 1ms,5ms,10ms.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def hist(
+    domains: tuple[str, ...],
+    pids: tuple[int, ...],
+    duration_s: float | None,
+    bounds: tuple[float, ...],
+    as_json: bool,
+) -> None:
+    """Collect latency histograms by guest, disk, layer and operation; print them at the end or on Ctrl-C."""
+    sink = HistogramSink(bounds)
+    service = _service(domains, pids, sink)
+    service.run(duration_s, _announce)
+    _print_histograms(sink.rows(service.names), as_json)
+    _summarise(service)
+
+
+@cli.command()
+@selected
+@timed
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
+def record(domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, output: Path) -> None:
+    """Keep every record in a file, for `replay`."""
+    with RecordSink(output) as sink:
+        service = _service(domains, pids, sink)
+        service.run(duration_s, _announce)
+        sink.finish(service.names, service.counters)
+    _summarise(service)
+    _say(f"{sink.records} records in {output}")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tree", "form", flag_value="tree", default=True, help="Each trace as an indented tree (the default).")
+@click.option("--json", "form", flag_value="json", help="One JSON object a line, a line a trace.")
+@click.option("--hist", "form", flag_value="hist", help="Latency histograms.")
+@click.option("--bounds", callback=_bounds, help="With --hist: upper bounds of the bins, such as 1ms,5ms,10ms.")
+@click.option("--slowest", type=click.IntRange(1), metavar="N", help="Only the N slowest requests, slowest first.")
+def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None) -> None:
+    """Show the traces of a recording: everything after the kernel is run again, exactly."""
+    recording = Recording.open(file)
+    everything = replay_traces(recording.batches(), Correlator())
+    traces = slowest_of(everything, slowest) if slowest else everything
+    if form == "hist":
+        _replay_histograms(traces, recording, bounds)
+    else:
+        for some in traces:
+            _write_lines(_json_lines(some, recording) if form == "json" else tree_lines(some, recording.names))
+    if recording.damage:
+        _say(f"warning: {file}: {recording.damage}")
+        raise click.exceptions.Exit(EXIT_DAMAGED)
+
+
+def _replay_histograms(traces: Iterable[Traces], recording: Recording, bounds: tuple[float, ...]) -> None:
+    sink = HistogramSink(bounds)
+    for some in traces:
+        sink.histograms.add(some)
+    _print_histograms(sink.rows(recording.names), as_json=False)
+
+
+def _json_lines(traces: Traces, recording: Recording) -> Iterable[str]:
+    return (json.dumps(line) for line in trace_lines(traces, recording.names))
+
+
+def _print_histograms(rows: list[HistogramRow], as_json: bool) -> None:
+    if as_json:
+        _write_lines(json.dumps(histogram_line(row)) for row in rows)
+    else:
+        print_histograms(rows, sys.stdout)
+
+
+def _write_lines(lines: Iterable[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _service(domains: tuple[str, ...], pids: tuple[int, ...], sink: Sink) -> Service:
+    return Service(Selection(domains, pids), [sink])
+
+
+def _announce(tracer: Tracer, guests: Iterable[Guest]) -> None:
+    names = ", ".join(guest.label for guest in guests)
+    _say(f"tracing {names} ({tracer.route}); Ctrl-C ends it")
+
+
+def _summarise(service: Service) -> None:
+    """What was seen, and everything that was not, by its reason."""
+    stats = service.correlator.stats
+    _say(f"{stats.requests} SCSI requests, {stats.calls} RBD calls, {stats.joined} of them joined to their request")
+    for name in LOSSES:
+        if service.counters.get(name):
+            _say(f"  {service.counters[name]:>8}  {name}: {COUNTERS[name]}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command, print its error if it has one, and return the exit status: 0, 1, 2, 3, 4 or 130."""
+    logging.basicConfig(level="WARNING", format="warning: %(message)s", stream=sys.stderr)
+    try:
+        return int(cli.main(arguments, prog_name="otel-qemu", standalone_mode=False) or 0)
+    except OtelQemuError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        return _fail(f"{error.format_message()} (`otel-qemu --help` says how)", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains of it at exit
+        return EXIT_DAMAGED
+
+
+def _fail(text: str, exit_code: int) -> int:
+    _say(f"error: {' '.join(text.split())}")
+    return exit_code

@@ -1,0 +1,60 @@
+"""
+What the standard ``OTEL_*`` variables ask for, beyond those that the SDK's exporters read themselves.
+
+An empty variable is an unset one, as the specification says.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from otel_qemu.errors import BadInput
+
+_T = TypeVar("_T", int, float)
+
+DISABLED = "OTEL_SDK_DISABLED"
+EXPORTER = "OTEL_TRACES_EXPORTER"
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
+QUEUE_SPANS = "OTEL_BSP_MAX_QUEUE_SIZE"
+REQUEST_SPANS = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
+DELAY_MS = "OTEL_BSP_SCHEDULE_DELAY"
+
+
+def setting(*variables: str) -> tuple[str, str]:
+    """The first of these variables that is set, and its value; the last of them and an empty text if none is."""
+    for variable in variables:
+        if value := os.environ.get(variable, "").strip():
+            return variable, value
+    return variables[-1], ""
+
+
+def choice(default: str, allowed: tuple[str, ...], *variables: str) -> str:
+    """
+    One of a few values.
+
+    Raises:
+        BadInput: a variable has a value that is not allowed.
+    """
+    variable, value = setting(*variables)
+    if value and value.lower() not in allowed:
+        raise BadInput(f"{variable} is {value!r}: it must be one of {', '.join(allowed)}")
+    return value.lower() or default
+
+
+def number(default: _T, least: _T, variable: str, kind: Callable[[str], _T]) -> _T:
+    """
+    A number, of a kind such as `int`.
+
+    Raises:
+        BadInput: it is none, or less than it may be.
+    """
+    _, text = setting(variable)
+    try:
+        value = kind(text) if text else default
+    except ValueError:
+        value = least - 1
+    if not least <= value < float("inf"):
+        raise BadInput(f"{variable} is {text!r}: it must be a number, {least} or more")
+    return value

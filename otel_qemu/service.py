@@ -1,0 +1,119 @@
+"""
+The loop: drain the ring, join, hand the traces to whoever wants them; look for new guests now and then.
+
+It ends on SIGINT, SIGTERM or when its time is up, and leaves nothing attached.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
+
+from otel_qemu.events import Batch
+from otel_qemu.probe.naming import Naming
+from otel_qemu.probe.selection import Selection
+from otel_qemu.probe.tracer import Tracer
+from otel_qemu.sinks import Sink
+from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.names import Guest, Names
+from otel_qemu.trace.traces import Traces
+
+log = logging.getLogger(__name__)
+
+Ready = Callable[[Tracer, Iterable[Guest]], None]
+
+DRAIN_INTERVAL_S = 0.1
+REFRESH_INTERVAL_S = 1.0
+
+
+class Service:
+    """A tracer, a correlator and some sinks, run together."""
+
+    def __init__(self, selection: Selection, sinks: Sequence[Sink]) -> None:
+        self._selection = selection
+        self._sinks = sinks
+        self._naming = Naming(selection.describe)
+        self._stopping = threading.Event()
+        self.correlator = Correlator()
+        self.counters: dict[str, int] = {}
+        """The kernel's counters, as they were at the end."""
+
+    @property
+    def names(self) -> Names:
+        """What guests, disks and images are called, as far as it is known."""
+        return self._naming.names
+
+    def run(self, duration_s: float | None = None, ready: Ready = lambda *_: None) -> None:
+        """
+        Trace until told to stop.
+
+        Args:
+            duration_s: or until so much time has passed.
+            ready: called once everything is attached.
+
+        Raises:
+            NothingToTrace: no process fits the selection.
+            NotPossible: rights or parts are missing.
+        """
+        self._selection.require()
+        with _SignalsSet(self._stopping), Tracer(self._selection) as tracer:
+            self._refresh(tracer)
+            tracer.require_any()
+            ready(tracer, self._selection.guests.values())
+            self._loop(tracer, duration_s)
+            self._drain(tracer)
+            self._hand_out(tracer.read(), self.correlator.finish())
+            self.counters = tracer.counters()
+
+    def stop(self) -> None:
+        """End `run` soon, from any thread."""
+        self._stopping.set()
+
+    def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
+        end = None if duration_s is None else time.monotonic() + duration_s
+        refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+        while not self._stopping.is_set() and (end is None or time.monotonic() < end):
+            self._stopping.wait(DRAIN_INTERVAL_S)
+            self._drain(tracer)
+            if time.monotonic() >= refresh_at:
+                self._refresh(tracer)
+                refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+
+    def _refresh(self, tracer: Tracer) -> None:
+        problem = self._selection.problem
+        tracer.refresh()
+        if self._selection.problem and self._selection.problem != problem:
+            log.warning("%s", self._selection.problem)
+        self._naming.learn_guests(self._selection.guests)
+
+    def _drain(self, tracer: Tracer) -> None:
+        batch = tracer.read()
+        self._hand_out(batch, self.correlator.feed(batch))
+
+    def _hand_out(self, batch: Batch, traces: Traces) -> None:
+        self._naming.learn_devices(traces.requests)
+        self._naming.learn_images(self.correlator.images)
+        for sink in self._sinks:
+            sink.take(batch, traces, self.names)
+
+
+class _SignalsSet:
+    """While inside, SIGINT and SIGTERM set an event; in the main thread only, where Python can."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._set)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _set(self, _number: int, _frame: FrameType | None) -> None:
+        self._event.set()

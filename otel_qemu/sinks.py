@@ -1,0 +1,72 @@
+"""Where the loop's results go: histograms, a recording, the network."""
+
+from pathlib import Path
+from typing import Protocol, Self
+
+from otel_qemu.events import Batch
+from otel_qemu.trace.histograms import HistogramRow, Histograms
+from otel_qemu.trace.names import Names
+from otel_qemu.trace.recording import RecordingWriter
+from otel_qemu.trace.traces import Traces
+
+
+class Sink(Protocol):
+    """Takes what the loop makes."""
+
+    def take(self, batch: Batch, traces: Traces, names: Names) -> None:
+        """One drained batch, and the traces that it made whole."""
+
+
+class HistogramSink:
+    """Counts every request and call."""
+
+    def __init__(self, bounds_s: tuple[float, ...]) -> None:
+        """Count into bins with these upper bounds in seconds."""
+        self.histograms = Histograms(bounds_s)
+
+    def take(self, _batch: Batch, traces: Traces, _names: Names) -> None:
+        """Count a batch's traces."""
+        self.histograms.add(traces)
+
+    def rows(self, names: Names) -> list[HistogramRow]:
+        """One row a guest, disk, layer and operation."""
+        return self.histograms.rows(names)
+
+
+class RecordSink:
+    """Keeps the records in a file, and the names whenever they have changed."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Begin the file.
+
+        Raises:
+            BadInput: it cannot be written.
+        """
+        self._writer = RecordingWriter(path, {})
+        self._written_names: object = None
+        self.records = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def take(self, batch: Batch, _traces: Traces, names: Names) -> None:
+        """Append a batch."""
+        if len(batch):
+            self._writer.write(batch)
+            self.records += len(batch)
+        self._write_names(names)
+
+    def finish(self, names: Names, counters: dict[str, int]) -> None:
+        """Append what is known at the end."""
+        self._write_names(names)
+        self._writer.write_counters(counters)
+
+    def _write_names(self, names: Names) -> None:
+        now = names.to_json()
+        if now != self._written_names:
+            self._writer.write_names(names)
+            self._written_names = now

@@ -1,0 +1,254 @@
+"""
+Exact latency histograms of every request and call, by guest, disk, layer and operation.
+
+In: `Traces`.  Out: rows of counts and sums.  Every duration is counted once, in integer ns; those that are not known
+are not counted, and their number is (`Histograms.unmeasured`).
+
+Layers:
+    scsi  duration of each SCSI request
+    wait  of each SCSI request that made RBD calls, the time before and between them.  A request without a call (TEST
+          UNIT READY, a flush of nothing) never waited for Ceph, and one that lost records of its calls has a wait
+          that is not known: neither is counted.
+    rbd   duration of each RBD call, under its parent's disk; a call without parent has no disk (device 0)
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.errors import BadInput
+from otel_qemu.events import Ending, RbdOperation
+from otel_qemu.trace.names import Names
+from otel_qemu.trace.scsi import OPERATIONS
+from otel_qemu.trace.traces import Table, Traces, durations_ns
+
+DEFAULT_BOUNDS_S = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+"""Upper bounds of the buckets, s: fine enough for NVMe behind RBD, wide enough for a cluster that recovers."""
+
+LAYERS = ("scsi", "wait", "rbd")
+"""Every layer, from the guest inwards; the index is its code in a `Series`."""
+
+_UNIT_S = {"ns": "1e-9", "us": "1e-6", "µs": "1e-6", "μs": "1e-6", "ms": "1e-3", "s": "1", "": "1"}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(e[+-]?\d{1,2})?\s*([a-zµμ]*)", re.ASCII | re.IGNORECASE)
+_EXAMPLE = "give ascending positive durations, like 1ms,5ms or 0.001,0.005"
+
+
+def parse_bounds(text: str) -> tuple[float, ...]:
+    """
+    Bucket bounds in s, out of ``1ms,5ms`` or ``0.001,0.005``; a number without unit is in s.
+
+    Raises:
+        BadInput: it is empty, not ascending, or holds something that is not a positive duration.
+    """
+    if not text.strip():
+        raise BadInput(f"bounds: nothing is given: {_EXAMPLE}")
+    bounds_s = tuple(_seconds(part.strip()) for part in text.split(","))
+    in_ns(bounds_s)
+    return bounds_s
+
+
+def _seconds(text: str) -> float:
+    found = _DURATION.fullmatch(text)
+    unit_s = _UNIT_S.get(found[3].lower()) if found else None
+    if found is None or unit_s is None:
+        raise BadInput(f"bounds: {text!r} is not a duration: {_EXAMPLE}")
+    # In decimal, so that 3us and 0.000003 are the same number.
+    return float(Decimal(found[1] + (found[2] or "")) * Decimal(unit_s))
+
+
+def in_ns(bounds_s: Iterable[float]) -> NDArray[np.int64]:
+    """
+    Bounds as whole ns, so that comparing a duration with them is exact.
+
+    Raises:
+        BadInput: there is none, one is not a number of ns that can be counted, or they do not ascend.
+    """
+    listed = list(bounds_s)
+    for bound_s in listed:
+        if not 0.5e-9 < bound_s < 9e9:  # also catches NaN; 9e18 ns is what 64 bits hold
+            raise BadInput(f"bounds: {bound_s:g} s is not between 1 ns and 9e9 s: {_EXAMPLE}")
+    bounds_ns = np.array([round(bound_s * 1e9) for bound_s in listed], dtype="i8")
+    if not listed or (np.diff(bounds_ns) <= 0).any():
+        raise BadInput(f"bounds: {','.join(f'{bound_s:g}' for bound_s in listed)} do not ascend: {_EXAMPLE}")
+    return bounds_ns
+
+
+def rbd_operation(code: int) -> str:
+    """``read``, ``write_zeroes``, ...: an `RbdOperation` as histograms and JSON lines name it; ``other`` if unknown."""
+    return RbdOperation(code).name.lower() if code in list(RbdOperation) else "other"
+
+
+class Series(NamedTuple):
+    """What one histogram is of; `device` is a SCSIDevice *, or 0 for calls without parent."""
+
+    pid: int
+    device: int
+    layer: int
+    operation: int
+
+    @property
+    def operation_name(self) -> str:
+        """``WRITE`` of a request, ``write`` of a call."""
+        return rbd_operation(self.operation) if LAYERS[self.layer] == "rbd" else OPERATIONS[self.operation]
+
+
+@dataclass(frozen=True)
+class HistogramRow:
+    """
+    One histogram, with the names people know.
+
+    Attributes:
+        domain: the guest's name, or ``pid N``.
+        disk: its alias, or its pointer when not known; None for calls without parent.
+        target, image: its name in the guest and ``pool/image``; None when not known.
+        device: SCSIDevice *; with pid, its key.
+        layer: of `LAYERS`.
+        operation: ``WRITE`` in layers scsi and wait, ``write`` in layer rbd.
+        bounds_s: upper bounds, s; a duration equal to a bound is in that bound's bucket.
+        counts: of each bucket; one more than bounds, the last is of what is above them all.
+    """
+
+    domain: str
+    pid: int
+    disk: str | None
+    target: str | None
+    image: str | None
+    device: int
+    layer: str
+    operation: str
+    count: int
+    sum_s: float
+    bounds_s: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def mean_s(self) -> float:
+        """Exact mean; NaN of nothing."""
+        return self.sum_s / self.count if self.count else math.nan
+
+    def quantile(self, q: float) -> float:
+        """
+        Estimate the `q` quantile, 0 to 1, in s, as if durations were spread evenly within their bucket.
+
+        Above the last bound nothing is known but that bound, which is then the answer: the true one is greater.  NaN
+        of nothing.
+        """
+        edges_s = (0.0, *self.bounds_s)
+        below, wanted = 0, q * self.count
+        for bucket, count in enumerate(self.counts[:-1]):
+            if count and below + count >= wanted:
+                share = max(0.0, wanted - below) / count
+                return edges_s[bucket] + share * (edges_s[bucket + 1] - edges_s[bucket])
+            below += count
+        return self.bounds_s[-1] if self.count else math.nan
+
+    @property
+    def highest_bucket(self) -> int:
+        """Index of the last bucket that counts anything; -1 of nothing."""
+        return max((bucket for bucket, count in enumerate(self.counts) if count), default=-1)
+
+
+class Histograms:
+    """
+    Counts and sums of all that was added.
+
+    Attributes:
+        bounds_s: upper bounds of the buckets.
+        unmeasured: requests and calls with a duration that is not known: their beginning or end was not seen.
+    """
+
+    def __init__(self, bounds_s: Iterable[float] = DEFAULT_BOUNDS_S) -> None:
+        self.bounds_s = tuple(bounds_s)
+        self.unmeasured = 0
+        self._bounds_ns = in_ns(self.bounds_s)
+        self._counts: dict[Series, NDArray[np.int64]] = {}
+        self._sums_ns: dict[Series, int] = {}
+
+    def add(self, traces: Traces) -> None:
+        """Count every request and call of `traces`."""
+        requests, calls = traces.requests, traces.calls
+        measured = (requests["submit_ns"] > 0) & (requests["ending"] != Ending.LOST)
+        waited = measured & (requests["calls"] > 0) & (requests["incomplete"] == 0)
+        ended = calls["complete_ns"] > 0
+        self.unmeasured += int((~measured).sum() + (~ended).sum())
+        by_request = _grouped(requests, requests["device"])
+        self._fold("scsi", by_request, measured, durations_ns(requests))
+        self._fold("wait", by_request, waited, requests["wait_ns"])
+        self._fold("rbd", _grouped(calls, _devices(requests, calls)), ended, durations_ns(calls))
+
+    def _fold(self, layer: str, groups: "_Groups", counted: Any, values_ns: Any) -> None:
+        codes, values_ns = groups.codes[counted], values_ns[counted]
+        width = len(self._bounds_ns) + 1
+        # Left: a value equal to a bound belongs to that bound's bucket (`le`).
+        buckets = np.searchsorted(self._bounds_ns, values_ns, side="left")
+        counts = np.bincount(codes * width + buckets, minlength=len(groups.keys) * width).reshape(-1, width)
+        order = np.argsort(codes, kind="stable")
+        present, starts = np.unique(codes[order], return_index=True)
+        # Not by bincount's weights: those are floats, and sums of ns must be exact.
+        sums_ns: Any = np.add.reduceat(values_ns[order], starts) if len(present) else []
+        for code, sum_ns in zip(present.tolist(), sums_ns, strict=True):
+            pid, device, operation = groups.keys[code]
+            series = Series(pid, device, LAYERS.index(layer), operation)
+            self._counts[series] = self._counts.get(series, 0) + counts[code]
+            self._sums_ns[series] = self._sums_ns.get(series, 0) + int(sum_ns)
+
+    def rows(self, names: Names) -> list[HistogramRow]:
+        """Every histogram, by guest, disk, layer and operation in this order."""
+        rows = list(self._rows(names))
+        rows.sort(key=lambda row: (row.domain, row.pid, row.disk is None, row.disk or "", row.device))
+        return rows
+
+    def _rows(self, names: Names) -> Iterator[HistogramRow]:
+        for series in sorted(self._counts, key=lambda series: (series.layer, series.operation)):
+            disk = names.disk(series.pid, series.device) if series.device else None
+            counts = tuple(self._counts[series].tolist())
+            yield HistogramRow(
+                domain=names.guest(series.pid).label,
+                pid=series.pid,
+                disk=disk.alias if disk else None,
+                target=disk.target if disk else None,
+                image="/".join(part for part in (disk.pool, disk.image) if part) or None if disk else None,
+                device=series.device,
+                layer=LAYERS[series.layer],
+                operation=series.operation_name,
+                count=sum(counts),
+                sum_s=self._sums_ns[series] / 1e9,
+                bounds_s=self.bounds_s,
+                counts=counts,
+            )
+
+
+def _devices(requests: Table, calls: Table) -> Any:
+    """The parent's device of each call, uint64, shape (n,); 0 without parent."""
+    devices = np.zeros(len(calls), dtype="u8")
+    joined = np.flatnonzero(calls["parent"] >= 0)
+    devices[joined] = requests["device"][calls["parent"][joined]]
+    return devices
+
+
+class _Groups(NamedTuple):
+    """Rows by who and what: `codes`, shape (n,), are indices into `keys`, the distinct (pid, device, operation)."""
+
+    codes: NDArray[np.int64]
+    keys: list[tuple[int, int, int]]
+
+
+def _grouped(table: Table, devices: Any) -> _Groups:
+    if not len(table):
+        return _Groups(np.zeros(0, dtype="i8"), [])
+    _, device_codes = np.unique(devices, return_inverse=True)
+    _, other_codes = np.unique(table["pid"].astype("i8") << 8 | table["operation"], return_inverse=True)
+    # Both factors are at most the number of rows: the product fits.
+    combined = device_codes * (int(other_codes.max()) + 1) + other_codes
+    _, firsts, codes = np.unique(combined, return_index=True, return_inverse=True)
+    keys = zip(table["pid"][firsts], devices[firsts], table["operation"][firsts], strict=True)
+    return _Groups(codes, [(int(pid), int(device), int(operation)) for pid, device, operation in keys])

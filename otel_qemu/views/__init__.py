@@ -1,0 +1,1 @@
+"""Traces and histograms as something a person or another program reads."""

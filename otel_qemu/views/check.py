@@ -1,0 +1,62 @@
+"""What `check` found, for people and for programs."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from otel_qemu.probe.layouts import UNKNOWN_OFFSET
+from otel_qemu.probe.trial import Trial
+
+
+def check_line(trial: Trial) -> dict[str, Any]:
+    """One process as plain data: the contract of ``check --json``."""
+    process, inspection = trial.inspection.process, trial.inspection
+    sites = [site for layer in ("scsi", "rbd") for site in inspection.sites.get(layer, [])]
+    return {
+        "pid": process.pid,
+        "exe": process.executable.name,
+        "qemu_version": inspection.qemu_version or None,
+        "librbd": process.librbd.name if process.librbd else None,
+        "domain": trial.guest.name,
+        "symbols": inspection.symbols,
+        "layout": {
+            name: None if value == UNKNOWN_OFFSET else value for name, value in asdict(inspection.layout).items()
+        },
+        "route": trial.route,
+        "sites": [
+            {
+                "function": site.probe.function,
+                "layer": site.probe.layer,
+                "offset": site.offset,
+                "instruction": site.instruction,
+                "emulated": site.emulated,
+            }
+            for site in sites
+        ],
+        "traceable": trial.attached,
+        "problems": trial.problems,
+    }
+
+
+def check_text(trial: Trial) -> Iterator[str]:
+    """One process as lines to read."""
+    process, inspection = trial.inspection.process, trial.inspection
+    yield f"{trial.guest.label}  (pid {process.pid}, QEMU {inspection.qemu_version or 'of unknown version'})"
+    yield f"  QEMU     {process.executable.name}"
+    yield f"  librbd   {process.librbd.name if process.librbd else 'not mapped'}"
+    yield f"  route    {trial.route}"
+    for layer in ("scsi", "rbd"):
+        yield f"  {layer:<8} {_layer_text(trial, layer)}"
+    walk = "by pointers" if inspection.layout.walk_known else "by byte range and time"
+    yield f"  joined   {walk if all(trial.attached.values()) else 'no'}"
+    for problem in trial.problems:
+        yield f"  problem  {problem}"
+
+
+def _layer_text(trial: Trial, layer: str) -> str:
+    sites = trial.inspection.sites.get(layer, [])
+    if not trial.attached[layer]:
+        return "not traceable"
+    slow = [site.probe.function for site in sites if not site.emulated]
+    text = f"traceable, {len(sites)} probes"
+    return f"{text}; single-stepped, so dearer a hit: {', '.join(slow)}" if slow else text

@@ -1,0 +1,3 @@
+"""
+Real OpenTelemetry backends for the tests and the demo: built once, cached, run on loopback.
+"""

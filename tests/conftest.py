@@ -1,0 +1,35 @@
+"""Layers of tests, and the rule that a layer that was promised may not be skipped."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+pytest_plugins = ["tests.lab.fixtures"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        default="",
+        metavar="LAYERS",
+        help="comma-separated folders of tests/ in which a skipped test counts as failed",
+    )
+
+
+def layer_of(item: pytest.Item) -> str:
+    """The folder of tests/ that a test lies in."""
+    return item.path.relative_to(HERE).parts[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Turn a skip into a failure where the layer was promised."""
+    report = yield
+    if report.skipped and layer_of(item) in item.config.getoption("--require").split(","):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{layer_of(item)} is required here, but: {reason}"
+    return report

@@ -1,0 +1,87 @@
+"""
+The product under test as a user runs it: the installed command, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "otel-qemu")
+
+
+def otel_qemu(*arguments: str, timeout_s: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, whatever its exit status."""
+    line = [COMMAND, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
+
+
+def traces_of(recording: Path) -> list[dict[str, Any]]:
+    """A recording's traces, as ``replay --json`` prints them."""
+    done = otel_qemu("replay", str(recording), "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class Tracing:
+    """
+    A command that traces until it is told to stop; inside the context, its probes are attached.
+    """
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self._arguments = arguments
+        self._env = env
+        self.stdout = ""
+        self.stderr = ""
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [COMMAND, *self._arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._env,
+        )
+        self._await_line("tracing ")
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = 60) -> int:
+        """Send a signal, take what it has printed, and give its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            stdout, stderr = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            stdout, stderr = self.process.communicate()
+            raise AssertionError(f"did not stop in {timeout_s} s: {self.stderr}{stderr}") from None
+        self.stdout += stdout
+        self.stderr += stderr
+        return self.process.returncode
+
+    def _await_line(self, beginning: str, timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        assert self.process.stderr is not None
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if select.select([self.process.stderr], [], [], 1)[0]:
+                line = self.process.stderr.readline()
+                self.stderr += line
+                if line.startswith(beginning):
+                    return
+        self.process.kill()
+        self.process.wait()
+        rest = self.process.stderr.read()
+        raise AssertionError(f"no line {beginning!r} from {sys.argv[0]} in {timeout_s} s:\n{self.stderr}{rest}")

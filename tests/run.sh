@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Install what is missing and run every layer of tests.  A layer that this machine can run may not be skipped.
+#
+#   sudo tests/run.sh              everything
+#   sudo tests/run.sh tests/unit   what follows goes to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/prepare.sh
+
+[ "$(id -u)" = 0 ] || fail "the tests attach uprobes and start guests: run them as root"
+need_packages deploy/packages.txt tests/packages.txt tests/lab/packages.txt
+need_environment '[dev]'
+
+say "ruff"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check --quiet . || fail "run: .venv/bin/ruff format ."
+say "mypy"
+.venv/bin/mypy
+say "pytest"
+required=unit,bpf,replay,kernel,lab
+# Jaeger is built with Go, which Debian 12 has only in a version too old for it.
+if PATH=$PATH:/usr/local/go/bin command -v go >/dev/null || compgen -G "${OTEL_QEMU_CACHE:-/var/cache/otel-qemu}/jaeger-*" >/dev/null; then
+    required+=,backends
+else
+    say "no Go toolchain: the backends layer is not run"
+fi
+exec .venv/bin/python -m pytest --require="$required" "$@"

@@ -1,0 +1,1 @@
+"""Each stage alone, on built records: needs numpy and nothing else."""

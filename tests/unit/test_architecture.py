@@ -1,0 +1,73 @@
+"""The list in ``otel_qemu.__doc__`` is the architecture: every part is on it, and imports point up it."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import otel_qemu
+
+PACKAGE = Path(otel_qemu.__file__).parent
+LINE = re.compile(r"^    (\w+) {2,}\S.*?(?:\[([\w, ]+)\])?$", re.M)
+PARTS = {name: set(filter(None, re.split(r", ?", own))) for name, own in LINE.findall(otel_qemu.__doc__ or "")}
+
+# Packages that one module alone may import: what it is, and everything that may go wrong with it, stays in there.
+ONE_OWNER = {"bcc": "probe/program.py", "libvirt": "probe/domains.py", "elftools": "probe/elf.py"}
+RICH = {"views", "cli"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def part_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(module: Path) -> Iterator[str]:
+    """Dotted names that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative imports hide where they point"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_part_is_listed() -> None:
+    """Nothing stands beside the list, and nothing on it is missing."""
+    assert {part_of(module) for module in modules()} == set(PARTS)
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_up_the_list(module: Path) -> None:
+    """A part imports from itself and from parts above it."""
+    order = list(PARTS)
+    allowed = set(order[: order.index(part_of(module)) + 1]) | {"__version__"}
+    ours = {name.split(".")[1] for name in imports(module) if name.startswith("otel_qemu.")}
+
+    assert ours <= allowed
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_packages_stay_with_their_owners(module: Path) -> None:
+    """bcc and libvirt are imported by one module each, opentelemetry by export alone, and so on."""
+    roots = {name.split(".")[0] for name in imports(module)}
+    relative = str(module.relative_to(PACKAGE))
+    for package, owner in ONE_OWNER.items():
+        assert package not in roots or relative == owner
+    for part, own in PARTS.items():
+        assert not roots & own or part_of(module) == part
+    assert "rich" not in roots or part_of(module) in RICH
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if part_of(m) == "trace"], ids=lambda path: path.name)
+def test_trace_needs_numpy_and_nothing_else(module: Path) -> None:
+    """trace/ runs on any machine."""
+    import sys
+
+    roots = {name.split(".")[0] for name in imports(module)} - {"otel_qemu", "numpy"}
+
+    assert roots <= sys.stdlib_module_names
