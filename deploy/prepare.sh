@@ -24,7 +24,7 @@ need_environment() {
     say "making the virtual environment .venv"
     rm -rf .venv
     /usr/bin/python3 -m venv --system-site-packages .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check --editable ".$1" ||
+    .venv/bin/pip install --quiet --disable-pip-version-check --editable ".${1:-}" ||
         fail "pip could not install the dependencies of pyproject.toml"
     cp pyproject.toml $stamp
 }

@@ -1,6 +1,6 @@
 """Layers of tests, and the rule that a layer that was promised may not be skipped."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def layer_of(item: pytest.Item) -> str:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn a skip into a failure where the layer was promised."""
     report = yield
     if report.skipped and layer_of(item) in item.config.getoption("--require").split(","):

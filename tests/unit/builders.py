@@ -4,8 +4,10 @@ Builders: a test states the requests and calls it is about, and gets the arrays 
 Times are CLOCK_MONOTONIC ns, small and round, so that a wrong one shows.
 """
 
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -195,8 +197,8 @@ class Submitted:
 
     def record(self) -> dict[str, Any]:
         """Its record: end_request(), end_unstarted()."""
-        own = {"pid": self.pid, "kind": Kind.REQUEST, "ending": Ending.COMPLETED, "request": self.address}
-        own |= {"complete_ns": self.complete_ns}
+        own: dict[str, Any] = {"pid": self.pid, "kind": Kind.REQUEST, "ending": Ending.COMPLETED}
+        own |= {"request": self.address, "complete_ns": self.complete_ns}
         if not self.started:
             return own
         is_data = self.operation in ("READ", "WRITE")
@@ -241,3 +243,14 @@ def ring_of(rows: Iterable[tuple[int, dict[str, Any]]]) -> Records:
         row["cdb"] = np.frombuffer(row.get("cdb", bytes(16)), "u1")
     found: Records = table(RECORD, ordered)
     return found
+
+
+# ---- binaries --------------------------------------------------------------------------------------------------
+
+
+def compiled(directory: Path, source: str, *options: str, language: str = "c") -> Path:
+    """What gcc -O2 makes of a source; without `-shared` among the options, a program."""
+    path = directory / "binary"
+    command = ["gcc", "-O2", "-fcf-protection=none", *options, "-x", language, "-", "-o", str(path)]
+    subprocess.run(command, input=source.encode(), check=True)
+    return path
