@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tests.backends import detached
 from tests.backends.detached import Running
-from tests.backends.jaeger import BackendMissing, Trace, cache_folder, install, wait_for
+from tests.backends.jaeger import BackendFailed, BackendMissing, Trace, cache_folder, install, wait_for
 from tests.backends.query import Reader
 from tests.lab.disk import Disk
+from tests.lab.errors import LabError
 from tests.lab.guest import Guest
 from tests.lab.lab import Lab
 from tests.lab.tracing import Tracing, otel_qemu
@@ -87,4 +88,7 @@ def _demonstrate_jaeger(guest: Guest) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (LabError, BackendFailed, AssertionError) as error:
+        sys.exit(f"error: {error}")
