@@ -46,6 +46,8 @@ def print_histograms(rows: Sequence[HistogramRow], file: TextIO) -> None:
         return
     console.print(summary_table(rows))
     for group in _groups(rows):
+        if all(row.layer == "scsi" and row.operation not in _RBD_OPERATIONS for row in group):
+            continue  # QEMU answered by itself: the table says all there is
         console.print()
         for line in distribution_lines(group, width):
             console.print(Text(line), soft_wrap=True)
