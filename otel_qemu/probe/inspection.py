@@ -74,6 +74,12 @@ def _inspect_scsi(found: Inspection) -> dict[str, int]:
 
 def _inspect_rbd(found: Inspection) -> dict[str, int]:
     process = found.process
+    if process.unreachable:
+        found.problems.append(
+            f"RBD is not traced: {', '.join(process.unreachable)} cannot be opened; "
+            "it takes CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH"
+        )
+        return {}
     if process.librbd is None:
         found.problems.append("RBD is not traced: the process has no librbd mapped, so it has no rbd disk")
         return {}

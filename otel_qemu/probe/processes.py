@@ -49,6 +49,7 @@ class QemuProcess:
         pid, start_ticks: together they name a process for ever; pids are used again.
         executable: the QEMU binary.
         librbd, block_rbd: the shared objects it has mapped; None without RBD, and block_rbd None where rbd is built in.
+        unreachable: names of those that it has mapped and that we cannot open.
         uuid: of the ``-uuid`` argument, which libvirt always gives.
     """
 
@@ -58,6 +59,7 @@ class QemuProcess:
     librbd: MappedFile | None
     block_rbd: MappedFile | None
     uuid: str | None
+    unreachable: tuple[str, ...] = ()
 
 
 def qemu_pids(proc: Path = PROC) -> Iterator[int]:
@@ -78,14 +80,25 @@ def read_process(pid: int, proc: Path = PROC) -> QemuProcess:
         OSError: it has ended, or we may not look at it.
     """
     directory = proc / str(pid)
-    librbd, block_rbd = _mapped(directory, _LIBRBD), _mapped(directory, _BLOCK_RBD)
-    return QemuProcess(pid, start_ticks(pid, proc), _executable(directory), librbd, block_rbd, _uuid(directory))
+    found = [_mapped(directory, wanted) for wanted in (_LIBRBD, _BLOCK_RBD)]
+    librbd, block_rbd = (file if isinstance(file, MappedFile) else None for file in found)
+    unreachable = tuple(file for file in found if isinstance(file, str))
+    executable, uuid = _executable(directory), _uuid(directory)
+    return QemuProcess(pid, start_ticks(pid, proc), executable, librbd, block_rbd, uuid, unreachable)
 
 
 def start_ticks(pid: int, proc: Path = PROC) -> int:
-    """When a process started, in clock ticks since boot (proc(5), stat field 22)."""
+    """
+    When a process started, in clock ticks since boot (proc(5), stat field 22).
+
+    Raises:
+        OSError: it has ended, even if nobody has waited for it yet.
+    """
     stat = (proc / str(pid) / "stat").read_text(errors="replace")
-    return int(stat.rpartition(")")[2].split()[19])
+    state, *fields = stat.rpartition(")")[2].split()
+    if state in ("Z", "X"):
+        raise ProcessLookupError(pid)
+    return int(fields[18])
 
 
 def _executable(directory: Path) -> MappedFile:
@@ -94,17 +107,23 @@ def _executable(directory: Path) -> MappedFile:
     return MappedFile(os.readlink(path), str(path), status.st_dev, status.st_ino)
 
 
-def _mapped(directory: Path, wanted: re.Pattern[str]) -> MappedFile | None:
-    """The first executable mapping whose file name fits, opened by the map itself where we may."""
+def _mapped(directory: Path, wanted: re.Pattern[str]) -> MappedFile | str | None:
+    """The first executable mapping whose file name fits, by the map itself where we may; its name if we may not."""
     for line in (directory / "maps").read_text(errors="replace").splitlines():
         span, flags, _offset, _device, _inode, *name = line.split(maxsplit=5)
         if "x" in flags and name and wanted.search(name[0]):
-            for path in (directory / "map_files" / _canonical(span), directory / "root" / name[0].lstrip("/")):
-                try:
-                    status = path.stat()
-                except OSError:
-                    continue  # map_files needs CAP_CHECKPOINT_RESTORE; below root, a deleted file is gone
-                return MappedFile(name[0], str(path), status.st_dev, status.st_ino)
+            return _opened(directory, span, name[0]) or name[0]
+    return None
+
+
+def _opened(directory: Path, span: str, name: str) -> MappedFile | None:
+    # map_files needs CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH; below root, a deleted file is gone.
+    for path in (directory / "map_files" / _canonical(span), directory / "root" / name.lstrip("/")):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        return MappedFile(name, str(path), status.st_dev, status.st_ino)
     return None
 
 

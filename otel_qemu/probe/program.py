@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ REQUESTS = 65536
 RING_PAGES = 4096
 """Pages of the ring: 16 MiB, about 120,000 records between two readings."""
 
+_UPROBE_EVENTS = (Path("/sys/kernel/tracing/uprobe_events"), Path("/sys/kernel/debug/tracing/uprobe_events"))
 _UPROBE_MULTI = 48  # enum bpf_attach_type, Linux 6.6
 
 
@@ -68,7 +70,8 @@ class Program:
     def detach_perf(self, event: str, fd: int) -> None:
         """Undo `attach_perf`."""
         self._bcc.lib.bpf_close_perf_event_fd(fd)
-        self._bcc.lib.bpf_detach_uprobe(event.encode())
+        if any(events.exists() for events in _UPROBE_EVENTS):  # else it was no tracefs event, and bcc would complain
+            self._bcc.lib.bpf_detach_uprobe(event.encode())
 
     def map_fd(self, name: str) -> int:
         """File descriptor of a map."""

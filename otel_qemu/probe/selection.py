@@ -1,5 +1,7 @@
 """Which guests: by domain name, UUID or process id; all of them when nobody says."""
 
+import contextlib
+
 from otel_qemu.errors import NothingToTrace
 from otel_qemu.probe.domains import Domain, Libvirt
 from otel_qemu.probe.processes import QemuProcess, qemu_pids, read_process, start_ticks
@@ -47,6 +49,7 @@ class Selection:
                 del self.guests[gone[0]]
         for identity in sorted(present - self._seen.keys()):
             self._look_at(identity)
+        self._look_for_librbd()
         return {identity: process for identity, process in self._seen.items() if process}
 
     def require(self) -> dict[Identity, QemuProcess]:
@@ -88,6 +91,13 @@ class Selection:
             self.guests[process.pid] = _guest(process, domain)
         elif not self.problem:
             self._seen[identity] = None
+
+    def _look_for_librbd(self) -> None:
+        """A process maps librbd when its first rbd disk is opened: while starting, or plugged in much later."""
+        for identity, process in self._seen.items():
+            if process and not process.librbd:
+                with contextlib.suppress(OSError):
+                    self._seen[identity] = read_process(process.pid)
 
     def _domain(self, process: QemuProcess) -> Domain | None:
         return self._libvirt.domain(process.uuid) if process.uuid else None

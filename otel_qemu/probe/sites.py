@@ -107,11 +107,14 @@ def is_emulated(instruction: bytes) -> bool:
     Whether the kernel emulates an instruction under a uprobe.
 
     Source: Linux arch/x86/kernel/uprobes.c, branch_setup_xol_ops and push_setup_xol_ops: nop, ``push`` of a 64-bit
-    register, ``jmp``, ``call`` and conditional jumps with an immediate target.
+    register (of the prefixes, only 41), ``jmp``, ``call`` and conditional jumps with an immediate target.  The rarer
+    encodings are as Linux 6.18 was seen to treat them.
     """
-    first = instruction[0]
-    if first in (0x41, 0x40, 0x48, 0x49) and len(instruction) == 2:  # REX prefix of push r8 .. r15
-        return 0x50 <= instruction[1] <= 0x57
-    if first == 0x0F:
-        return instruction[1] == 0x1F or 0x80 <= instruction[1] <= 0x8F
-    return first in (0x90, 0xEB, 0xE9, 0xE8) or 0x50 <= first <= 0x57 or 0x70 <= first <= 0x7F
+    if instruction in (b"\x66\x90", b"\x90"):
+        return True
+    code = instruction.removeprefix(b"\xf2")  # bnd, which changes nothing
+    if code[0] == 0x41:
+        return len(code) == 2 and 0x50 <= code[1] <= 0x57
+    if code[0] == 0x0F:
+        return code[1] == 0x1F or 0x80 <= code[1] <= 0x8F
+    return code[0] in (0xEB, 0xE9, 0xE8) or 0x50 <= code[0] <= 0x57 or 0x70 <= code[0] <= 0x7F

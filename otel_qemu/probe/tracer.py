@@ -4,6 +4,7 @@ A running trace: probes on every QEMU there is, batches of records out of the ri
 Guests come and go: `refresh` looks again, attaches to binaries that are new, and lets go of those nobody runs any more.
 """
 
+import contextlib
 import logging
 import mmap
 import time
@@ -24,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Traced:
-    """A traced process and the binaries it needs attached."""
+class _Known:
+    """A process, what was found out about it, and the binaries that are attached for it: none if it is not traced."""
 
     process: QemuProcess
     inspection: Inspection
-    binaries: list[tuple[MappedFile, list[Site]]] = field(default_factory=list)
+    attached: list[MappedFile] = field(default_factory=list)
 
 
 class Tracer:
@@ -43,14 +44,17 @@ class Tracer:
     def __init__(self, selection: Selection) -> None:
         require_rights()
         self._selection = selection
-        self._program = Program()
-        self._ring = Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE)
         self._attachments: dict[tuple[int, int], attach.Attachment] = {}
-        self._traced: dict[Identity, _Traced] = {}
-        self._refused: set[Identity] = set()
+        self._known: dict[Identity, _Known] = {}
         self.abandoned = 0
         """Entries of requests and calls in flight that were dropped because their process ended."""
-        self.route = attach.route_of(self._program)
+        with contextlib.ExitStack() as undo:
+            self._program = undo.enter_context(contextlib.closing(Program()))
+            self._ring = undo.enter_context(
+                contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
+            )
+            self.route = attach.route_of(self._program)
+            self._undo = undo.pop_all()
 
     def __enter__(self) -> "Tracer":
         return self
@@ -61,7 +65,7 @@ class Tracer:
     @property
     def inspections(self) -> list[Inspection]:
         """What was found out about each process that is traced."""
-        return [traced.inspection for traced in self._traced.values()]
+        return [known.inspection for known in self._known.values() if known.attached]
 
     def require_any(self) -> None:
         """
@@ -70,17 +74,18 @@ class Tracer:
         Raises:
             NothingToTrace: no process could be attached to; why was logged.
         """
-        if not self._traced:
+        if not self.inspections:
             raise NothingToTrace("none of the QEMU processes can be traced: `otel-qemu check` says why")
 
     def refresh(self) -> None:
         """Attach to processes that have come; forget those that have gone."""
         present = self._selection.processes()
-        for key in self._traced.keys() - present.keys():
-            self._forget(key)
-        for key in present.keys() - self._traced.keys() - self._refused:
-            self._take(key, present[key])
-        self._refused &= present.keys()
+        for identity in self._known.keys() - present.keys():
+            self._forget(identity)
+        for identity, process in present.items():
+            known = self._known.get(identity)
+            if known is None or known.process != process:  # new, or it has loaded librbd since
+                self._known[identity] = self._take(process)
         self._detach_unused()
 
     def read(self) -> Batch:
@@ -96,38 +101,33 @@ class Tracer:
         for attachment in self._attachments.values():
             attachment.detach()
         self._attachments.clear()
-        self._ring.close()
-        self._program.close()
+        self._undo.close()
 
-    def _take(self, key: Identity, process: QemuProcess) -> None:
-        """Trace one more process, or remember why not."""
-        inspection = inspect(process)
-        for problem in inspection.problems:
+    def _take(self, process: QemuProcess) -> "_Known":
+        """Trace a process as far as it can be."""
+        known = _Known(process, inspect(process))
+        for problem in known.inspection.problems:
             log.warning("process %d: %s", process.pid, problem)
-        traced = _Traced(process, inspection, inspection.binaries())
         try:
-            for file, sites in traced.binaries:
+            for file, sites in known.inspection.binaries():
                 self._attach(file, sites)
+                known.attached.append(file)
         except NotPossible as error:
-            log.warning("process %d is not traced: %s", process.pid, error)
-            self._refused.add(key)
-            return
-        if not traced.binaries:
-            self._refused.add(key)
-            return
-        self._program.trace_process(process.pid, inspection.layout)
-        self._traced[key] = traced
+            log.warning("process %d: %s", process.pid, error)
+        if known.attached:
+            self._program.trace_process(process.pid, known.inspection.layout)
+        return known
 
     def _attach(self, file: MappedFile, sites: list[Site]) -> None:
         if file.identity not in self._attachments:
             self._attachments[file.identity] = attach.attach(self._program, file.path, sites, self.route)
 
-    def _forget(self, key: Identity) -> None:
-        traced = self._traced.pop(key)
-        self.abandoned += self._program.forget_process(traced.process.pid)
+    def _forget(self, identity: Identity) -> None:
+        if self._known.pop(identity).attached:
+            self.abandoned += self._program.forget_process(identity[0])
 
     def _detach_unused(self) -> None:
-        used = {file.identity for traced in self._traced.values() for file, _ in traced.binaries}
+        used = {file.identity for known in self._known.values() for file in known.attached}
         for identity in self._attachments.keys() - used:
             self._attachments.pop(identity).detach()
 

@@ -1,0 +1,97 @@
+/*
+ * hw/scsi/scsi-bus.c: the functions that are probed.  They have a file of their own so that no caller can inline them,
+ * as in QEMU; and each looks where it will return to, which only a return probe would have changed.
+ */
+#include "scsi.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern const char __executable_start[], etext[];
+uint64_t strange_returns;
+
+static inline void check_return(const char *address)
+{
+    strange_returns += address < __executable_start || address >= etext;
+}
+#define CHECK_RETURN() check_return(__builtin_return_address(0))
+
+/* scsi_req_alloc() */
+void scsi_req_init(SCSIRequest *req, const SCSIReqOps *ops, SCSIDevice *dev, uint32_t tag)
+{
+    req->refcount = 1;
+    req->ops = ops;
+    req->dev = dev;
+    req->tag = tag;
+    req->lun = dev->lun;
+    req->status = -1;
+}
+
+static void scsi_req_unref(SCSIRequest *req)
+{
+    if (--req->refcount == 0)
+        free(req);
+}
+
+/* scsi_req_dequeue(), then the HBA's .complete, .fail or .cancel (hw/scsi/virtio-scsi.c) */
+static void dequeue(SCSIRequest *req)
+{
+    req->enqueued = false;
+    request_finished();
+    scsi_req_unref(req);
+}
+
+int32_t scsi_req_enqueue(SCSIRequest *req)
+{
+    CHECK_RETURN();
+    req->enqueued = true;
+    req->refcount++;
+    const SCSIReqOps *ops = req->ops;
+    int32_t bytes = ops->send_command(req, req->cmd.buf);
+    scsi_req_unref(req);
+    return bytes;
+}
+
+void scsi_req_continue(SCSIRequest *req)
+{
+    const SCSIReqOps *ops = req->ops;
+    ops->read_or_write_data(req);
+}
+
+void scsi_req_complete(SCSIRequest *req, int status)
+{
+    CHECK_RETURN();
+    if (req->status != (typeof(req->status))-1)
+        abort();
+    req->status = status;
+    dequeue(req);
+}
+
+#if QEMU > 52
+void scsi_req_complete_failed(SCSIRequest *req, int host_status)
+{
+    CHECK_RETURN();
+    if (req->status != -1)
+        abort();
+    req->host_status = host_status;
+    dequeue(req);
+}
+#endif
+
+void scsi_req_cancel_async(SCSIRequest *req)
+{
+    req->io_canceled = true;
+}
+
+void scsi_req_cancel_complete(SCSIRequest *req)
+{
+    CHECK_RETURN();
+    if (!req->io_canceled)
+        abort();
+    dequeue(req);
+}
+
+void scsi_req_retry(SCSIRequest *req)
+{
+    req->retry = true;
+}

@@ -1,0 +1,140 @@
+"""With few rights, and with parts missing: it works with what is needed, or says in a line what is missing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from otel_qemu.probe.attach import MULTI, PERF
+from tests.kernel.fake.build import QEMU_7_2, built
+from tests.kernel.fake_qemu import FakeQemu
+
+ROOT = Path(__file__).parents[2]
+NOBODY = "65534"
+NEEDED = ("bpf", "perfmon", "sys_ptrace")
+TRACE = (sys.executable, "-m", "tests.kernel.trace_as_user")
+NOT_BCC = "raise ImportError('no module of that name')"
+PYPI_BCC = "__version__ = '0.1'\n"
+
+
+@pytest.fixture(scope="module")
+def qemu() -> Iterator[FakeQemu]:
+    with FakeQemu() as qemu:
+        yield qemu
+
+
+def as_nobody(*capabilities: str) -> list[str]:
+    """A command that runs the rest of it as an ordinary user with these capabilities."""
+    plus = ",".join(f"+{name}" for name in capabilities)
+    chosen = ["--inh-caps", plus, "--ambient-caps", plus] if plus else []
+    return ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", *chosen]
+
+
+def environment(**further: str) -> dict[str, str]:
+    return os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)} | further
+
+
+def traced(command: list[str], qemu: FakeQemu, **further: str) -> tuple[str, dict[str, int]]:
+    """Trace 211 reads by a command; the route it took, and what it counted."""
+    with subprocess.Popen(
+        [*command, str(qemu.pid)], cwd=ROOT, env=environment(**further), text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        route = process.stdout.readline().strip()
+        qemu.command("read 211 4096 8")
+        output, errors = process.communicate("\n", timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    return route, json.loads(output)
+
+
+def refused(command: list[str], qemu: FakeQemu, **further: str) -> tuple[int, str]:
+    """Try to trace by a command; its exit code and all that it prints."""
+    done = subprocess.run(
+        [*command, str(qemu.pid)], cwd=ROOT, env=environment(**further), text=True, stdin=subprocess.DEVNULL,
+        capture_output=True, check=False, timeout=30,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "further", [(), ("checkpoint_restore",), ("dac_read_search",)], ids=lambda names: "+".join(names)
+)
+def test_an_ordinary_user_with_three_capabilities_can_trace(further: tuple[str, ...], qemu: FakeQemu) -> None:
+    """CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE are all that the uprobe_multi route needs, for root's processes too."""
+    route, counted = traced([*as_nobody(*NEEDED, *further), *TRACE], qemu)
+    assert route == MULTI
+    names = ("scsi_submitted", "scsi_completed", "rbd_submitted", "rbd_completed", "parent_found", "read")
+    assert {name: counted[name] for name in names} == dict.fromkeys(names, 211)
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_without_one_of_them_the_error_names_it(missing: str, qemu: FakeQemu) -> None:
+    """One line, which says what is missing and what to do; exit code 4."""
+    kept = [name for name in NEEDED if name != missing]
+    code, text = refused([*as_nobody(*kept), *TRACE], qemu)
+    assert (code, text.count("\n")) == (4, 1)
+    assert text.startswith(f"error: tracing needs CAP_{missing.upper()}: run as root")
+
+
+@pytest.fixture
+def upgraded(tmp_path: Path) -> Iterator[FakeQemu]:
+    """A QEMU whose binaries have been deleted from under it."""
+    folder = Path(shutil.copytree(built(QEMU_7_2), tmp_path / "qemu"))
+    with FakeQemu(folder=folder) as qemu:
+        shutil.rmtree(folder)
+        yield qemu
+
+
+def test_deleted_binaries_need_two_more(upgraded: FakeQemu) -> None:
+    """A mapped file without a name is reached by /proc/PID/map_files: for its owner or CAP_DAC_READ_SEARCH to enter,
+    and for CAP_CHECKPOINT_RESTORE to open."""
+    route, counted = traced([*as_nobody(*NEEDED, "checkpoint_restore", "dac_read_search"), *TRACE], upgraded)
+    assert (route, counted["scsi_completed"], counted["parent_found"], counted["read"]) == (MULTI, 211, 211, 211)
+
+
+def test_without_these_two_the_error_names_them(upgraded: FakeQemu) -> None:
+    """SCSI alone is traced then; what is said of RBD is not that there is no disk, but which rights are missing."""
+    command = (
+        "import sys; from otel_qemu.probe.inspection import inspect; "
+        "from otel_qemu.probe.processes import read_process; print(inspect(read_process(int(sys.argv[1]))).problems)"
+    )
+    code, text = refused([*as_nobody(*NEEDED), sys.executable, "-c", command], upgraded)
+    assert code == 0
+    assert "CAP_CHECKPOINT_RESTORE" in text
+
+
+def test_the_command_line_says_the_same(qemu: FakeQemu) -> None:
+    """The console command without rights: one line that names all three, exit code 4."""
+    main = "import sys; from otel_qemu.cli import main; sys.exit(main(['check', '--pid', sys.argv[1]]))"
+    code, text = refused([*as_nobody(), sys.executable, "-c", main], qemu)
+    assert (code, text.count("\n")) == (4, 1)
+    assert text.startswith("error: tracing needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [(NOT_BCC, "no Python module bcc: install the distribution's python3-bpfcc"),
+     (PYPI_BCC, "is PyPI's unrelated package of that name: pip uninstall bcc, and install the distribution's")],
+)  # fmt: skip
+def test_the_wrong_bcc_or_none(module: str, remedy: str, qemu: FakeQemu, tmp_path: Path) -> None:
+    """Without the distribution's bcc, or with the package of that name from PyPI before it: the error says which."""
+    (tmp_path / "bcc.py").write_text(module)
+    code, text = refused([*TRACE], qemu, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (code, text.count("\n")) == (4, 1)
+    assert text.startswith("error: ")
+    assert remedy in text
+    assert "python3-bpfcc" in text
+
+
+def test_no_kernel_headers_are_needed(qemu: FakeQemu) -> None:
+    """The program compiles where /lib/modules has nothing, as on a container's file system."""
+    script = '[ ! -d /lib/modules ] || mount -t tmpfs none /lib/modules && exec "$@"'
+    hide = ["unshare", "-m", "sh", "-c", script, "sh"]
+    route, counted = traced([*hide, *TRACE], qemu)
+    assert (route in (MULTI, PERF), counted["scsi_completed"], counted["read"]) == (True, 211, 211)

@@ -1,0 +1,123 @@
+"""The ring: everything that fits is read, what does not fit is counted, and a trace is never cut in two."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from otel_qemu.events import Kind
+from otel_qemu.probe.program import RING_PAGES
+from otel_qemu.trace.correlate import Correlator
+from tests.kernel.fake_qemu import FakeQemu
+from tests.kernel.tracing import Tracing, hits, join, read_while_running
+
+PAGE, SLOT_BYTES = 4096, 8 + 128
+SMALL_PAGES = 64
+FITS = SMALL_PAGES * PAGE // SLOT_BYTES
+"""Records that the small ring holds."""
+
+
+@pytest.fixture(scope="module")
+def qemu() -> Iterator[FakeQemu]:
+    with FakeQemu() as qemu:
+        yield qemu
+
+
+@pytest.fixture(scope="module")
+def shared_small(qemu: FakeQemu) -> Iterator[Tracing]:
+    with Tracing(qemu, ring_pages=SMALL_PAGES) as tracing:
+        yield tracing
+
+
+@pytest.fixture
+def small(shared_small: Tracing) -> Tracing:
+    """A tracer with a small ring, empty, and its counters at zero."""
+    shared_small.records()
+    shared_small.counted()
+    return shared_small
+
+
+def test_a_ring_that_nobody_reads_fills_up_and_is_counted(qemu: FakeQemu, small: Tracing) -> None:
+    """Flat out into a small ring: it holds what fits, the rest is counted, and no count is lost."""
+    qemu.command("read 20011 4096 32")
+    counted = small.counted()
+    assert counted["scsi_completed"] == counted["rbd_completed"] == counted["parent_found"] == 20011
+    assert (counted["records"], counted["ring_full_request"]) == (FITS, 20011 - FITS)
+    assert hits(counted) == 4 * 20011
+    records = small.records()
+    assert len(records) == FITS
+    assert (np.diff(records["complete_ns"].astype("i8")) > 0).all()
+
+    qemu.command("write 211 4096 32")
+    assert len(small.records()) == 211, "once read, the ring takes records again"
+    assert "ring_full_request" not in small.counted()
+
+
+def test_the_ring_that_ships_fills_up_too(qemu: FakeQemu) -> None:
+    """The same with the product's own size, at as many requests as there can be."""
+    fits = RING_PAGES * PAGE // SLOT_BYTES
+    with Tracing(qemu) as tracing:
+        qemu.command(f"read {fits + 2003} 4096 32")
+        counted = tracing.counted()
+        assert (counted["records"], counted["ring_full_request"]) == (fits, 2003)
+        assert len(tracing.records()) == fits
+
+
+def test_calls_for_which_there_was_no_room_are_counted(qemu: FakeQemu, small: Tracing) -> None:
+    """Requests with several calls into a full ring: each is there with its calls, or counted, and so is each call."""
+    qemu.command("unmap 2003 5 16")
+    counted = small.counted()
+    batch = small.tracer.read()
+    kept = int((batch.records["kind"] == Kind.REQUEST).sum())
+    assert kept + counted["ring_full_request"] == 2003
+    correlator = Correlator()
+    traces = join(correlator, batch, len(batch))
+    lost = counted.get("ring_full_call", 0)
+    assert (len(traces.requests), len(traces.calls)) == (kept, 5 * kept - lost)
+    assert correlator.stats.incomplete == (lost > 0)
+
+
+def test_calls_that_were_held_are_let_go_of_when_their_trace_is_shed(qemu: FakeQemu, small: Tracing) -> None:
+    """Nothing stays behind of a trace for which there was no room."""
+    qemu.command("unmap 2003 4 16")
+    assert small.map_entries() == {"processes": 1, "requests": 0, "calls": 0, "held": 0}
+
+
+def test_a_ring_that_is_read_loses_nothing(qemu: FakeQemu) -> None:
+    """Four times round the ring while it is being read: every record is there once, and whole."""
+    with Tracing(qemu, ring_pages=256) as tracing:
+        records = read_while_running(tracing, qemu, "rate 20011 1.5", interval_s=0.02)
+        counted = tracing.counted()
+    assert len(records) == counted["scsi_completed"] >= 30_011
+    assert "ring_full_request" not in counted
+    tags = records["tag"].astype("i8")
+    assert sorted((tags - tags.min()).tolist()) == list(range(len(records)))
+    assert (records["offset"] == records["cdb"][:, 2:6].copy().view(">u4")[:, 0].astype("u8") * 512).all()
+    assert (records["calls"] == 1).all()
+    assert (records["call_complete_ns"] > records["call_submit_ns"]).all()
+
+
+def test_flat_out_all_is_read_or_counted(qemu: FakeQemu, small: Tracing) -> None:
+    """A reader that is too slow for the load: what it read and what was dropped are all there was."""
+    records = read_while_running(small, qemu, "read 100003 4096 32", interval_s=0.01)
+    counted = small.counted()
+    assert len(records) == counted["records"] > FITS
+    assert counted["records"] + counted.get("ring_full_request", 0) == 100_003
+    assert hits(counted) == 4 * 100_003
+    assert len(set(records["tag"].tolist())) == len(records)
+
+
+def test_full_tables_are_counted(qemu: FakeQemu) -> None:
+    """More in flight than there is room for: what found none is counted, and the rest goes on as if alone."""
+    with Tracing(qemu, requests=128) as tracing:
+        qemu.command("hold")
+        qemu.command("read 211 4096")
+        qemu.command("release-held")
+        counted = tracing.counted()
+        assert tracing.map_entries() == {"processes": 1, "requests": 0, "calls": 0, "held": 0}
+        traces = tracing.traces()
+    assert (counted["scsi_submitted"], counted["scsi_table_full"], counted["scsi_unstarted"]) == (128, 83, 83)
+    assert (counted["rbd_submitted"], counted["rbd_table_full"], counted["rbd_unstarted"]) == (128, 83, 83)
+    assert (counted["scsi_completed"], counted["rbd_completed"]) == (128, 128)
+    assert hits(counted) == 4 * 211
+    assert (len(traces.requests), len(traces.calls)) == (128, 128)

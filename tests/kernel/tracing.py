@@ -1,0 +1,149 @@
+"""A tracer on fake QEMUs alone, and what it sees."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import ClassVar
+from unittest.mock import patch
+
+import numpy as np
+
+from otel_qemu.events import COUNTERS, Batch, Records
+from otel_qemu.probe import program, tracer
+from otel_qemu.probe.program import Program
+from otel_qemu.probe.selection import Selection
+from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.traces import Traces
+from tests.kernel.fake_qemu import FakeQemu
+
+BESIDE = {name for name, text in COUNTERS.items() if text.startswith("(+)")}
+"""Counters that count something beside the hit itself."""
+
+
+class Those(Selection):
+    """Some fake QEMUs and nothing else that runs on this machine; which may change between two refreshes."""
+
+    def __init__(self, *qemus: FakeQemu) -> None:
+        super().__init__()
+        self.qemus = list(qemus)
+
+    def _candidates(self) -> set[int]:
+        return {qemu.pid for qemu in self.qemus if qemu.alive}
+
+
+class _Kept(Program):
+    """A program that stays loaded: compiling and verifying it takes most of the time of a test."""
+
+    idle: ClassVar[list["_Kept"]] = []
+
+    def close(self) -> None:
+        """Leave it empty for the next test."""
+        for name in (b"processes", b"requests", b"calls", b"held"):
+            self._bpf[name].clear()
+        self.idle.append(self)
+
+    @classmethod
+    def one(cls) -> "_Kept":
+        """One that no other tracer uses."""
+        return cls.idle.pop() if cls.idle else cls()
+
+
+class Tracing:
+    """A context manager: a `Tracer` attached to some fake QEMUs."""
+
+    def __init__(
+        self, *qemus: FakeQemu, route: str | None = None, requests: int | None = None, ring_pages: int | None = None,
+        keep: bool = True,
+    ) -> None:  # fmt: skip
+        """
+        Load, and attach when entered.
+
+        Args:
+            qemus: what to trace.
+            route: of attaching; None for the best there is.
+            requests: entries of each in-flight table; None for the product's.
+            ring_pages: of the ring; None for the product's.
+            keep: whether a program that is loaded already will do.
+        """
+        self.selection = Those(*qemus)
+        keep = keep and not requests and not ring_pages
+        requests, ring_pages = requests or program.REQUESTS, ring_pages or program.RING_PAGES
+        with (
+            patch.multiple(program, REQUESTS=requests, RING_PAGES=ring_pages),
+            patch.multiple(tracer, RING_PAGES=ring_pages, Program=_Kept.one if keep else Program),
+        ):
+            self.tracer = tracer.Tracer(self.selection)
+        self.correlator = Correlator()
+        self.tracer.route = route or self.tracer.route
+        self._before = self.tracer.counters()
+        self.tracer.read()
+
+    def __enter__(self) -> "Tracing":
+        try:
+            self.tracer.refresh()
+        except BaseException:
+            self.tracer.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tracer.close()
+
+    def counted(self) -> dict[str, int]:
+        """What each kernel counter has gone up by since the last call; those that have not are left out."""
+        now = self.tracer.counters()
+        grown = {name: now[name] - self._before[name] for name in now if now[name] != self._before[name]}
+        self._before = now
+        return grown
+
+    def records(self) -> Records:
+        """What is in the ring."""
+        return self.tracer.read().records
+
+    def traces(self) -> Traces:
+        """Whatever is in the ring, put together as if nothing came after it."""
+        batch = self.tracer.read()
+        return join(self.correlator, batch, len(batch) or 1)
+
+    @property
+    def attached(self) -> int:
+        """Binaries that have probes."""
+        return len(self.tracer._attachments)
+
+    def map_entries(self) -> dict[str, int]:
+        """How many entries each table of the kernel side has."""
+        tables = self.tracer._program._bpf
+        return {name: len(tables[name.encode()]) for name in ("processes", "requests", "calls", "held")}
+
+
+def join(correlator: Correlator, batch: Batch, step: int) -> Traces:
+    """Feed records a few at a time, and put everything that comes out into one."""
+    cuts = range(0, len(batch), step)
+    fed = [correlator.feed(Batch(batch.records[at : at + step], batch.unix_offset_ns)) for at in cuts]
+    requests, calls, before = [], [], 0
+    for traces in (*fed, correlator.finish()):
+        moved = traces.calls.copy()
+        moved["parent"] += np.where(moved["parent"] >= 0, before, 0)
+        requests.append(traces.requests)
+        calls.append(moved)
+        before += len(traces.requests)
+    return Traces(np.concatenate(requests), np.concatenate(calls), batch.unix_offset_ns)
+
+
+def hits(counted: Mapping[str, int]) -> int:
+    """Hits by the counters, of which each hit adds to exactly one."""
+    return sum(value for name, value in counted.items() if name not in BESIDE)
+
+
+def read_while_running(tracing: Tracing, qemu: FakeQemu, command: str, interval_s: float) -> Records:
+    """Every record of a command, read as the service does: on a timer while it runs."""
+    qemu.begin(command)
+    parts = []
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not qemu.answered:
+        parts.append(tracing.records())
+        time.sleep(interval_s)
+    qemu.answer()
+    return np.concatenate((*parts, tracing.records()))

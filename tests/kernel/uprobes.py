@@ -1,0 +1,90 @@
+"""What the kernel itself says about probes: of a file descriptor, and of a process's memory."""
+
+import ctypes
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_SYS_BPF, _OBJ_GET_INFO_BY_FD, _TASK_FD_QUERY = 321, 15, 20
+_LINK_TYPE_UPROBE_MULTI = 12
+_FD_TYPES = ("raw_tracepoint", "tracepoint", "kprobe", "kretprobe", "uprobe", "uretprobe")
+
+
+class _LinkInfo(ctypes.Structure):
+    """``struct bpf_link_info`` of a uprobe_multi link (include/uapi/linux/bpf.h)."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+        ("path", ctypes.c_uint64),
+        ("offsets", ctypes.c_uint64),
+        ("ref_ctr_offsets", ctypes.c_uint64),
+        ("cookies", ctypes.c_uint64),
+        ("path_size", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pid", ctypes.c_uint32),
+    ]
+
+
+def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_SYS_BPF, command, attributes, len(attributes)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def link_flags(fd: int) -> int:
+    """``flags`` of a uprobe_multi link; BPF_F_UPROBE_MULTI_RETURN is 1."""
+    info = _LinkInfo()
+    words = fd.to_bytes(4, "little") + ctypes.sizeof(info).to_bytes(4, "little")
+    _bpf(_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(words + ctypes.addressof(info).to_bytes(8, "little"), 16))
+    assert (info.type, info.count) == (_LINK_TYPE_UPROBE_MULTI, 1)
+    return int(info.flags)
+
+
+def perf_event_type(fd: int) -> str:
+    """What a perf event with a program is, ``uprobe`` or ``uretprobe`` (BPF_TASK_FD_QUERY)."""
+    query = os.getpid().to_bytes(4, "little") + fd.to_bytes(4, "little")
+    attributes = ctypes.create_string_buffer(query, 48)
+    _bpf(_TASK_FD_QUERY, attributes)
+    return _FD_TYPES[int.from_bytes(attributes.raw[28:32], "little")]
+
+
+def open_probes() -> list[str]:
+    """Links and perf events that this process has open."""
+    names = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(os.readlink(entry))
+        except FileNotFoundError:
+            continue  # the descriptor that lists the folder
+    return [name for name in names if re.search(r"bpf[_-]link|perf_event", name)]
+
+
+def traced_events() -> str:
+    """What tracefs knows of uprobes, by a mount of its own."""
+    command = "mount -t tracefs none /sys/kernel/tracing && cat /sys/kernel/tracing/uprobe_events"
+    return subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, check=True).stdout
+
+
+@dataclass(frozen=True)
+class Text:
+    """The code of one file in a process's memory."""
+
+    pid: int
+    path: Path
+
+    def at(self, offset: int) -> int:
+        """The byte that the process would execute at an offset of the file."""
+        for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines():
+            span, flags, start, _, _, *name = line.split(maxsplit=5)
+            first, last = (int(end, 16) for end in span.split("-"))
+            if "x" in flags and name == [str(self.path)] and 0 <= offset - int(start, 16) < last - first:
+                with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+                    memory.seek(first + offset - int(start, 16))
+                    return memory.read(1)[0]
+        raise LookupError(f"{self.path}+{offset:#x} is not mapped in process {self.pid}")
