@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from otel_qemu.trace.names import Disk
 
 URI = "qemu:///system"
+_NO_DOMAIN = 42  # VIR_ERR_NO_DOMAIN
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,15 @@ class Libvirt:
     def domain(self, uuid: str) -> Domain | None:
         """A running domain; None when there is none, or, with `problem` set, when libvirt cannot be asked."""
         try:
-            connection = self._connect()
+            found = parse_domain(self._connect().lookupByUUIDString(uuid).XMLDesc())
         except Exception as error:  # libvirt.libvirtError; its class is only there when the module is
-            self._connection = None
-            self.problem = _problem(error, self._uri)
-            return None
+            found = None
+            if not _is_absence(error):
+                self._connection = None
+                self.problem = _problem(error, self._uri)
+                return None
         self.problem = None
-        try:
-            return parse_domain(connection.lookupByUUIDString(uuid).XMLDesc())
-        except Exception:  # no such domain, or it has just ended; ParseError cannot be, and would mean the same
-            return None
+        return found
 
     def close(self) -> None:
         """Close the connection."""
@@ -59,6 +59,12 @@ class Libvirt:
             libvirt.registerErrorHandler(lambda *_: None, None)  # else it prints every error itself
             self._connection = libvirt.openReadOnly(self._uri)
         return self._connection
+
+
+def _is_absence(error: Exception) -> bool:
+    """Whether libvirt has answered, and its answer is that there is no such domain."""
+    code = getattr(error, "get_error_code", None)
+    return code is not None and code() == _NO_DOMAIN
 
 
 def _problem(error: Exception, uri: str) -> str:
@@ -90,8 +96,14 @@ def _disk(disk: ElementTree.Element) -> Disk:
         pool=pool or None,
         image=image or None,
         format=_attributes(disk, "driver").get("type"),
-        throttled=any((limit.text or "0").strip() != "0" for limit in disk.iterfind("./iotune/*")),
+        throttled=any(_is_limit(setting) for setting in disk.iterfind("./iotune/*")),
     )
+
+
+def _is_limit(setting: ElementTree.Element) -> bool:
+    """A number that is not 0; ``group_name`` is a name, whatever it looks like."""
+    text = (setting.text or "").strip()
+    return setting.tag != "group_name" and text.isdecimal() and int(text) > 0
 
 
 def _attributes(element: ElementTree.Element, child: str) -> Mapping[str, str]:

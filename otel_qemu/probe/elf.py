@@ -147,5 +147,9 @@ def open_binary(path: str) -> Iterator[Binary]:
             if elf["e_machine"] != "EM_X86_64":
                 raise BadInput(f"{path} is not an x86-64 binary: only x86-64 hypervisors can be traced")
             yield Binary(elf, path)
+    except BadInput:
+        raise
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # whatever a damaged file makes pyelftools raise: one bad file must not end the tracer
+        raise BadInput(f"cannot understand {path}, {type(error).__name__} {error}: is the file damaged?") from error

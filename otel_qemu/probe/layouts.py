@@ -81,7 +81,8 @@ def completion_argument_offset(librbd: Binary) -> int | None:
 
     ``librbd::RBD::AioCompletion::get_arg()`` is ``return pc->complete_arg`` (librbd/librbd.cc): two loads.
     """
-    loads = [i for i in _instructions(librbd, _GET_ARG, 24) if i.mnemonic == "mov"]
+    moves = [i for i in _instructions(librbd, _GET_ARG, 24) if i.mnemonic == "mov"]
+    loads = [move for move in moves if move.operands[1].type == capstone.x86.X86_OP_MEM]
     if len(loads) != 2 or _memory(loads[0], 1, "rdi") != 0:
         return None
     return _memory(loads[1], 1, str(loads[0].reg_name(loads[0].operands[0].reg)))
@@ -92,29 +93,26 @@ def rbd_task_offsets(block_rbd: Binary) -> dict[str, int] | None:
     Offsets in RBDTask or RADOSCB, or None.
 
     QEMU's callback (block/rbd.c: qemu_rbd_completion_cb, rbd_finish_aiocb) stores what rbd_aio_get_return_value()
-    returned before it calls anything else, so the first store of rax behind that call shows the field's offset.
+    returned before it calls anything else, so the one store of rax behind that call shows the field's offset.
     """
     try:
         sites = list(block_rbd.calls_to("rbd_aio_get_return_value"))
     except LookupError:
         return None
-    stores = {_first_store(block_rbd, site) for site in sites}
-    return _RBD_TASK.get(stores.pop() or -1) if len(stores) == 1 else None
+    stores = {store for site in sites for store in _stores(block_rbd, site)}
+    return _RBD_TASK.get(stores.pop()) if len(stores) == 1 else None
 
 
-def _first_store(binary: Binary, offset: int) -> int | None:
-    """Displacement of the first ``mov %rax, disp(reg)`` before the next call or jump."""
+def _stores(binary: Binary, offset: int) -> Iterator[int]:
+    """Displacements of ``mov %rax, disp(reg)`` before the next call or jump; not those that put rax by on the stack."""
     for instruction in _decode(binary.code(offset, 48)):
         if instruction.mnemonic in ("call", "jmp", "ret"):
-            return None
-        operands = instruction.operands
-        if (
-            instruction.mnemonic == "mov"
-            and operands[0].type == capstone.x86.X86_OP_MEM
-            and instruction.reg_name(operands[1].reg) == "rax"
-        ):
-            return int(operands[0].mem.disp)
-    return None
+            return
+        if instruction.mnemonic == "mov" and instruction.reg_name(instruction.operands[1].reg) == "rax":
+            target = instruction.operands[0]
+            is_field = target.type == capstone.x86.X86_OP_MEM and not target.mem.segment
+            if is_field and instruction.reg_name(target.mem.base) != "rsp":
+                yield int(target.mem.disp)
 
 
 def _instructions(binary: Binary, function: str, size: int) -> Iterator[Any]:

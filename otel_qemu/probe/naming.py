@@ -40,7 +40,11 @@ class Naming:
 
     def learn_images(self, image_of: dict[tuple[int, int], int]) -> bool:
         """Name images by the disks that use them: (pid, SCSIDevice *) → rbd_image_t; returns whether any was new."""
-        fresh = [(key, image) for key, image in image_of.items() if (key[0], image) not in self.names.images]
+        fresh = [
+            (key, image)
+            for key, image in image_of.items()
+            if (key[0], image) not in self.names.images and key in self.names.devices
+        ]
         for (pid, device), image in fresh:
             self.names.images[pid, image] = self.names.disk(pid, device)
         return bool(fresh)

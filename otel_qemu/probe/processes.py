@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-_QEMU = re.compile(r"^(qemu-system-[\w-]+|qemu-kvm|kvm)( \(deleted\))?$")
+_QEMU = re.compile(r"(qemu-system-[\w-]+|qemu-kvm|kvm)( \(deleted\))?")
 _LIBRBD = re.compile(r"/librbd\.so[.\d]*( \(deleted\))?$")
 _BLOCK_RBD = re.compile(r"/block-rbd\.so( \(deleted\))?$")
 
@@ -66,7 +66,7 @@ def qemu_pids(proc: Path = PROC) -> Iterator[int]:
     """Process ids of every QEMU that we may see; one readlink a process, nothing more."""
     for pid in sorted(int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit()):
         try:
-            if _QEMU.match((proc / str(pid) / "exe").readlink().name):
+            if _QEMU.fullmatch((proc / str(pid) / "exe").readlink().name):
                 yield pid
         except OSError:
             continue  # it ended meanwhile, is a kernel thread, or another user's (`probe.rights` says what is missing)

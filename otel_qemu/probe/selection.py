@@ -33,6 +33,7 @@ class Selection:
         self._pids = pids
         self._libvirt = libvirt or Libvirt()
         self._seen: dict[Identity, QemuProcess | None] = {}
+        self._nameless: set[int] = set()
         self.guests: dict[int, Guest] = {}
         """By process id, of the chosen processes."""
 
@@ -47,9 +48,10 @@ class Selection:
         for gone in self._seen.keys() - present:
             if self._seen.pop(gone):
                 del self.guests[gone[0]]
+                self._nameless.discard(gone[0])
         for identity in sorted(present - self._seen.keys()):
             self._look_at(identity)
-        self._look_for_librbd()
+        self._look_again()
         return {identity: process for identity, process in self._seen.items() if process}
 
     def require(self) -> dict[Identity, QemuProcess]:
@@ -73,7 +75,10 @@ class Selection:
         """Ask libvirt again about a chosen process: a disk may have been plugged in since."""
         process = next((process for process in self._seen.values() if process and process.pid == pid), None)
         if process:
-            self.guests[pid] = _guest(process, self._domain(process))
+            domain = self._domain(process)
+            if domain or not self.problem:
+                self.guests[pid] = _guest(process, domain)
+                self._nameless.discard(pid)
         return self.guests.get(pid)
 
     def _candidates(self) -> set[int]:
@@ -89,15 +94,24 @@ class Selection:
         if self._is_chosen(process, domain):
             self._seen[identity] = process
             self.guests[process.pid] = _guest(process, domain)
+            if self.problem:
+                self._nameless.add(process.pid)
         elif not self.problem:
             self._seen[identity] = None
 
-    def _look_for_librbd(self) -> None:
-        """A process maps librbd when its first rbd disk is opened: while starting, or plugged in much later."""
+    def _look_again(self) -> None:
+        """
+        Complete what was not there at first.
+
+        A process maps librbd when its first rbd disk is opened, while starting or plugged in much later; and libvirtd
+        may have been down.
+        """
         for identity, process in self._seen.items():
             if process and not process.librbd:
                 with contextlib.suppress(OSError):
                     self._seen[identity] = read_process(process.pid)
+        for pid in [pid for pid in self._nameless if pid in self.guests]:
+            self.describe(pid)
 
     def _domain(self, process: QemuProcess) -> Domain | None:
         return self._libvirt.domain(process.uuid) if process.uuid else None

@@ -22,8 +22,14 @@ from otel_qemu.trace.traces import Join, Table, Traces
 HOLD_NS = 2_000_000_000
 """How long a request waits for records of its calls, and a call for its request, in the records' time."""
 
+JOINED = 100
+"""`link` of a held call that was joined here: this plus its `Join`."""
+
+UNMATCHED = 99
+"""`link` of a call that nothing fits."""
+
 LONGEST_HELD = 200_000
-"""Records kept back at once; more, and the oldest leave as they are."""
+"""Records kept back, beside one batch; of more, the older half leaves as it is."""
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Correlator:
         self.stats = Stats()
         self._held: Records = np.zeros(0, dtype=RECORD)
         self._ranges = RangeJoin()
+        self._unwalked_pids: set[int] = set()
         self._image_of: dict[tuple[int, int], int] = {}
         self._newest_ns = 0
         self._unix_offset_ns = 0
@@ -66,52 +73,84 @@ class Correlator:
         if len(batch.records):
             newest = max(int(batch.records[name].max()) for name in ("complete_ns", "call_complete_ns"))
             self._newest_ns = max(self._newest_ns, newest)
-        return self._join(np.concatenate((self._held, batch.records)), self._newest_ns - HOLD_NS)
+        return self._join(np.concatenate((self._held, batch.records)), self._given_up_ns())
 
     def finish(self) -> Traces:
         """Everything still held, as it is: there will be no more records."""
         return self._join(self._held, self._newest_ns + 1)
+
+    def _given_up_ns(self) -> int:
+        """What ended before this leaves as it is: by age, and when there is too much of it, the older half."""
+        given_up_ns = self._newest_ns - HOLD_NS
+        if len(self._held) > LONGEST_HELD:
+            ends = np.maximum(self._held["complete_ns"], self._held["call_complete_ns"])
+            given_up_ns = max(given_up_ns, int(np.median(ends)) + 1)
+        return given_up_ns
 
     def _join(self, records: Records, given_up_ns: int) -> Traces:
         started = records["submit_ns"] > 0
         is_request = records["kind"] == Kind.REQUEST
         requests, calls = records[is_request & started], records[~is_request]
         unstarted = records[is_request & ~started]
-        walked = calls["link"] == Link.WALK
-        further, alone = calls[walked], calls[~walked]
+        named = _names_request(calls)
+        further, alone = calls[named], calls[~named]
+        found, alone = self._join_by_range(requests, further, alone, given_up_ns)
+        further = np.concatenate((further, found))
 
         parent = find_parents(requests, further)
-        ready = _is_ready(requests, parent, given_up_ns)
-        taken = (parent >= 0) & ready[parent] if len(requests) else parent >= 0
+        late = _take_late_ends(requests, further, parent)
+        further, parent = further[~late], parent[~late]
+        ready = _is_ready(requests, parent, given_up_ns) & ~self._may_be_claimed(requests, given_up_ns)
+        taken = parent >= 0
+        taken[taken] = ready[parent[taken]]
         given_up = (parent < 0) & (further["call_complete_ns"] < given_up_ns)
-        index = np.cumsum(ready) - 1
 
         out = _Assembly(requests[ready])
-        out.add(call_rows(further[taken]), index[parent[taken]] if len(requests) else parent[taken])
+        out.add(call_rows(further[taken]), (np.cumsum(ready) - 1)[parent[taken]], _joins_of(further[taken]))
         out.leave(call_rows(further[given_up]), Join.PARENT_LOST)
-        rest = self._place_alone(out, alone, unstarted, given_up_ns)
-        self._hold(requests[~ready], further[~taken & ~given_up], rest, unstarted, given_up_ns)
+        rest = self._leave_alone(out, alone, unstarted, given_up_ns)
+        young = unstarted[unstarted["complete_ns"] >= given_up_ns]
+        self._held = np.concatenate((requests[~ready], further[~taken & ~given_up], rest, young))
         return self._finished(out)
 
-    def _place_alone(self, out: "_Assembly", alone: Records, unstarted: Records, given_up_ns: int) -> Records:
-        """Give calls that the walk gave no parent one by range, or a reason; return those that may still get one."""
-        old = alone["call_complete_ns"] < given_up_ns
-        walked = alone["link"] == Link.NOT_IN_FLIGHT
-        before = walked & _named_in(alone, unstarted)
-        out.leave(call_rows(alone[before]), Join.STARTED_BEFORE)
-        out.leave(call_rows(alone[walked & old & ~before]), Join.INTERNAL)
+    def _join_by_range(
+        self, requests: Records, further: Records, alone: Records, given_up_ns: int
+    ) -> tuple[Records, Records]:
+        """
+        Find a parent for calls that could not be walked, once all requests that may fit have ended.
 
-        unwalked = call_rows(alone[~walked])
-        parent, join = self._ranges.match(out.requests, unwalked)
+        Returns:
+            The calls that have one now, naming it as walked ones do, and the others.
+        """
+        unwalked = _is_unwalked(alone)
+        self._unwalked_pids |= set(np.unique(alone["pid"][unwalked]).tolist())
+        due = unwalked & (alone["call_complete_ns"] < given_up_ns)
+        if not due.any():
+            return alone[:0], alone
+        rows, calls = request_rows(requests), alone[due]
+        covered = _covered_bytes(requests, further)
+        parent, join = self._ranges.match(rows, call_rows(calls), covered, HOLD_NS)
         found = parent >= 0
-        out.add(unwalked[found], parent[found], join[found])
-        unmatched = ~found & old[~walked]
-        out.leave(unwalked[unmatched], Join.UNMATCHED)
-        return np.concatenate((alone[walked & ~old & ~before], alone[~walked][~found & ~unmatched]))
+        calls["link"] = np.where(found, JOINED + join, UNMATCHED)
+        for name in ("request", "submit_ns"):
+            calls[name][found] = requests[name][parent[found]]
+        return calls[found], np.concatenate((alone[~due], calls[~found]))
 
-    def _hold(self, requests: Records, further: Records, alone: Records, unstarted: Records, given_up_ns: int) -> None:
-        young = unstarted[unstarted["complete_ns"] >= given_up_ns]
-        self._held = np.concatenate((requests, further, alone, young))[-LONGEST_HELD:]
+    def _may_be_claimed(self, requests: Records, given_up_ns: int) -> NDArray[np.bool_]:
+        """Requests whose process has calls that cannot be walked: one may still turn out to be theirs."""
+        unwalked: Any = np.isin(requests["pid"], list(self._unwalked_pids))
+        return unwalked & (requests["complete_ns"] >= given_up_ns)
+
+    def _leave_alone(self, out: "_Assembly", alone: Records, unstarted: Records, given_up_ns: int) -> Records:
+        """Give calls without a parent their reason; return those that may still get another."""
+        old = alone["call_complete_ns"] < given_up_ns
+        before = (alone["link"] == Link.NOT_IN_FLIGHT) & _named_in(alone, unstarted)
+        internal = (alone["link"] == Link.NOT_IN_FLIGHT) & old & ~before
+        unmatched = alone["link"] == UNMATCHED
+        out.leave(call_rows(alone[before]), Join.STARTED_BEFORE)
+        out.leave(call_rows(alone[internal]), Join.INTERNAL)
+        out.leave(call_rows(alone[unmatched]), Join.UNMATCHED)
+        return alone[~before & ~internal & ~unmatched]
 
     def _finished(self, out: "_Assembly") -> Traces:
         requests, calls = out.tables()
@@ -140,9 +179,15 @@ class Correlator:
     def _images_fit(self, parents: Table, children: Table) -> NDArray[np.bool_]:
         """Whether each call went to its disk's image: the first that the disk was seen to use."""
         pairs = np.stack((parents["pid"].astype("u8"), parents["device"], children["image"]), axis=1)
-        distinct, inverse = np.unique(pairs, axis=0, return_inverse=True)
-        fits = [self._image_of.setdefault((int(p), int(d)), int(i)) == int(i) for p, d, i in distinct]
-        return np.array(fits, dtype=bool)[inverse.reshape(-1)]
+        in_time = np.argsort(children["submit_ns"], kind="stable")
+        distinct, seen_at, inverse = np.unique(pairs[in_time], axis=0, return_index=True, return_inverse=True)
+        for row in np.argsort(seen_at):
+            pid, device, image = map(int, distinct[row])
+            self._image_of.setdefault((pid, device), image)
+        known = [self._image_of[int(pid), int(device)] == int(image) for pid, device, image in distinct]
+        fits = np.empty(len(pairs), dtype=bool)
+        fits[in_time] = np.array(known, dtype=bool)[inverse.reshape(-1)]
+        return fits
 
     @property
     def images(self) -> dict[tuple[int, int], int]:
@@ -207,13 +252,58 @@ def _identity(records: Records) -> NDArray[np.uint64]:
 def _is_ready(requests: Records, parent: NDArray[np.int64], given_up_ns: int) -> NDArray[np.bool_]:
     """Requests that have all their calls, or have waited long enough for them."""
     have = np.bincount(parent[parent >= 0], minlength=len(requests)) + (requests["call_submit_ns"] > 0)
-    ready: Any = (have >= requests["calls"]) | (requests["complete_ns"] < given_up_ns)
+    is_open = (requests["call_submit_ns"] > 0) & (requests["call_complete_ns"] == 0)
+    ready: Any = (have >= requests["calls"]) & ~is_open | (requests["complete_ns"] < given_up_ns)
     return ready
 
 
+def _take_late_ends(requests: Records, further: Records, parent: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """
+    A first call that outlives its request is in its record without an end, and then comes by itself: one call, not two.
+
+    Returns:
+        Which of `further` were such ends; they are in `requests` now.
+    """
+    late = parent >= 0
+    rows = parent[late]
+    same = (requests["call_submit_ns"][rows] == further["call_submit_ns"][late]) & (
+        requests["image"][rows] == further["image"][late]
+    )
+    late[late] = same & (requests["call_complete_ns"][rows] == 0)
+    for name in ("call_complete_ns", "return_value"):
+        requests[name][parent[late]] = further[name][late]
+    return late
+
+
+def _names_request(calls: Records) -> NDArray[np.bool_]:
+    """Calls whose record names their request: by the walk, or since it was found by range."""
+    named: Any = (calls["link"] == Link.WALK) | (calls["link"] > JOINED)
+    return named
+
+
+def _is_unwalked(calls: Records) -> NDArray[np.bool_]:
+    unwalked: Any = (calls["link"] == Link.NO_LAYOUT) | (calls["link"] == Link.FAULT)
+    return unwalked
+
+
+def _joins_of(calls: Records) -> NDArray[np.uint8]:
+    return np.where(calls["link"] > JOINED, calls["link"] - JOINED, Join.WALK)
+
+
+def _covered_bytes(requests: Records, further: Records) -> NDArray[np.uint64]:
+    """How many bytes of each request calls have claimed so far; uint64, shape (n,)."""
+    covered = np.zeros(len(requests), dtype="u8")
+    claims = further[further["link"] == JOINED + Join.RANGE]
+    parent = find_parents(requests, claims)
+    np.add.at(covered, parent[parent >= 0], claims["length"][parent >= 0])
+    return covered
+
+
 def _named_in(calls: Records, unstarted: Records) -> NDArray[np.bool_]:
-    """Calls whose walk ended at a request that is known to have begun before us."""
+    """Calls whose walk ended at a request that is known to have begun before us, and ended soon after them."""
     if not len(unstarted):
         return np.zeros(len(calls), dtype=bool)
-    known = {(int(r["pid"]), int(r["request"])) for r in unstarted}
-    return np.array([(int(c["pid"]), int(c["request"])) in known for c in calls], dtype=bool)
+    ends = {(int(r["pid"]), int(r["request"])): int(r["complete_ns"]) for r in unstarted}
+    names = ("pid", "request", "call_submit_ns", "call_complete_ns")
+    rows = zip(*(calls[name].tolist() for name in names), strict=True)
+    return np.array([b <= ends.get((p, r), -1) <= e + HOLD_NS for p, r, b, e in rows], dtype=bool)

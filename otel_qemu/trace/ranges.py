@@ -15,6 +15,9 @@ from otel_qemu.trace import rules
 from otel_qemu.trace.decode import byte_ranges
 from otel_qemu.trace.traces import Join, Table
 
+CONVINCING_VOTES = 3
+"""By how many an image's disk must lead before others are not looked at any more: one join may have been wrong."""
+
 
 class RangeJoin:
     """Finds parents by range and time; remembers which disk each image belongs to."""
@@ -22,13 +25,17 @@ class RangeJoin:
     def __init__(self) -> None:
         self._votes: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
 
-    def match(self, requests: Table, calls: Table) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def match(
+        self, requests: Table, calls: Table, covered: NDArray[np.uint64], within_ns: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """
         A parent for each call.
 
         Args:
-            requests: dtype `REQUEST`, all that ended.
+            requests: dtype `REQUEST`, all that have ended.
             calls: dtype `CALL`, none of them joined yet.
+            covered: bytes of each request that other calls have claimed, shape (n,).
+            within_ns: how long after a call its request may have ended; who ends later is not looked at.
 
         Returns:
             Index into `requests` or -1, and the rule (`Join`); both of shape (n,).
@@ -37,7 +44,7 @@ class RangeJoin:
         join = np.zeros(len(calls), dtype="u1")
         if not len(requests) or not len(calls):
             return parent, join
-        by_process = _Requests(requests)
+        by_process = _Requests(requests, covered, within_ns)
         for index in np.argsort(calls["submit_ns"], kind="stable"):
             parent[index], join[index] = self._match_one(by_process, calls[index : index + 1])
         return parent, join
@@ -61,8 +68,9 @@ class RangeJoin:
         """Those of the disk that the image belongs to; none when that cannot be told apart."""
         devices = table["device"][candidates]
         votes = self._votes[int(call["pid"][0]), int(call["image"][0])]
-        if votes:
-            return candidates[devices == votes.most_common(1)[0][0]]
+        first, second = [*votes.most_common(2), (0, 0), (0, 0)][:2]
+        if first[1] >= second[1] + CONVINCING_VOTES:
+            return candidates[devices == first[0]]
         return candidates if len(np.unique(devices)) == 1 else candidates[:0]
 
     def _take(self, requests: "_Requests", fitting: Any, call: Table) -> int:
@@ -76,17 +84,17 @@ class RangeJoin:
 class _Requests:
     """Requests in the order of their ends, to find those that were in flight at a call."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, covered: NDArray[np.uint64], within_ns: int) -> None:
         self.table = table
         start, end = byte_ranges(table)
-        self.uncovered = end - start
+        self.uncovered = end - start - np.minimum(covered, end - start)
         self._order = np.argsort(table["complete_ns"], kind="stable")
         self._ends = table["complete_ns"][self._order]
-        self._longest_ns = int((table["complete_ns"] - table["submit_ns"]).max())
+        self._within_ns = np.uint64(within_ns)
 
     def around(self, call: Table) -> Any:
-        """Indices of requests of the call's process that ended after it, and not so late that none began before it."""
-        first = np.searchsorted(self._ends, call["complete_ns"][0])
-        last = np.searchsorted(self._ends, int(call["submit_ns"][0]) + self._longest_ns, side="right")
+        """Indices of requests of the call's process that ended after it, and not too long after."""
+        end = call["complete_ns"][0]
+        first, last = np.searchsorted(self._ends, (end, min(end, ~self._within_ns) + self._within_ns))
         indices = self._order[first:last]
         return indices[self.table["pid"][indices] == call["pid"][0]]

@@ -48,19 +48,24 @@ def _matrix(table: dict[str, tuple[RbdOperation, ...]]) -> Mask:
     return matrix
 
 
+def _known(calls: Table) -> NDArray[np.uint8]:
+    """Operations of calls; 0, which nothing causes, for one that a later version may have added."""
+    return np.where(calls["operation"] <= max(RbdOperation), calls["operation"], 0)
+
+
 _MAY_CAUSE = _matrix(_CHILDREN)
 _CAUSES = _matrix(_DIRECT)
 
 
 def direction_fits(parents: Table, calls: Table) -> Mask:
     """Whether each request may have led to its call, in any disk format.  Both of shape (n,)."""
-    fits: Any = _MAY_CAUSE[parents["operation"], calls["operation"]]
+    fits: Any = _MAY_CAUSE[parents["operation"], _known(calls)]
     return fits
 
 
 def is_direct(parents: Table, calls: Table) -> Mask:
     """Whether each call is the one that its request makes by itself on a raw image."""
-    fits: Any = _CAUSES[parents["operation"], calls["operation"]]
+    fits: Any = _CAUSES[parents["operation"], _known(calls)]
     return fits
 
 

@@ -1,6 +1,5 @@
 """Whatever happens, in whatever order: every hit is counted once, every request leaves once, nothing stays behind."""
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

@@ -1,0 +1,143 @@
+"""Where the traps go: on which instruction, and whether the kernel emulates it."""
+
+from pathlib import Path
+
+import pytest
+
+from otel_qemu.probe.elf import open_binary
+from otel_qemu.probe.sites import PROBES, Site, is_emulated, sites
+from tests.unit.builders import compiled
+from tests.unit.test_elf import LIBRBD, QEMU
+
+# QEMU 7.2 and librbd 16 of Debian 12 begin their functions so.
+INSTRUCTIONS = {
+    (QEMU, "scsi_req_enqueue"): ("push rbp", True),
+    (QEMU, "scsi_req_complete"): ("push rbx", True),
+    (LIBRBD, "rbd_aio_readv"): ("push rbp", True),
+    (LIBRBD, "rbd_aio_writev"): ("push rbp", True),
+    (LIBRBD, "rbd_aio_release"): ("jmp 0x", True),
+    (LIBRBD, "rbd_aio_flush"): ("sub rsp, ", False),
+    (LIBRBD, "rbd_aio_discard"): ("sub rsp, ", False),
+    (LIBRBD, "rbd_aio_write_zeroes"): ("sub rsp, ", False),
+}
+
+FUNCTIONS = """
+.text
+.globl scsi_req_enqueue, scsi_req_complete
+.type scsi_req_enqueue, @function
+.type scsi_req_complete, @function
+scsi_req_enqueue: {first}
+    ret
+scsi_req_complete: push %rbx
+    pop %rbx
+    ret
+.section .note.GNU-stack,"",@progbits
+"""
+
+
+def found(path: str, layer: str) -> dict[str, Site]:
+    with open_binary(path) as binary:
+        return {site.probe.function: site for site in sites(binary, layer)[0]}
+
+
+@pytest.mark.parametrize(("path", "function"), INSTRUCTIONS)
+def test_sites_of_this_machine(path: str, function: str) -> None:
+    """Every hot function of the installed binaries is probed on an instruction that the kernel emulates."""
+    site = found(path, "scsi" if path == QEMU else "rbd")[function]
+    instruction, emulated = INSTRUCTIONS[path, function]
+    assert site.instruction.startswith(instruction)
+    assert (site.emulated, site.table) == (emulated, ".dynsym")
+
+
+@pytest.mark.parametrize(("path", "layer"), [(QEMU, "scsi"), (LIBRBD, "rbd")])
+def test_nothing_is_missing_on_this_machine(path: str, layer: str) -> None:
+    """All functions are there, and their sites come in the order of attaching: ends before submits."""
+    with open_binary(path) as binary:
+        present, missing = sites(binary, layer)
+    assert missing == []
+    assert [site.probe for site in present] == [probe for probe in PROBES if probe.layer == layer]
+
+
+def test_ends_are_attached_before_submits() -> None:
+    """Nothing put in flight can miss its end."""
+    names = [probe.function for probe in PROBES]
+    assert names.index("scsi_req_enqueue") > max(names.index(n) for n in names if "complete" in n)
+    assert names.index("rbd_aio_release") < min(names.index(n) for n in names if n.startswith("rbd_aio_read"))
+
+
+def small(tmp_path: Path, first: str) -> Site:
+    """The site of a function that begins so."""
+    path = compiled(tmp_path, FUNCTIONS.format(first=first), "-shared", "-nostdlib", language="assembler")
+    return found(str(path), "scsi")["scsi_req_enqueue"]
+
+
+@pytest.mark.parametrize(
+    ("first", "behind", "instruction", "emulated"),
+    [
+        ("push %rbp", 0, "push rbp", True),
+        ("endbr64; push %rbp", 4, "push rbp", True),
+        ("endbr64; push %r13", 4, "push r13", True),
+        ("endbr64; sub $8, %rsp", 4, "sub rsp, 8", False),
+        ("endbr64; endbr64", 4, "endbr64", False),
+        ("endbr32; push %rbp", 0, "endbr32", False),
+        ("nop", 0, "nop", True),
+        ("jmp scsi_req_complete@PLT", 0, "jmp 0x", True),
+        ("mov %rdi, %rax", 0, "mov rax, rdi", False),
+        (".byte 0x06", 0, "?", False),
+    ],
+)
+def test_where_the_trap_goes(tmp_path: Path, first: str, behind: int, instruction: str, emulated: bool) -> None:
+    """Behind endbr64, and nowhere else but at the first instruction."""
+    site = small(tmp_path, first)
+    with open_binary(str(tmp_path / "binary")) as binary:
+        function = binary.function("scsi_req_enqueue")
+    assert function is not None
+    assert site.offset - function.offset == behind
+    assert site.instruction.startswith(instruction)
+    assert site.emulated == emulated
+
+
+def test_what_a_file_lacks_is_told(tmp_path: Path) -> None:
+    """The probes whose functions are not there, required or not."""
+    small(tmp_path, "nop")
+    with open_binary(str(tmp_path / "binary")) as binary:
+        present, missing = sites(binary, "scsi")
+    assert {site.probe.function for site in present} == {"scsi_req_enqueue", "scsi_req_complete"}
+    assert all(not probe.required for probe in missing)
+
+
+# Linux arch/x86/kernel/uprobes.c: push_setup_xol_ops and branch_setup_xol_ops.
+@pytest.mark.parametrize(
+    ("code", "emulated"),
+    [
+        *((bytes([0x50 + register]), True) for register in range(8)),
+        *((bytes([0x41, 0x50 + register]), True) for register in range(8)),
+        ("90", True),
+        ("eb 10", True),
+        ("e9 10 00 00 00", True),
+        ("e8 10 00 00 00", True),
+        ("74 10", True),
+        ("0f 84 10 00 00 00", True),
+        ("58", False),
+        ("41 58", False),
+        ("ff 75 08", False),
+        ("68 10 00 00 00", False),
+        ("6a 08", False),
+        ("f3 0f 1e fa", False),
+        ("48 83 ec 08", False),
+        ("48 89 f8", False),
+        ("ff 25 10 00 00 00", False),
+        ("0f 05", False),
+        ("c3", False),
+        ("66 e9 10 00", False),
+    ],
+)
+def test_what_the_kernel_emulates(code: str | bytes, emulated: bool) -> None:
+    """Pushes of a 64-bit register, nop, and branches with an immediate target."""
+    assert is_emulated(bytes.fromhex(code) if isinstance(code, str) else code) == emulated
+
+
+@pytest.mark.parametrize("prefix", [0x40, 0x48, 0x49])
+def test_a_push_with_another_prefix_is_stepped(prefix: int) -> None:
+    """push_setup_xol_ops: "only support rex_prefix 0x41"."""
+    assert not is_emulated(bytes([prefix, 0x53]))
