@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.lab import preflight
 from tests.lab.disk import Disk
 from tests.lab.errors import LabError
+from tests.lab.roots import PACKAGES
 
 try:
     from tests.lab.lab import DEFAULT_ROOT, Lab, down
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     guest = commands.add_parser("guest", help="start a guest, or use the one of that name, and run a command in it")
     guest.add_argument("name")
     guest.add_argument("--disk", type=Disk.parse, action="append", default=[], metavar="IMAGE:SIZE_MIB[:BYTES_PER_S]")
+    guest.add_argument("--suite", choices=PACKAGES, help="of the Debian whose QEMU runs it; this machine's by default")
     guest.add_argument("--run", dest="script", metavar="COMMAND", help="a shell command to run inside")
     guest.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="for the command; 120")
     guest.set_defaults(run=_guest)
@@ -59,9 +61,9 @@ def _guest(arguments: argparse.Namespace) -> None:
     lab = Lab.attach(arguments.root)
     guest = lab.guests.get(arguments.name)
     if guest is None or not guest.is_running():
-        guest = lab.guest(arguments.name, arguments.disk)
-    elif arguments.disk:
-        raise LabError(f"already running, guest {arguments.name}: leave out --disk, or destroy it first")
+        guest = lab.guest(arguments.name, arguments.disk, suite=arguments.suite)
+    elif arguments.disk or arguments.suite:
+        raise LabError(f"already running, guest {arguments.name}: leave out --disk and --suite, or destroy it first")
     if arguments.script:
         print(guest.run(arguments.script, arguments.timeout), end="")
 

@@ -16,7 +16,7 @@ CHANNEL = "otel-qemu.lab"
 @dataclass(frozen=True)
 class Machine:
     """
-    Everything about a guest that libvirt has to know.
+    Everything about a guest that libvirt, or QEMU itself, has to know.
     """
 
     name: str
@@ -32,6 +32,12 @@ class Machine:
     memory_mib: int
     vcpus: int
     accelerator: str
+
+    @property
+    def kernel_options(self) -> str:
+        """The kernel's command line."""
+        # edd=off: the BIOS's disk probing would add seconds, and reads of the disks that nobody asked for.
+        return f"console=ttyS0 loglevel=4 panic=-1 edd=off random.trust_cpu=on lab.disks={len(self.disks)}"
 
 
 def domain_xml(machine: Machine) -> str:
@@ -64,9 +70,7 @@ def _boot(domain: Element, machine: Machine) -> None:
     _text(boot, "type", "hvm", arch="x86_64", machine="q35")
     _text(boot, "kernel", str(machine.kernel))
     _text(boot, "initrd", str(machine.initramfs))
-    # edd=off: the BIOS's disk probing would add seconds, and reads of the disks that nobody asked for.
-    options = f"console=ttyS0 loglevel=4 panic=-1 edd=off random.trust_cpu=on lab.disks={len(machine.disks)}"
-    _text(boot, "cmdline", options)
+    _text(boot, "cmdline", machine.kernel_options)
 
 
 def _devices(domain: Element, machine: Machine) -> None:

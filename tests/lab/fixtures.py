@@ -12,8 +12,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab import roots
+
 if TYPE_CHECKING:
     from tests.lab.lab import Lab
+
+
+# Its tests are inherited by several modules, and shall explain their failures as those of a test module do.
+pytest.register_assert_rewrite("tests.lab.correctness")
+
+
+def pytest_report_header() -> str:
+    """Which versions of QEMU the lab's tests will run on, since one that is not installed is left out silently."""
+    left_out = [suite for suite in roots.PACKAGES if suite not in roots.covered()]
+    rest = f"; not installed: {', '.join(left_out)} (OTEL_QEMU_ALL_ROOTS=1 installs)" if left_out else ""
+    return f"lab: this machine's QEMU, and those of {', '.join(roots.covered())}{rest}"
 
 
 @pytest.fixture(scope="session")

@@ -4,27 +4,24 @@ A running guest: run commands in it, ask its QEMU, count its requests, end it.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import libvirt
-import libvirt_qemu
-
-from tests.lab import channel, libvirtd, processes
+from tests.lab import channel, processes
 from tests.lab.counts import BlockCounts, GuestCounts
 from tests.lab.disk import Disk
-from tests.lab.errors import GuestError, LabError
+from tests.lab.domain_xml import Machine
+from tests.lab.errors import GuestError
 
 BOOT_TIMEOUT_S = 120
 
 
-class Guest:
+class Guest(ABC):
     """
-    One guest of the lab.
+    One guest of the lab, whoever starts its QEMU: libvirt (LibvirtGuest), or the lab itself in a root (RootedGuest).
     """
 
     def __init__(self, name: str, uuid: str, disks: Sequence[Disk], folder: Path) -> None:
@@ -33,58 +30,36 @@ class Guest:
         self.disks = list(disks)
         self.console = folder / "console.log"
         self.channel = folder / "channel"
-        self.connection = libvirtd.connect()
         self._devices: dict[str, str] = {}
 
-    def start(self, xml: str, paused: bool) -> None:
-        """Create the domain, paused or booted; transient, so that its end leaves nothing."""
-        flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
-        with self._named("libvirt does not start it"):
-            self.connection.createXML(xml, flags)
-        if not paused:
-            self.await_boot()
-
-    @contextlib.contextmanager
-    def _named(self, what: str) -> Iterator[None]:
-        # libvirt's errors say what, but not about which guest.
-        try:
-            yield
-        except libvirt.libvirtError as error:
-            raise GuestError(f"{what}, guest {self.name}: {error}", self.console_tail()) from error
+    @abstractmethod
+    def start(self, machine: Machine, paused: bool) -> None:
+        """Start its QEMU, and leave it paused before its first instruction, or wait until it answers."""
 
     @property
-    def domain(self) -> libvirt.virDomain:
-        """libvirt's handle of it."""
-        with self._named("not running"):
-            return self.connection.lookupByUUIDString(self.uuid)
-
-    @property
+    @abstractmethod
     def pid(self) -> int:
         """Its QEMU process."""
-        path = libvirtd.RUN / "qemu" / f"{self.name}.pid"
-        try:
-            return int(path.read_text())
-        except FileNotFoundError:
-            raise GuestError(f"not running, guest {self.name}: see {self.console}", self.console_tail()) from None
 
+    @abstractmethod
     def is_running(self) -> bool:
-        """Whether libvirt still knows it."""
-        try:
-            self.connection.lookupByUUIDString(self.uuid)
-        except libvirt.libvirtError:
-            return False
-        return True
+        """Whether it is still there."""
 
+    @abstractmethod
     def suspend(self) -> None:
         """Stop its virtual CPUs."""
-        with self._named("cannot be suspended"):
-            self.domain.suspend()
 
+    @abstractmethod
     def resume(self) -> None:
         """Let a paused guest run; returns when it answers."""
-        with self._named("cannot be resumed"):
-            self.domain.resume()
-        self.await_boot()
+
+    @abstractmethod
+    def qmp(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Send a QMP command; gives the whole answer, ``{"return": …}``."""
+
+    @abstractmethod
+    def destroy(self) -> None:
+        """End it at once; one that is gone already is fine."""
 
     def await_boot(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Wait until it runs commands."""
@@ -118,12 +93,6 @@ class Guest:
             return "\n".join(self.console.read_text(errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
-
-    def qmp(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Send a QMP command through libvirt; gives the whole answer, ``{"return": …}``."""
-        with self._named(f"QMP {command.get('execute')} failed"):
-            answer = libvirt_qemu.qemuMonitorCommand(self.domain, json.dumps(command), 0)
-        return cast(dict[str, Any], json.loads(answer))
 
     def block_counts(self) -> dict[str, BlockCounts]:
         """QEMU's own counts, by disk alias."""
@@ -161,10 +130,3 @@ class Guest:
         finally:
             os.close(pidfd)
         self.destroy()
-
-    def destroy(self) -> None:
-        """End it at once, as ``virsh destroy`` does; the domain is gone afterwards."""
-        try:
-            libvirtd.destroy(self.uuid)
-        except LabError as error:
-            raise GuestError(str(error)) from error

@@ -14,13 +14,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab import initramfs, libvirtd, preflight
+from tests.lab import initramfs, libvirtd, preflight, rooted_guest
 from tests.lab.ceph import POOL, Ceph
 from tests.lab.disk import Disk
-from tests.lab.domain_xml import Machine, domain_xml
+from tests.lab.domain_xml import Machine
 from tests.lab.errors import LabError
 from tests.lab.guest import Guest
 from tests.lab.kernel import Kernel, cache_folder
+from tests.lab.libvirt_guest import LibvirtGuest
+from tests.lab.rooted_guest import RootedGuest
+from tests.lab.roots import Root
 from tests.lab.state import Domain, State, remove
 
 DEFAULT_ROOT = Path("/var/lib/otel-qemu-lab")
@@ -85,8 +88,7 @@ class Lab:
             raise LabError(f"no lab there, {root}: python3 -m tests.lab up --root {root}")
         lab = cls(state, _with_seconds(say))
         for name, domain in state.domains.items():
-            disks = [Disk(**disk) for disk in domain.disks]
-            lab.guests[name] = Guest(name, domain.uuid, disks, lab._folder(name))
+            lab.guests[name] = lab._guest(domain)
         return lab
 
     def guest(
@@ -97,20 +99,23 @@ class Lab:
         memory_mib: int = 384,
         vcpus: int = 1,
         accelerator: str = "qemu",
+        suite: str | None = None,
     ) -> Guest:
         """
         Start a guest, and wait until it answers; or leave it paused before its first instruction.
 
-        A guest that has ended can be started again by its name; its images are kept.
+        A guest that has ended can be started again by its name; its images are kept.  With a `suite` (tests.lab.roots)
+        its QEMU is that of another Debian, in a root of its own, and libvirt does not know of it.
         """
+        if suite:
+            Root.cached(suite, self.say)
         machine = self._machine(name, tuple(disks), memory_mib, vcpus, accelerator)
         for disk in machine.disks:
             self.ceph.create_image(disk.image, disk.size_mib)
         self._folder(name).mkdir(parents=True, exist_ok=True)
-        self._record(machine)
-        guest = self.guests[name] = Guest(name, machine.uuid, machine.disks, self._folder(name))
+        guest = self.guests[name] = self._guest(self._record(machine, suite))
         try:
-            guest.start(domain_xml(machine), paused)
+            guest.start(machine, paused)
         except LabError:
             guest.destroy()
             raise
@@ -136,11 +141,20 @@ class Lab:
             accelerator=accelerator,
         )
 
-    def _record(self, machine: Machine) -> None:
+    def _record(self, machine: Machine, suite: str | None) -> Domain:
         disks = [asdict(disk) for disk in machine.disks]
-        self.state.domains[machine.name] = Domain(machine.name, machine.uuid, disks)
+        domain = self.state.domains[machine.name] = Domain(machine.name, machine.uuid, disks, suite)
         self.state.save()
-        libvirtd.expect_leftover(self.state, libvirtd.log_file(machine.name))
+        if not suite:
+            libvirtd.expect_leftover(self.state, libvirtd.log_file(machine.name))
+        return domain
+
+    def _guest(self, domain: Domain) -> Guest:
+        disks = [Disk(**disk) for disk in domain.disks]
+        folder = self._folder(domain.name)
+        if domain.suite:
+            return RootedGuest(domain.name, domain.uuid, disks, folder, self.state, Root(domain.suite))
+        return LibvirtGuest(domain.name, domain.uuid, disks, folder)
 
     def _folder(self, name: str) -> Path:
         return self.root / "guests" / name
@@ -172,11 +186,14 @@ def take_down(state: State, say: Say) -> None:
     """Undo what the state file tells of: guests, Ceph, libvirt's daemons, files."""
     if not state.path.exists():
         return
-    if state.domains and not libvirtd.is_answering():
+    if not all(domain.suite for domain in state.domains.values()) and not libvirtd.is_answering():
         # Ours died, or was killed; only it can end its domains properly.
         libvirtd.up(state.root)
-    for name in list(state.domains):
-        libvirtd.destroy(state.domains[name].uuid)
+    for name, domain in list(state.domains.items()):
+        if domain.suite:
+            rooted_guest.destroy(state, name)
+        else:
+            libvirtd.destroy(domain.uuid)
         del state.domains[name]
         state.save()
         say(f"guest {name} is gone")

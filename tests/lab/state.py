@@ -38,6 +38,8 @@ class Domain:
     name: str
     uuid: str
     disks: list[dict[str, Any]]
+    suite: str | None = None
+    """Of its root; None for a guest of libvirt's."""
 
 
 @dataclass

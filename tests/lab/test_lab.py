@@ -17,6 +17,7 @@ from tests.lab.errors import GuestError, LabError
 from tests.lab.guest import Guest
 from tests.lab.lab import Lab, down
 from tests.lab.load import dd_write, fio_random
+from tests.lab.roots import NEWEST
 from tests.lab.state import State
 from tests.lab.workload import Request, Workload, run_all
 
@@ -195,7 +196,10 @@ def test_down_after_a_crash(root: Path, step: str) -> None:
 def test_down_by_the_state_file_alone(root: Path) -> None:
     """Guests and clients go too, though nobody holds the lab, and a frozen OSD does not stop it."""
     lab = Lab.up(root)
-    uuid = lab.guest("lab-orphan", [Disk("orphan")], paused=True).uuid
+    guests = [lab.guest(f"lab-{suite}", [Disk(f"{suite}")], paused=True, suite=suite) for suite in (None, NEWEST)]
+    # As if killed between the start of this guest's QEMU and the note of its process id.
+    lab.state.processes[f"guest=lab-{NEWEST}"].pid = 0
+    lab.state.save()
     lab.ceph.pause_osd()
     rbd = ["rbd", "--conf", str(lab.ceph.conf), "--pool", "rbd", "create", "--size", "1", "never-made"]
     client = subprocess.Popen(rbd, stderr=subprocess.DEVNULL)
@@ -203,7 +207,7 @@ def test_down_by_the_state_file_alone(root: Path) -> None:
     down(root)
 
     client.wait(timeout=10)
-    assert left_of(root) + left_of(uuid) == []
+    assert [left for name in [str(root), *(guest.uuid for guest in guests)] for left in left_of(name)] == []
 
 
 def test_taken_port(root: Path) -> None:

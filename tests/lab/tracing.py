@@ -82,6 +82,5 @@ class Tracing:
                 if line.startswith(beginning):
                     return
         self.process.kill()
-        self.process.wait()
-        rest = self.process.stderr.read()
+        _, rest = self.process.communicate()
         raise AssertionError(f"no line {beginning!r} from {sys.argv[0]} in {timeout_s} s:\n{self.stderr}{rest}")
