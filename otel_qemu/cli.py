@@ -2,6 +2,7 @@
 The commands.  Each is a few lines: options in, a service or a view out; only `main` prints errors and exits.
 """
 
+import functools
 import json
 import logging
 import os
@@ -15,16 +16,18 @@ import click
 from otel_qemu import __version__
 from otel_qemu.errors import BadInput, OtelQemuError
 from otel_qemu.events import COUNTERS
+from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.probe.trial import try_all
 from otel_qemu.service import Service
-from otel_qemu.sinks import HistogramSink, RecordSink, Sink
+from otel_qemu.sinks import HistogramSink, RecordSink
 from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, parse_bounds
 from otel_qemu.trace.names import Guest
 from otel_qemu.trace.recording import Recording
 from otel_qemu.trace.replay import replay_traces, slowest_of
+from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Traces
 from otel_qemu.views.check import check_line, check_text
 from otel_qemu.views.json_lines import histogram_line, trace_lines
@@ -32,6 +35,38 @@ from otel_qemu.views.table import print_histograms
 from otel_qemu.views.tree import tree_lines
 
 Command = Callable[..., Any]
+
+
+class _Duration(click.ParamType[float]):
+    """A duration such as 100ms, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse what was typed."""
+        try:
+            durations_s = (value,) if isinstance(value, float) else parse_bounds(value)
+        except BadInput:
+            durations_s = ()
+        if len(durations_s) != 1:
+            self.fail(f"{value!r} is not a duration: give one, like 100ms", param, ctx)
+        return durations_s[0]
+
+
+class _OperationDuration(click.ParamType[tuple[str, float]]):
+    """An operation and a duration, such as WRITE=20ms."""
+
+    name = "operation=duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Parse what was typed."""
+        operation, _, duration = value.partition("=")
+        if operation.upper() not in OPERATIONS:
+            self.fail(f"{operation!r} is no SCSI operation: one of {', '.join(OPERATIONS)}", param, ctx)
+        return operation.upper(), _DURATION.convert(duration, param, ctx)
+
+
+_DURATION, _OPERATION_DURATION = _Duration(), _OperationDuration()
 
 EXIT_DAMAGED = 1
 EXIT_INTERRUPTED = 130
@@ -58,6 +93,23 @@ def timed(command: Command) -> Command:
     return click.option("--duration", "duration_s", type=option, metavar="S", help="Stop after so many seconds.")(
         command
     )
+
+
+def kept(command: Command) -> Command:
+    """Which traces to keep; every one is counted."""
+
+    @click.option("--one-in", type=click.IntRange(0), default=1, show_default=True, metavar="N",
+                  help="Of traces without error that are not slow, keep one in N; 0: none.")  # fmt: skip
+    @click.option("--slow", "slow_s", type=_DURATION, help="Keep every trace that takes so long, such as 100ms.")
+    @click.option("--slow-operation", "slow_by_operation", type=_OPERATION_DURATION, multiple=True,
+                  help="The same for one operation, such as WRITE=20ms; repeatable.")  # fmt: skip
+    @functools.wraps(command)
+    def with_keeping(
+        one_in: int, slow_s: float | None, slow_by_operation: tuple[tuple[str, float], ...], **others: Any
+    ) -> Any:
+        return command(keeping=Keeping(one_in, slow_s, slow_by_operation), **others)
+
+    return with_keeping
 
 
 def _bounds(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...]:
@@ -91,12 +143,13 @@ def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> Non
 @cli.command()
 @selected
 @timed
-def run(domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None) -> None:
+@kept
+def run(domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, keeping: Keeping) -> None:
     """Trace, and send the traces over OTLP (the standard OTEL_* variables say where to), until stopped."""
     from otel_qemu.export.sink import ExportSink
 
     with ExportSink() as sink:
-        service = _service(domains, pids, sink)
+        service = Service(Selection(domains, pids), [sink], keeping)
         service.run(duration_s, _announce)
     _summarise(service)
     _say(sink.summary())
@@ -115,10 +168,9 @@ def hist(
     as_json: bool,
 ) -> None:
     """Collect latency histograms by guest, disk, layer and operation; print them at the end or on Ctrl-C."""
-    sink = HistogramSink(bounds)
-    service = _service(domains, pids, sink)
+    service = Service(Selection(domains, pids), [], COUNTS_ONLY, bounds)
     service.run(duration_s, _announce)
-    _print_histograms(sink.rows(service.names), as_json)
+    _print_histograms(service.histograms.rows(service.names), as_json)
     _summarise(service)
 
 
@@ -126,10 +178,13 @@ def hist(
 @selected
 @timed
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
-def record(domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, output: Path) -> None:
-    """Keep every record in a file, for `replay`."""
+@kept
+def record(
+    domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, output: Path, keeping: Keeping
+) -> None:
+    """Keep records in a file, for `replay`."""
     with RecordSink(output) as sink:
-        service = _service(domains, pids, sink)
+        service = Service(Selection(domains, pids), [sink], keeping)
         service.run(duration_s, _announce)
         sink.finish(service.names, service.counters)
     _summarise(service)
@@ -182,10 +237,6 @@ def _write_lines(lines: Iterable[str]) -> None:
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _service(domains: tuple[str, ...], pids: tuple[int, ...], sink: Sink) -> Service:
-    return Service(Selection(domains, pids), [sink])
 
 
 def _announce(tracer: Tracer, guests: Iterable[Guest]) -> None:

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 BPF_DIRECTORY = Path(__file__).parent / "bpf"
+SOURCES = ("tables", "ring", "latency", "scsi", "rbd", "sites")
+"""The files of the BPF program, which are compiled as one text, in this order."""
+
 _HEADER = (BPF_DIRECTORY / "events.h").read_text()
 _NUMPY_TYPES = {"u64": "<u8", "s64": "<i8", "u32": "<u4", "s32": "<i4", "u16": "<u2", "s16": "<i2", "u8": "u1"}
 
@@ -50,6 +53,11 @@ def _dtype(struct: str) -> np.dtype[np.void]:
     return np.dtype(fields)
 
 
+def _sites() -> tuple[str, ...]:
+    """Probed functions in the order of their numbers."""
+    return tuple(name.lower() for name in re.findall(r"^    SITE_(\w+),", _block("enum", "site"), re.M))
+
+
 def _counters() -> dict[str, str]:
     """Counter names as users see them, in the order of their numbers, with what each counts."""
     lines = re.findall(r"^    COUNT_(\w+),\s+/\* (.*?) \*/$", _block("enum", "counter"), re.M)
@@ -58,6 +66,11 @@ def _counters() -> dict[str, str]:
 
 RECORD = _dtype("record")
 """One record: ``struct record`` of ``bpf/events.h``; 128 bytes, times in CLOCK_MONOTONIC ns."""
+
+SITES = _sites()
+"""Names of the probed functions; the position of each is the cookie of its sites."""
+
+NO_RECORDS: Records = np.zeros(0, dtype=RECORD)
 
 COUNTERS = _counters()
 """Name → meaning of every kernel counter, in the order of the ``counters`` map."""
@@ -71,12 +84,28 @@ class Kind(IntEnum):
 
 
 class Ending(IntEnum):
-    """`ending`: how a SCSI request ended."""
+    """`ending`: how a SCSI request ended; HUNG has not, and was reported because it takes so long."""
 
     COMPLETED = 1
     FAILED = 2
     CANCELLED = 3
     LOST = 4
+    HUNG = 5
+
+
+class Layer(IntEnum):
+    """`layer`: what a histogram in the kernel is of."""
+
+    SCSI = 0
+    RBD = 1
+
+
+class Kept(IntEnum):
+    """`kept`: why a trace has a record."""
+
+    ERROR = 1
+    SLOW = 2
+    SAMPLED = 3
 
 
 class RbdOperation(IntEnum):

@@ -11,12 +11,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
-from otel_qemu.events import Batch
+from otel_qemu.events import NO_RECORDS, Batch
+from otel_qemu.probe.footprint import release_compiler_memory
+from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.selection import Selection
-from otel_qemu.probe.tracer import Tracer
+from otel_qemu.probe.tracer import Tracer, unix_offset_ns
 from otel_qemu.sinks import Sink
-from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.correlate import Correlator, traces_of_requests
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms
+from otel_qemu.trace.hung import HungRequests
 from otel_qemu.trace.names import Guest, Names
 from otel_qemu.trace.traces import Traces
 
@@ -26,19 +30,40 @@ Ready = Callable[[Tracer, Iterable[Guest]], None]
 
 DRAIN_INTERVAL_S = 0.1
 REFRESH_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 5.0
 
 
 class Service:
     """A tracer, a correlator and some sinks, run together."""
 
-    def __init__(self, selection: Selection, sinks: Sequence[Sink]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        sinks: Sequence[Sink],
+        keeping: Keeping = EVERYTHING,
+        bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
+    ) -> None:
+        """
+        Prepare; `run` does the rest.
+
+        Args:
+            selection: of guests.
+            sinks: each is handed everything.
+            keeping: which traces get a record.
+            bounds_s: of the exact histograms.
+        """
         self._selection = selection
         self._sinks = sinks
+        self._keeping = keeping
+        self._bounds_s = bounds_s
+        self._hung = HungRequests()
         self._naming = Naming(selection.describe)
         self._stopping = threading.Event()
         self.correlator = Correlator()
         self.counters: dict[str, int] = {}
         """The kernel's counters, as they were at the end."""
+        self.histograms = Histograms(bounds_s)
+        """Of every request and call, counted in the kernel, as they were at the end."""
 
     @property
     def names(self) -> Names:
@@ -58,28 +83,38 @@ class Service:
             NotPossible: rights or parts are missing.
         """
         self._selection.require()
-        with _SignalsSet(self._stopping), Tracer(self._selection) as tracer:
+        with _SignalsSet(self._stopping), self._tracer() as tracer:
             self._refresh(tracer)
             tracer.require_any()
+            release_compiler_memory()
             ready(tracer, self._selection.guests.values())
             self._loop(tracer, duration_s)
+            tracer.detach()  # so that what is read now is all there is
             self._drain(tracer)
-            self._hand_out(tracer.read(), self.correlator.finish())
-            self.counters = tracer.counters()
+            self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), self.correlator.finish())
+            self._naming.learn_devices(tracer.series())
+            self.counters, self.histograms = tracer.counters(), tracer.histograms()
 
     def stop(self) -> None:
         """End `run` soon, from any thread."""
         self._stopping.set()
 
+    def _tracer(self) -> Tracer:
+        return Tracer(self._selection, self._keeping, self._bounds_s)
+
     def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
         end = None if duration_s is None else time.monotonic() + duration_s
-        refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+        refresh_at = look_at = time.monotonic()
         while not self._stopping.is_set() and (end is None or time.monotonic() < end):
             self._stopping.wait(DRAIN_INTERVAL_S)
             self._drain(tracer)
             if time.monotonic() >= refresh_at:
                 self._refresh(tracer)
                 refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+            if time.monotonic() >= look_at:
+                self._tell_hung(tracer)
+                self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
+                look_at = time.monotonic() + LOOK_INTERVAL_S
 
     def _refresh(self, tracer: Tracer) -> None:
         problem = self._selection.problem
@@ -87,6 +122,13 @@ class Service:
         if self._selection.problem and self._selection.problem != problem:
             log.warning("%s", self._selection.problem)
         self._naming.learn_guests(self._selection.guests)
+
+    def _tell_hung(self, tracer: Tracer) -> None:
+        """Hand out requests that hang, once, without waiting for an end that may never come."""
+        hung = self._hung.select(tracer.in_flight(), time.monotonic_ns())
+        if len(hung):
+            offset_ns = unix_offset_ns()
+            self._hand_out(Batch(hung, offset_ns), traces_of_requests(hung, offset_ns))
 
     def _drain(self, tracer: Tracer) -> None:
         batch = tracer.read()

@@ -36,7 +36,9 @@ struct record {
     u8 asc;
     u8 ascq;
     u8 retries;          /* times the same request was submitted again (werror=stop, then cont) */
-    u32 calls;           /* RBD calls made for this request */
+    u16 calls;           /* RBD calls made for this request; 65535 stands for more */
+    u8 kept;             /* enum kept: why there is a record */
+    u8 unused;
     s32 return_value;    /* of the RBD half: bytes or 0, or a negative errno; RETURN_UNKNOWN */
     u64 rbd_ns;          /* union of the intervals of its calls, but for those that COUNT_CALLS_NOT_HELD counts */
 
@@ -50,6 +52,23 @@ struct record {
 
 #define RETURN_UNKNOWN (-2147483647 - 1)
 
+/* Probed functions: the cookie of a uprobe_multi link, and the names that otel_qemu/probe/sites.py looks for. */
+enum site {
+    SITE_SCSI_REQ_ENQUEUE,
+    SITE_SCSI_REQ_COMPLETE,
+    SITE_SCSI_REQ_COMPLETE_FAILED,
+    SITE_SCSI_REQ_CANCEL_COMPLETE,
+    SITE_SCSI_REQ_RETRY,
+    SITE_RBD_AIO_RELEASE,
+    SITE_RBD_AIO_READV,
+    SITE_RBD_AIO_WRITEV,
+    SITE_RBD_AIO_READ,
+    SITE_RBD_AIO_WRITE,
+    SITE_RBD_AIO_DISCARD,
+    SITE_RBD_AIO_WRITE_ZEROES,
+    SITE_RBD_AIO_FLUSH,
+};
+
 enum record_kind {
     RECORD_REQUEST = 1,
     RECORD_CALL = 2,
@@ -59,6 +78,7 @@ enum ending {
     ENDING_COMPLETED = 1,  /* scsi_req_complete */
     ENDING_FAILED = 2,     /* scsi_req_complete_failed: the host adapter could not do it */
     ENDING_CANCELLED = 3,  /* scsi_req_cancel_complete: task abort, reset, unplug */
+    ENDING_HUNG = 5,       /* never written by a probe: user space reports a request that is in flight for too long */
     ENDING_LOST = 4,       /* its address was submitted again: the end was not seen */
 };
 
@@ -68,6 +88,17 @@ enum rbd_operation {
     RBD_DISCARD = 3,
     RBD_WRITE_ZEROES = 4,
     RBD_FLUSH = 5,
+};
+
+enum layer {
+    LAYER_SCSI = 0,        /* a request, from its submit to its end */
+    LAYER_RBD = 1,         /* a call, from its submit to its release */
+};
+
+enum kept {
+    KEPT_ERROR = 1,        /* it failed */
+    KEPT_SLOW = 2,         /* it took as long as the threshold of its operation, or longer */
+    KEPT_SAMPLED = 3,      /* one in so many of the others, or everything is wanted */
 };
 
 enum link {
@@ -105,7 +136,10 @@ enum counter {
     COUNT_SENSE_UNREADABLE,      /* (+) SCSI requests whose sense data could not be read */
     COUNT_RETURN_UNREADABLE,     /* (+) RBD calls whose return value could not be read */
     COUNT_LENGTH_UNREADABLE,     /* (+) RBD calls whose iovec could not be read: their length is short */
-    COUNT_CALLS_NOT_HELD,        /* (+) further RBD calls that left before their request: too many for one request */
+    COUNT_CALLS_NOT_HELD,        /* (+) further RBD calls without a record: more than a request can hold */
+    COUNT_REQUESTS_NOT_KEPT,     /* (+) SCSI requests without a record: not an error, not slow, not sampled */
+    COUNT_CALLS_NOT_KEPT,        /* (+) RBD calls without a request that have no record either, for the same reason */
+    COUNT_SERIES_FULL,           /* (+) requests and calls in no histogram: too many processes, disks and operations */
     COUNT_RING_FULL_REQUEST,     /* (+) SCSI requests whose whole trace was dropped: the ring was full */
     COUNT_RING_FULL_CALL,        /* (+) records of single RBD calls dropped: the ring was full */
     COUNT_RECORDS,               /* (+) records written to the ring */

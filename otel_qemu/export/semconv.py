@@ -80,6 +80,7 @@ OTHER: Final = "_OTHER"
 """OpenTelemetry's text for an enum value that has no name."""
 CANCELLED: Final = "cancelled"
 END_LOST: Final = "end_lost"
+TIMEOUT: Final = "timeout"
 
 RBD_OPERATIONS: Final[dict[int, str]] = {
     RbdOperation.READ: "aio_read",

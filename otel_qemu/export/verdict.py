@@ -9,7 +9,11 @@ from otel_qemu.trace.scsi import SENSE_KEYS, STATUS_NAMES
 
 CHECK_CONDITION = 0x02
 _GOOD = (0x00, 0x04)  # GOOD, CONDITION MET
-_OTHER_ENDINGS: dict[int, str] = {Ending.CANCELLED: semconv.CANCELLED, Ending.LOST: semconv.END_LOST}
+_OTHER_ENDINGS: dict[int, str] = {
+    Ending.CANCELLED: semconv.CANCELLED,
+    Ending.LOST: semconv.END_LOST,
+    Ending.HUNG: semconv.TIMEOUT,
+}
 
 
 def request_error(row: Mapping[str, int]) -> str | None:

@@ -10,9 +10,10 @@ import os
 from dataclasses import dataclass, field
 
 from otel_qemu.errors import NotPossible
+from otel_qemu.events import SITES
 from otel_qemu.probe.elf import open_binary
 from otel_qemu.probe.program import Program
-from otel_qemu.probe.sites import Site
+from otel_qemu.probe.sites import PROBES, Site
 
 MULTI, PERF = "uprobe_multi", "perf_event"
 
@@ -32,7 +33,7 @@ class _UprobeMulti(ctypes.Structure):
         ("path", ctypes.c_char_p),
         ("offsets", ctypes.POINTER(ctypes.c_uint64)),
         ("ref_ctr_offsets", ctypes.c_void_p),
-        ("cookies", ctypes.c_void_p),
+        ("cookies", ctypes.POINTER(ctypes.c_uint64)),
         ("count", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
         ("pid", ctypes.c_uint32),
@@ -63,7 +64,7 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
     Args:
         program: loaded.
         path: of the binary; below /proc/PID, so that it is the one the process runs.
-        sites: in the order of attaching.
+        sites: of one layer; attached at once by `MULTI`, one after the other by `PERF`.
         route: `MULTI` or `PERF`.
 
     Raises:
@@ -71,11 +72,12 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
     """
     attachment = Attachment(program)
     try:
-        for site in sites:
-            function = program.function(site.probe.function, multi=route == MULTI)
-            if route == MULTI:
-                attachment.links.append(_link(function, path, site.offset))
-            else:
+        if route == MULTI:
+            function = program.function(f"{sites[0].probe.layer}_site", multi=True)
+            attachment.links.append(_link(function, path, sites))
+        else:
+            for site in sites:
+                function = program.function(site.probe.function, multi=False)
                 attachment.perf_events.append(program.attach_perf(function, path, site.offset))
     except BaseException:
         attachment.detach()
@@ -86,21 +88,27 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
 def route_of(program: Program) -> str:
     """The best way to attach that this kernel has, found by attaching once to this very process's own entry point."""
     try:
-        os.close(_link(program.function("scsi_req_retry", multi=True), "/proc/self/exe", _entry_point()))
+        entry = Site(PROBES[0], _entry_point(), "", "")
+        os.close(_link(program.function("scsi_site", multi=True), "/proc/self/exe", [entry]))
     except NotPossible:
         return PERF
     return MULTI
 
 
-def _link(function: int, path: str, offset: int) -> int:
-    offsets = (ctypes.c_uint64 * 1)(offset)
+def _link(function: int, path: str, sites: list[Site]) -> int:
+    array = ctypes.c_uint64 * len(sites)
     attributes = _UprobeMulti(
-        prog_fd=function, attach_type=_BPF_TRACE_UPROBE_MULTI, path=path.encode(), offsets=offsets, count=1
+        prog_fd=function,
+        attach_type=_BPF_TRACE_UPROBE_MULTI,
+        path=path.encode(),
+        offsets=array(*(site.offset for site in sites)),
+        cookies=array(*(SITES.index(site.probe.function) for site in sites)),
+        count=len(sites),
     )
     libc = ctypes.CDLL(None, use_errno=True)
     fd = int(libc.syscall(_SYS_BPF, _BPF_LINK_CREATE, ctypes.byref(attributes), ctypes.sizeof(attributes)))
     if fd < 0:
-        raise NotPossible(f"cannot attach to {path}+{offset:#x}: {os.strerror(ctypes.get_errno())}")
+        raise NotPossible(f"cannot attach to {path}: {os.strerror(ctypes.get_errno())}")
     return fd
 
 

@@ -22,7 +22,7 @@ _GET_ARG = "_ZN6librbd3RBD13AioCompletion7get_argEv"  # librbd::RBD::AioCompleti
 @dataclass(frozen=True)
 class Layout:
     """
-    Offsets in bytes, the fields of ``struct process`` in ``bpf/trace.bpf.c``, in its order.
+    Offsets in bytes, the fields of ``struct process`` in ``bpf/tables.bpf.c``, in its order.
 
     `UNKNOWN_OFFSET` stands for what this build does not show.
     """

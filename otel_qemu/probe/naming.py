@@ -30,10 +30,10 @@ class Naming:
             self.names.guests[pid] = guest
         return bool(changed)
 
-    def learn_devices(self, requests: Table) -> bool:
-        """Name the disks of these requests; returns whether any was new."""
-        pairs = np.unique(requests[["pid", "device"]])
-        fresh = [key for key in map(tuple, pairs.tolist()) if key not in self.names.devices]
+    def learn_devices(self, rows: Table) -> bool:
+        """Name the disks of these rows, which have fields ``pid`` and ``device``; returns whether any was new."""
+        pairs = np.unique(rows[["pid", "device"]])
+        fresh = [key for key in map(tuple, pairs.tolist()) if key[1] and key not in self.names.devices]
         for pid, device in fresh:
             self.names.devices[pid, device] = self._disk(pid, device)
         return bool(fresh)

@@ -110,20 +110,27 @@ def _executable(directory: Path) -> MappedFile:
 def _mapped(directory: Path, wanted: re.Pattern[str]) -> MappedFile | str | None:
     """The first executable mapping whose file name fits, by the map itself where we may; its name if we may not."""
     for line in (directory / "maps").read_text(errors="replace").splitlines():
-        span, flags, _offset, _device, _inode, *name = line.split(maxsplit=5)
+        span, flags, _offset, _device, inode, *name = line.split(maxsplit=5)
         if "x" in flags and name and wanted.search(name[0]):
-            return _opened(directory, span, name[0]) or name[0]
+            return _opened(directory, span, int(inode), name[0]) or name[0]
     return None
 
 
-def _opened(directory: Path, span: str, name: str) -> MappedFile | None:
-    # map_files needs CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH; below root, a deleted file is gone.
-    for path in (directory / "map_files" / _canonical(span), directory / "root" / name.lstrip("/")):
+def _opened(directory: Path, span: str, inode: int, name: str) -> MappedFile | None:
+    """
+    The file behind a mapping, by whatever path we may open it.
+
+    map_files needs CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH, and a deleted file is nowhere else.  The kernel
+    prints names as seen from our root: of a process in a container that is a path within its own, of one in a chroot
+    a path of ours, which is believed if the inode is right.
+    """
+    for path in (directory / "map_files" / _canonical(span), directory / "root" / name.lstrip("/"), Path(name)):
         try:
             status = path.stat()
         except OSError:
             continue
-        return MappedFile(name, str(path), status.st_dev, status.st_ino)
+        if path != Path(name) or status.st_ino == inode:
+            return MappedFile(name, str(path), status.st_dev, status.st_ino)
     return None
 
 

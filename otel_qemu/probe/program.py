@@ -18,18 +18,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.errors import NotPossible
-from otel_qemu.events import BPF_DIRECTORY, COUNTERS
+from otel_qemu.events import BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Records
+from otel_qemu.probe.keeping import Keeping
 from otel_qemu.probe.layouts import Layout
+from otel_qemu.trace import latency
 
 PROCESSES = 4096
 """QEMU processes traced at once."""
 REQUESTS = 65536
 """SCSI requests, and RBD calls, in flight at once."""
+SERIES = 16384
+"""Histograms: operations of disks of processes."""
 RING_PAGES = 4096
 """Pages of the ring: 16 MiB, about 120,000 records between two readings."""
 
+SETTINGS = np.dtype(
+    [("bounds_ns", "<u8", latency.BINS), ("slow_ns", "<u8", 256), ("slow_call_ns", "<u8"), ("one_in", "<u8")]
+)
+"""``struct settings`` of ``bpf/tables.bpf.c``."""
+
 _UPROBE_EVENTS = (Path("/sys/kernel/tracing/uprobe_events"), Path("/sys/kernel/debug/tracing/uprobe_events"))
 _UPROBE_MULTI = 48  # enum bpf_attach_type, Linux 6.6
+
+
+# One text, for bcc loads functions of its main text only.
+SOURCE = b"".join((BPF_DIRECTORY / f"{name}.bpf.c").read_bytes() for name in SOURCES)
 
 
 class Program:
@@ -44,7 +57,7 @@ class Program:
         Load one function and return its file descriptor, owned by bcc until `close`.
 
         Args:
-            name: in ``trace.bpf.c``.
+            name: in ``bpf/sites.bpf.c``.
             multi: for a uprobe_multi link, else for a perf event.
 
         Raises:
@@ -77,15 +90,48 @@ class Program:
         """File descriptor of a map."""
         return int(self._bpf[name.encode()].map_fd)
 
+    def set_up(self, bounds_ns: NDArray[np.int64], keeping: Keeping) -> None:
+        """
+        Say how to count and what to keep; before anything is attached, for bins must not change their meaning.
+
+        Args:
+            bounds_ns: upper bounds of the histograms' bins, ascending, at most `latency.MOST_BOUNDS`.
+            keeping: which traces get a record.
+        """
+        table = self._bpf[b"settings"]
+        settings = np.zeros((), dtype=SETTINGS)
+        settings["bounds_ns"] = np.iinfo("u8").max
+        settings["bounds_ns"][: len(bounds_ns)] = bounds_ns
+        settings["slow_ns"] = keeping.slow_ns
+        settings["slow_call_ns"] = keeping.slow_call_ns
+        settings["one_in"] = keeping.one_in
+        table[ctypes.c_int(0)] = table.Leaf.from_buffer_copy(settings.tobytes())
+
+    def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """The histograms so far: dtype `latency.SERIES` and `latency.LATENCY`, both of shape (n,)."""
+        items = [(bytes(key), bytes(value)) for key, value in self._bpf[b"latencies"].items()]
+        keys, values = (b"".join(column) for column in zip(*items, strict=True)) if items else (b"", b"")
+        return np.frombuffer(keys, dtype=latency.SERIES), np.frombuffer(values, dtype=latency.LATENCY)
+
+    def series(self) -> NDArray[np.void]:
+        """What `latencies` are of: dtype `latency.SERIES`, shape (n,)."""
+        keys = b"".join(bytes(key) for key in self._bpf[b"latencies"].keys())  # noqa: SIM118 - a bcc table is no dict
+        return np.frombuffer(keys, dtype=latency.SERIES)
+
     def trace_process(self, pid: int, layout: Layout) -> None:
-        """From now on, hits in this process are requests; `layout` says how to read them."""
+        """
+        From now on, hits in this process are requests.
+
+        Without a walk its calls are joined in user space, which needs every record of it.
+        """
         table = self._bpf[b"processes"]
-        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout))
+        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), not layout.walk_known)
 
     def forget_process(self, pid: int) -> int:
         """Stop tracing a process and drop what it has in flight; returns how many entries that were."""
         with contextlib.suppress(KeyError):
             del self._bpf[b"processes"][ctypes.c_uint32(pid)]
+        self._forget(self._bpf[b"latencies"], pid)
         return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls", b"held"))
 
     @staticmethod
@@ -101,22 +147,21 @@ class Program:
         table = self._bpf[b"counters"]
         return {name: int(sum(table[ctypes.c_int(index)])) for index, name in enumerate(COUNTERS)}
 
-    def in_flight(self) -> NDArray[np.uint64]:
-        """SCSI submit times in ns of the requests in flight, in no order."""
-        return np.array([entry.submit_ns for entry in self._bpf[b"requests"].values()], dtype="u8")
+    def in_flight(self) -> Records:
+        """The SCSI requests in flight, as far as they have come, in no order."""
+        entries = [bytes(entry) for entry in self._bpf[b"requests"].values()]
+        return np.frombuffer(b"".join(entries), dtype=RECORD)
 
     def close(self) -> None:
         """Give everything back to the kernel."""
         self._bpf.cleanup()
 
     def _compile(self) -> Any:
-        text = (BPF_DIRECTORY / "trace.bpf.c").read_bytes()  # bcc loads functions of the main text only
-        sizes = {"PROCESSES": PROCESSES, "REQUESTS": REQUESTS, "RING_PAGES": RING_PAGES}
+        sizes = {"PROCESSES": PROCESSES, "REQUESTS": REQUESTS, "RING_PAGES": RING_PAGES, "SERIES": SERIES}
         flags = [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items())]
-        os.environ.setdefault("BCC_KERNEL_SOURCE", str(BPF_DIRECTORY / "headers"))
-        with _captured_stderr() as said:
+        with _captured_stderr() as said, _kernel_headers():
             try:
-                return self._bcc.BPF(text=text, cflags=flags)
+                return self._bcc.BPF(text=SOURCE, cflags=flags)
             except (Exception, SystemExit) as error:
                 detail = (said() or str(error)).strip().splitlines()[0:1]
                 raise NotPossible(
@@ -142,6 +187,19 @@ def _import_bcc() -> Any:
 
 def _load_remedy() -> str:
     return "`otel-qemu check` says what this machine lacks"
+
+
+@contextlib.contextmanager
+def _kernel_headers() -> Iterator[None]:
+    """Point bcc to the definitions we bring, unless the user points it elsewhere; our children do not inherit that."""
+    if "BCC_KERNEL_SOURCE" in os.environ:
+        yield
+        return
+    os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY / "headers")
+    try:
+        yield
+    finally:
+        del os.environ["BCC_KERNEL_SOURCE"]
 
 
 @contextlib.contextmanager

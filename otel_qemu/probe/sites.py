@@ -2,52 +2,61 @@
 Which functions are probed, and on which instruction of each the trap goes.
 
 The kernel emulates some instructions and single-steps all others, which costs an exception more: on a virtual machine
-20 times the hit.  ``endbr64`` is of the dear kind and opens every function of a CET build, so the trap goes behind it:
-no register has changed there.
+20 times the hit.  So the trap goes on the first instruction that is emulated, as long as every argument still lies in
+its register there: behind ``endbr64``, which opens every function of a CET build, at least.  Where there is no such
+instruction, it goes on the entry, and `Site.slow_because` says why.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import capstone
 
+from otel_qemu.events import SITES
 from otel_qemu.probe.elf import Binary, Function
 
-_ENDBR64 = b"\xf3\x0f\x1e\xfa"
-_LONGEST_INSTRUCTION_BYTES = 15
+_ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")  # System V AMD64 ABI
+_PROLOGUE_BYTES = 64
+_LONGEST_FUNCTION_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Probe:
     """
-    One probed function; its BPF program in ``bpf/trace.bpf.c`` has the same name.
+    One probed function; its program in ``bpf/sites.bpf.c`` has the same name.
 
     Attributes:
         function: the symbol.
         layer: ``scsi`` (in QEMU) or ``rbd`` (in librbd).
+        arguments: how many of its arguments the probe reads.
         required: without it the layer cannot be traced; else the function is newer than some builds, or a rare way out.
     """
 
     function: str
     layer: str
+    arguments: int
     required: bool
 
 
 PROBES = (
-    Probe("scsi_req_complete", "scsi", required=True),
-    Probe("scsi_req_complete_failed", "scsi", required=False),
-    Probe("scsi_req_cancel_complete", "scsi", required=False),
-    Probe("scsi_req_retry", "scsi", required=False),
-    Probe("scsi_req_enqueue", "scsi", required=True),
-    Probe("rbd_aio_release", "rbd", required=True),
-    Probe("rbd_aio_readv", "rbd", required=True),
-    Probe("rbd_aio_writev", "rbd", required=True),
-    Probe("rbd_aio_read", "rbd", required=False),
-    Probe("rbd_aio_write", "rbd", required=False),
-    Probe("rbd_aio_discard", "rbd", required=False),
-    Probe("rbd_aio_write_zeroes", "rbd", required=False),
-    Probe("rbd_aio_flush", "rbd", required=False),
+    Probe("scsi_req_complete", "scsi", 2, required=True),
+    Probe("scsi_req_complete_failed", "scsi", 2, required=False),
+    Probe("scsi_req_cancel_complete", "scsi", 1, required=False),
+    Probe("scsi_req_retry", "scsi", 1, required=False),
+    Probe("scsi_req_enqueue", "scsi", 1, required=True),
+    Probe("rbd_aio_release", "rbd", 1, required=True),
+    Probe("rbd_aio_readv", "rbd", 5, required=True),
+    Probe("rbd_aio_writev", "rbd", 5, required=True),
+    Probe("rbd_aio_read", "rbd", 5, required=False),
+    Probe("rbd_aio_write", "rbd", 5, required=False),
+    Probe("rbd_aio_discard", "rbd", 4, required=False),
+    Probe("rbd_aio_write_zeroes", "rbd", 4, required=False),
+    Probe("rbd_aio_flush", "rbd", 2, required=False),
 )
 """Ends before submits: the order of attaching, so that nothing put in flight can miss its end."""
+
+assert {probe.function for probe in PROBES} == set(SITES)
 
 
 @dataclass(frozen=True)
@@ -60,14 +69,19 @@ class Site:
         offset: in the file, in bytes.
         table: the symbol table that named the function.
         instruction: what stands there, as a disassembler prints it.
-        emulated: whether the kernel emulates it (cheap) or single-steps it.
+        slow_because: why no instruction that the kernel emulates would do; None: one does.
     """
 
     probe: Probe
     offset: int
     table: str
     instruction: str
-    emulated: bool
+    slow_because: str | None = None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the kernel emulates the instruction (cheap) or single-steps it."""
+        return self.slow_because is None
 
 
 def sites(binary: Binary, layer: str) -> tuple[list[Site], list[Probe]]:
@@ -90,16 +104,72 @@ def sites(binary: Binary, layer: str) -> tuple[list[Site], list[Probe]]:
 
 
 def _site(binary: Binary, probe: Probe, function: Function) -> Site:
-    offset = function.offset
-    if binary.code(offset, 4) == _ENDBR64:
-        offset += 4
-    code = binary.code(offset, _LONGEST_INSTRUCTION_BYTES)
+    """The first good instruction of a function, or its entry."""
+    code = list(_decode(binary.code(function.offset, _PROLOGUE_BYTES), function.offset))
+    if not code:
+        return Site(probe, function.offset, function.table, "?", "its first instruction is not understood")
+    registers = set(_ARGUMENT_REGISTERS[: probe.arguments])
+    because = "none of its first instructions is one that the kernel emulates"
+    for instruction in code:
+        if is_emulated(bytes(instruction.bytes)):
+            if not _is_jumped_to(binary, function, instruction.address):
+                return Site(probe, instruction.address, function.table, _text(instruction))
+            because = "a jump leads back to the first instruction that the kernel emulates"
+            break
+        lost = registers & _written(instruction)
+        if lost or _leaves(instruction):
+            because = f"`{_text(instruction)}` comes before the first instruction that the kernel emulates"
+            break
+    return Site(probe, function.offset, function.table, _text(code[0]), because)
+
+
+def _is_jumped_to(binary: Binary, function: Function, site: int) -> bool:
+    """Whether a jump within the function leads behind its entry and not past the site: it would fire again, or late."""
+    if site == function.offset:
+        return False
+    code = binary.code(function.offset, min(function.size, _LONGEST_FUNCTION_BYTES))
+    return any(function.offset < target <= site for target in _jump_targets(code, function.offset))
+
+
+def _jump_targets(code: bytes, offset: int) -> Iterator[int]:
+    for instruction in _decode(code, offset):
+        if instruction.group(capstone.CS_GRP_JUMP) and instruction.operands[0].type == capstone.x86.X86_OP_IMM:
+            yield instruction.operands[0].imm
+
+
+def _written(instruction: Any) -> set[str]:
+    """The argument registers that an instruction writes, by their 64-bit names."""
+    _read, written = instruction.regs_access()
+    return {_WHOLE.get(name, name) for name in map(instruction.reg_name, written)}
+
+
+_WHOLE = {
+    part: whole
+    for whole, parts in {
+        "rdi": ("edi", "di", "dil"),
+        "rsi": ("esi", "si", "sil"),
+        "rdx": ("edx", "dx", "dl", "dh"),
+        "rcx": ("ecx", "cx", "cl", "ch"),
+        "r8": ("r8d", "r8w", "r8b"),
+        "r9": ("r9d", "r9w", "r9b"),
+    }.items()
+    for part in parts
+}
+
+
+def _leaves(instruction: Any) -> bool:
+    groups = (capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL, capstone.CS_GRP_RET, capstone.CS_GRP_INT)
+    return any(instruction.group(group) for group in groups)
+
+
+def _decode(code: bytes, offset: int) -> Iterator[Any]:
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    instruction = next(decoder.disasm(code, offset, 1), None)
-    if instruction is None:
-        return Site(probe, offset, function.table, "?", emulated=False)
-    text = f"{instruction.mnemonic} {instruction.op_str}".strip()
-    return Site(probe, offset, function.table, text, is_emulated(bytes(instruction.bytes)))
+    decoder.detail = True
+    return iter(decoder.disasm(code, offset))
+
+
+def _text(instruction: Any) -> str:
+    return f"{instruction.mnemonic} {instruction.op_str}".strip()
 
 
 def is_emulated(instruction: bytes) -> bool:

@@ -10,16 +10,22 @@ import mmap
 import time
 from dataclasses import dataclass, field
 
-from otel_qemu.errors import NothingToTrace, NotPossible
-from otel_qemu.events import Batch
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.errors import BadInput, NothingToTrace, NotPossible
+from otel_qemu.events import Batch, Records
 from otel_qemu.probe import attach
 from otel_qemu.probe.inspection import Inspection, inspect
+from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.program import RING_PAGES, Program
 from otel_qemu.probe.rights import require_rights
 from otel_qemu.probe.ring import Ring
 from otel_qemu.probe.selection import Identity, Selection
 from otel_qemu.probe.sites import Site
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
+from otel_qemu.trace.latency import MOST_BOUNDS, histograms_of
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +44,28 @@ class Tracer:
     Probes attached to the selected QEMU processes; a context manager that leaves nothing attached.
 
     Raises:
+        BadInput: there are more bounds than the kernel side has room for.
         NotPossible: rights or parts are missing, or the kernel refuses the program.
     """
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(
+        self, selection: Selection, keeping: Keeping = EVERYTHING, bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S
+    ) -> None:
+        """
+        Load the program; nothing is attached before `refresh`.
+
+        Args:
+            selection: of processes.
+            keeping: which traces get a record.
+            bounds_s: of the kernel's histograms, at most `latency.MOST_BOUNDS`.
+        """
+        if len(bounds_s) > MOST_BOUNDS:
+            raise BadInput(
+                f"bounds: {len(bounds_s)} are given, and the kernel side has room for {MOST_BOUNDS}: give fewer"
+            )
         require_rights()
+        self.bounds_s = bounds_s
+        self._ended = Histograms(bounds_s)
         self._selection = selection
         self._attachments: dict[tuple[int, int], attach.Attachment] = {}
         self._known: dict[Identity, _Known] = {}
@@ -50,6 +73,7 @@ class Tracer:
         """Entries of requests and calls in flight that were dropped because their process ended."""
         with contextlib.ExitStack() as undo:
             self._program = undo.enter_context(contextlib.closing(Program()))
+            self._program.set_up(in_ns(bounds_s), keeping)
             self._ring = undo.enter_context(
                 contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
             )
@@ -92,15 +116,33 @@ class Tracer:
         """Every record since the last call, and the clock's offset now."""
         return Batch(self._ring.read(), unix_offset_ns())
 
+    def histograms(self) -> Histograms:
+        """Every request and call so far, counted in the kernel, whatever became of their records and processes."""
+        found = histograms_of(*self._program.latencies(), self.bounds_s)
+        found.add_all(self._ended)
+        return found
+
+    def series(self) -> NDArray[np.void]:
+        """Which disks and operations are counted, dtype `latency.SERIES`, shape (n,)."""
+        return self._program.series()
+
+    def in_flight(self) -> Records:
+        """The SCSI requests in flight, as far as they have come, in no order; dtype `RECORD`."""
+        return self._program.in_flight()
+
     def counters(self) -> dict[str, int]:
         """The kernel's counters by name (`events.COUNTERS`)."""
         return self._program.counters()
 
-    def close(self) -> None:
-        """Detach everything; the ring is readable until then."""
+    def detach(self) -> None:
+        """Detach everything; ring, counters and histograms are readable until `close`."""
         for attachment in self._attachments.values():
             attachment.detach()
         self._attachments.clear()
+
+    def close(self) -> None:
+        """Detach everything and give it back to the kernel."""
+        self.detach()
         self._undo.close()
 
     def _take(self, process: QemuProcess) -> "_Known":
@@ -124,6 +166,9 @@ class Tracer:
 
     def _forget(self, identity: Identity) -> None:
         if self._known.pop(identity).attached:
+            series, latencies = self._program.latencies()
+            its = series["pid"] == identity[0]
+            self._ended.add_all(histograms_of(series[its], latencies[its], self.bounds_s))
             self.abandoned += self._program.forget_process(identity[0])
 
     def _detach_unused(self) -> None:

@@ -228,6 +228,12 @@ class _Assembly:
         return self.requests, calls
 
 
+def traces_of_requests(records: Records, unix_offset_ns: int) -> Traces:
+    """Request records by themselves, each with the call it holds; for those that came another way than the ring."""
+    requests, calls = _Assembly(records).tables()
+    return Traces(requests, calls, unix_offset_ns)
+
+
 def find_parents(requests: Records, further: Records) -> NDArray[np.int64]:
     """Index of the request that each further call names by (pid, request, submit_ns), or -1; int64, shape (n,)."""
     if not len(requests) or not len(further):

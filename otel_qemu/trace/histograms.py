@@ -176,7 +176,7 @@ class Histograms:
     def add(self, traces: Traces) -> None:
         """Count every request and call of `traces`."""
         requests, calls = traces.requests, traces.calls
-        measured = (requests["submit_ns"] > 0) & (requests["ending"] != Ending.LOST)
+        measured = (requests["submit_ns"] > 0) & ~np.isin(requests["ending"], (Ending.LOST, Ending.HUNG))
         waited = measured & (requests["calls"] > 0) & (requests["incomplete"] == 0)
         ended = calls["complete_ns"] > 0
         self.unmeasured += int((~measured).sum() + (~ended).sum())
@@ -197,9 +197,17 @@ class Histograms:
         sums_ns: Any = np.add.reduceat(values_ns[order], starts) if len(present) else []
         for code, sum_ns in zip(present.tolist(), sums_ns, strict=True):
             pid, device, operation = groups.keys[code]
-            series = Series(pid, device, LAYERS.index(layer), operation)
-            self._counts[series] = self._counts.get(series, 0) + counts[code]
-            self._sums_ns[series] = self._sums_ns.get(series, 0) + int(sum_ns)
+            self.add_counted(Series(pid, device, LAYERS.index(layer), operation), counts[code], int(sum_ns))
+
+    def add_counted(self, series: Series, counts: NDArray[np.int64], sum_ns: int) -> None:
+        """Add what was counted elsewhere with the same bounds: ``counts`` of shape (bounds + 1,)."""
+        self._counts[series] = self._counts.get(series, 0) + counts
+        self._sums_ns[series] = self._sums_ns.get(series, 0) + sum_ns
+
+    def add_all(self, other: "Histograms") -> None:
+        """Add everything that another one with the same bounds has counted."""
+        for series, counts in other._counts.items():
+            self.add_counted(series, counts, other._sums_ns[series])
 
     def rows(self, names: Names) -> list[HistogramRow]:
         """Every histogram, by guest, disk, layer and operation in this order."""

@@ -94,9 +94,10 @@ SENSE_KEYS = (
     "COMPLETED",
 )
 
-_CODES = np.zeros(256, dtype="u1")
+CODES = np.zeros(256, dtype="u1")
+"""Operation code of each opcode, uint8, shape (256,)."""
 for _opcode, _name in OPERATION_OF_OPCODE.items():
-    _CODES[_opcode] = OPERATIONS.index(_name)
+    CODES[_opcode] = OPERATIONS.index(_name)
 
 # Which bytes of a CDB hold the LBA and the number of blocks, by the opcode's group code (SPC-5 4.2.5.1).
 _FIELDS = {
@@ -107,7 +108,7 @@ _FIELDS = {
     5: ((2, 3, 4, 5), (6, 7, 8, 9)),
 }
 _ADDRESSED = ("READ", "WRITE", "WRITE_AND_VERIFY", "VERIFY", "SYNCHRONIZE_CACHE", "WRITE_SAME", "PRE_FETCH")
-_IS_ADDRESSED = np.isin(_CODES, [OPERATIONS.index(name) for name in _ADDRESSED])
+_IS_ADDRESSED = np.isin(CODES, [OPERATIONS.index(name) for name in _ADDRESSED])
 
 
 def operation_code(name: str) -> int:
@@ -117,7 +118,7 @@ def operation_code(name: str) -> int:
 
 def operations(cdbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Operation codes, shape (n,), of CDBs, shape (n, 16)."""
-    return _CODES[cdbs[:, 0]]
+    return CODES[cdbs[:, 0]]
 
 
 def addresses(cdbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

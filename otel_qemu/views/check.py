@@ -30,6 +30,7 @@ def check_line(trial: Trial) -> dict[str, Any]:
                 "offset": site.offset,
                 "instruction": site.instruction,
                 "emulated": site.emulated,
+                "slow_because": site.slow_because,
             }
             for site in sites
         ],
@@ -47,6 +48,9 @@ def check_text(trial: Trial) -> Iterator[str]:
     yield f"  route    {trial.route}"
     for layer in ("scsi", "rbd"):
         yield f"  {layer:<8} {_layer_text(trial, layer)}"
+        for site in trial.inspection.sites.get(layer, []):
+            if site.slow_because:
+                yield f"           {site.probe.function} is single-stepped, which costs more a hit: {site.slow_because}"
     walk = "by pointers" if inspection.layout.walk_known else "by byte range and time"
     yield f"  joined   {walk if all(trial.attached.values()) else 'no'}"
     for problem in trial.problems:
@@ -57,6 +61,4 @@ def _layer_text(trial: Trial, layer: str) -> str:
     sites = trial.inspection.sites.get(layer, [])
     if not trial.attached[layer]:
         return "not traceable"
-    slow = [site.probe.function for site in sites if not site.emulated]
-    text = f"traceable, {len(sites)} probes"
-    return f"{text}; single-stepped, so dearer a hit: {', '.join(slow)}" if slow else text
+    return f"traceable, {len(sites)} probes"

@@ -21,8 +21,8 @@ def trace_lines(traces: Traces, names: Names) -> Iterator[dict[str, Any]]:
     ``trace_id`` is 32 hex digits made of what identifies the request: the same in every replay, however the records
     were cut into batches, but not the id that was exported while recording.  ``join`` of a request is the least
     certain one of its calls, or null without calls; of a call without parent, the reason.  ``status`` of a request
-    that did not complete is how it ended: ``FAILED``, ``CANCELLED``, ``LOST``.  A call that had not ended with its
-    request has ``duration_ns`` null, and a result that was not seen is null.
+    that did not complete is how it ended: ``FAILED``, ``CANCELLED``, ``LOST``, ``HUNG``.  A call that had not ended
+    with its request has ``duration_ns`` null, and a result that was not seen is null.
     """
     for index, request in enumerate(traces.requests):
         yield _request_line(traces, names, index, request)

@@ -1,4 +1,4 @@
-"""``trace.bpf.c`` compiled with the shim, and what the shim exports, as ctypes sees it."""
+"""The BPF program compiled with the shim, and what the shim exports, as ctypes sees it."""
 
 import ctypes
 import functools
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from ctypes import c_int, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
-from otel_qemu.events import BPF_DIRECTORY, COUNTERS
+from otel_qemu.events import BPF_DIRECTORY, COUNTERS, SOURCES
+from otel_qemu.probe.program import SETTINGS
 
 SHIM_DIRECTORY = Path(__file__).parent / "shim"
 HEADERS = BPF_DIRECTORY / "headers" / "include"
@@ -17,7 +18,8 @@ MEMORY_BYTES = 8 << 20
 RING_BYTES = 1 << 20
 TABLE_ENTRIES = 1024
 _RING_DATA = 24
-HASHES = ("processes", "requests", "calls", "held")
+HASHES = ("processes", "requests", "calls", "held", "latencies")
+SIZES = ("PROCESSES", "REQUESTS", "SERIES")
 # fmt: off
 _REGISTERS = (
     "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
@@ -42,15 +44,24 @@ class World(ctypes.Structure):
     hole_start: int
     hole_end: int
     faults_injected: int
+    cookie: int
+    dice: int
+    dice_step: int
+    throws: int
     _fields_ = [
         (name, c_uint64)
-        for name in ("now_ns", "pid_tgid", "reads", "fail_read", "hole_start", "hole_end", "faults_injected")
+        for name in (
+            *("now_ns", "pid_tgid", "reads", "fail_read", "hole_start", "hole_end", "faults_injected"),
+            *("cookie", "dice", "dice_step", "throws"),
+        )
     ]
 
 
 class Hash(ctypes.Structure):
     """``struct shim_hash``, its first five fields."""
 
+    key_bytes: int
+    value_bytes: int
     size: int
     _fields_ = [(name, c_uint32) for name in ("key_bytes", "value_bytes", "buckets", "capacity", "size")]
 
@@ -76,6 +87,21 @@ def compile_c(source: Path, output: Path, arguments: Sequence[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+PROGRAM_ARGUMENTS = (
+    *(f"-D{name}={TABLE_ENTRIES}" for name in SIZES),
+    *(f"-DRING_PAGES={RING_BYTES // 4096}", f"-I{BPF_DIRECTORY}", "-include", str(SHIM_DIRECTORY / "shim.h")),
+    "-Wno-unknown-pragmas",  # unroll, which is clang's
+)
+"""What it takes to compile the BPF program as C."""
+
+
+def program_source(directory: Path) -> Path:
+    """The files of the program, as the one text that it is compiled from."""
+    source = directory / "program.bpf.c"
+    source.write_text("".join((BPF_DIRECTORY / f"{name}.bpf.c").read_text() for name in SOURCES))
+    return source
+
+
 class Library:
     """The program, its maps and the world it believes itself in: one a test process, cleared for each machine."""
 
@@ -90,6 +116,7 @@ class Library:
         self.ring = Ring.in_dll(self._library, "shim_ring")
         self.hashes = {name: Hash.in_dll(self._library, f"shim_{name}") for name in HASHES}
         self._counters = (c_uint64 * len(COUNTERS)).in_dll(self._library, "shim_counters")
+        self._settings = (c_uint8 * SETTINGS.itemsize).in_dll(self._library, "shim_settings")
         self.memory = memoryview((c_uint8 * MEMORY_BYTES).in_dll(self._library, "shim_memory")).cast("B")
 
     def clear(self, tables: dict[str, int], ring_bytes: int) -> None:
@@ -104,6 +131,18 @@ class Library:
         """What user space does with a map: insert or replace."""
         done = self._library.shim_put(ctypes.byref(self.hashes[table]), key, value, 1)
         assert done == 0, f"{table} is full"
+
+    def set_up(self, settings: bytes) -> None:
+        """Write the only entry of the array `settings`."""
+        ctypes.memmove(self._settings, settings, len(self._settings))
+
+    def copy(self, table: str) -> tuple[bytes, bytes]:
+        """Every key of a map and every value, in the same order."""
+        of = self.hashes[table]
+        keys, values = (ctypes.create_string_buffer(max(1, of.size * size)) for size in (of.key_bytes, of.value_bytes))
+        copied = self._library.shim_copy(ctypes.byref(of), keys, values)
+        assert copied == of.size
+        return keys.raw[: copied * of.key_bytes], values.raw[: copied * of.value_bytes]
 
     def contains(self, table: str, key: bytes) -> bool:
         """Whether a map has an entry."""
@@ -129,7 +168,5 @@ def load() -> Library:
     """Compile and load the program, once a test process."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "trace.so"
-        sizes = [f"-DPROCESSES={TABLE_ENTRIES}", f"-DREQUESTS={TABLE_ENTRIES}", f"-DRING_PAGES={RING_BYTES // 4096}"]
-        shim = ["-shared", "-fPIC", "-include", str(SHIM_DIRECTORY / "shim.h")]
-        compile_c(BPF_DIRECTORY / "trace.bpf.c", path, [*shim, *sizes])
+        compile_c(program_source(Path(directory)), path, ["-shared", "-fPIC", *PROGRAM_ARGUMENTS])
         return Library(path)

@@ -6,8 +6,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
+from numpy.typing import NDArray
 
-from otel_qemu.events import RECORD, RbdOperation, Records
+from otel_qemu.events import RECORD, SITES, RbdOperation, Records
+from otel_qemu.probe.keeping import EVERYTHING, Keeping
+from otel_qemu.probe.program import SETTINGS
+from otel_qemu.trace import latency
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from tests.bpf.layouts import QEMU_7_2, Layout
 from tests.bpf.library import RING_BYTES, Registers, load
 from tests.bpf.memory import Memory
@@ -67,6 +72,10 @@ class Machine:
         told: the layout the program is told, where it is another one.
         tables: capacity of the maps named.
         ring_bytes: capacity of the ring.
+        keeping: which traces get a record.
+        bounds_s: of the histograms.
+        by_cookie: enter by the programs of a uprobe_multi link, not by those of one function each.
+        keep_all: the process is one of those of which every record is needed.
     """
 
     def __init__(
@@ -76,6 +85,10 @@ class Machine:
         told: Layout | None = None,
         tables: dict[str, int] | None = None,
         ring_bytes: int = RING_BYTES,
+        keeping: Keeping = EVERYTHING,
+        bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
+        by_cookie: bool = False,
+        keep_all: bool = False,
     ) -> None:
         self._library = load()
         self._library.clear(tables or {}, ring_bytes)
@@ -85,13 +98,34 @@ class Machine:
         self.layout = layout
         self.pid = PID
         self.hits = 0
-        self.trace(PID, told or layout)
+        self.bounds_s = bounds_s
+        self._by_cookie = by_cookie
+        self.set_up(keeping)
+        self.trace(PID, told or layout, keep_all=keep_all)
 
     # ---- what user space does
 
-    def trace(self, pid: int, layout: Layout) -> None:
+    def trace(self, pid: int, layout: Layout, *, keep_all: bool = False) -> None:
         """Have the process `pid` traced."""
-        self._library.put("processes", struct.pack("<I", pid), struct.pack("<8I", *layout.as_words()))
+        self._library.put("processes", struct.pack("<I", pid), struct.pack("<9I", *layout.as_words(), keep_all))
+
+    def set_up(self, keeping: Keeping) -> None:
+        """Say what to keep from now on; the bounds stay."""
+        settings = np.zeros((), dtype=SETTINGS)
+        settings["bounds_ns"] = np.iinfo("u8").max
+        settings["bounds_ns"][: len(self.bounds_s)] = in_ns(self.bounds_s)
+        settings["slow_ns"], settings["slow_call_ns"] = keeping.slow_ns, keeping.slow_call_ns
+        settings["one_in"] = keeping.one_in
+        self._library.set_up(settings.tobytes())
+
+    def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """The histograms: dtype `latency.SERIES` and `latency.LATENCY`, both of shape (n,)."""
+        keys, values = self._library.copy("latencies")
+        return np.frombuffer(keys, dtype=latency.SERIES), np.frombuffer(values, dtype=latency.LATENCY)
+
+    def histograms(self) -> Histograms:
+        """The same as user space gives them to people."""
+        return latency.histograms_of(*self.latencies(), self.bounds_s)
 
     def records(self) -> Records:
         """Empty the ring."""
@@ -116,7 +150,7 @@ class Machine:
 
     def table_sizes(self) -> dict[str, int]:
         """Entries in each map of things in flight."""
-        return {name: table.size for name, table in self._library.hashes.items() if name != "processes"}
+        return {name: self._library.hashes[name].size for name in ("requests", "calls", "held")}
 
     def in_flight(self, request: Request) -> bool:
         """Whether the program holds the request of the current process to be in flight."""
@@ -152,6 +186,9 @@ class Machine:
         registers = Registers(**dict(zip(names, arguments, strict=False)))
         self.world.pid_tgid = self.pid << 32 | thread
         self.hits += 1
+        if self._by_cookie:
+            self.world.cookie = SITES.index(function)
+            function = f"{function.partition('_')[0]}_site"
         assert self._library.run(function, registers) == 0
 
     # ---- SCSI

@@ -4,7 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from otel_qemu.events import COUNTERS, Kind, RbdOperation
+from otel_qemu.events import COUNTERS, Kind, Layer, RbdOperation
+from otel_qemu.probe.keeping import Keeping
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import PID, Completion, Machine, Request, Via
 from tests.bpf.test_limits import room_for
@@ -45,10 +46,20 @@ class Guest(RuleBasedStateMachine):
     @initialize(
         version=st.sampled_from(sorted(LAYOUTS)), requests=st.integers(1, 4), calls=st.integers(1, 4),
         held=st.integers(0, 3), room=st.integers(0, 6),
+        series=st.integers(0, 4), one_in=st.integers(0, 3), slow_ns=st.integers(0, 5), by_cookie=st.booleans(),
+        keep_all=st.booleans(),
     )  # fmt: skip
-    def begin(self, version: str, requests: int, calls: int, held: int, room: int) -> None:
-        tables = {"requests": requests, "calls": calls, "held": held}
-        self.machine = Machine(LAYOUTS[version], tables=tables, ring_bytes=room_for(room))
+    def begin(
+        self, version: str, requests: int, calls: int, held: int, room: int, series: int, one_in: int, slow_ns: int,
+        by_cookie: bool, keep_all: bool,
+    ) -> None:  # fmt: skip
+        tables = {"requests": requests, "calls": calls, "held": held, "latencies": series}
+        keeping = Keeping(one_in, slow_ns * 1e-9 if slow_ns else None)
+        self.machine = Machine(
+            LAYOUTS[version], tables=tables, ring_bytes=room_for(room), keeping=keeping, by_cookie=by_cookie,
+            keep_all=keep_all,
+        )  # fmt: skip
+        self.machine.world.dice_step = 0x5000_0000
 
     @rule(unreadable=st.booleans(), foreign=st.booleans())
     def submit(self, unreadable: bool, foreign: bool) -> None:
@@ -154,8 +165,21 @@ class Guest(RuleBasedStateMachine):
         counters = self.machine.counters()
         assert counters["records"] == self.request_records + self.call_records
         ends = counters["scsi_completed"] + counters["scsi_end_lost"] + counters["scsi_unstarted"]
-        assert ends == self.request_records + counters["ring_full_request"]
-        assert self.call_records + counters["ring_full_call"] <= counters["rbd_completed"]
+        assert ends == self.request_records + counters["ring_full_request"] + counters["requests_not_kept"]
+        lone = self.call_records + counters["ring_full_call"] + counters["calls_not_kept"]
+        assert lone + counters["calls_not_held"] <= counters["rbd_completed"]
+        self.histograms_count_what_ended(counters)
+
+    def histograms_count_what_ended(self, counters: dict[str, int]) -> None:
+        series, latencies = self.machine.latencies()
+        counted = latencies["duration"]["counts"].sum(axis=1)
+        of_requests, of_calls = (int(counted[series["layer"] == layer].sum()) for layer in Layer)
+        assert (
+            of_requests + of_calls + counters["series_full"] == counters["scsi_completed"] + counters["rbd_completed"]
+        )
+        assert of_requests <= counters["scsi_completed"]
+        assert of_calls <= counters["rbd_completed"]
+        assert (latencies["wait"]["counts"].sum(axis=1) == latencies["completion"]["counts"].sum(axis=1)).all()
 
 
 TestGuest = Guest.TestCase

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from otel_qemu.events import (
@@ -13,17 +14,24 @@ from otel_qemu.events import (
     COUNTERS,
     RECORD,
     RETURN_UNKNOWN,
+    SITES,
     Ending,
+    Kept,
     Kind,
+    Layer,
     Link,
     RbdOperation,
 )
-from tests.bpf.library import compile_c
+from otel_qemu.probe.program import SETTINGS
+from otel_qemu.trace import latency
+from tests.bpf.library import PROGRAM_ARGUMENTS, compile_c, program_source
 
 ENUMS: list[tuple[str, str, type[IntEnum]]] = [
     ("record_kind", "RECORD_", Kind),
     ("ending", "ENDING_", Ending),
     ("rbd_operation", "RBD_", RbdOperation),
+    ("layer", "LAYER_", Layer),
+    ("kept", "KEPT_", Kept),
     ("link", "LINK_", Link),
 ]
 
@@ -39,6 +47,21 @@ def evaluate(directory: Path, expressions: Iterable[str]) -> dict[str, int]:
     )
     compile_c(source, directory / "program", [])
     output = subprocess.run([directory / "program"], capture_output=True, text=True, check=True).stdout
+    return dict(zip(wanted, map(int, output.split()), strict=True))
+
+
+def evaluate_in_program(directory: Path, expressions: Iterable[str]) -> dict[str, int]:
+    """The value of each C expression at the end of the whole program, where its own structs are known."""
+    wanted = list(expressions)
+    source = program_source(directory)
+    numbers = ", ".join(f"(long long)({text})" for text in wanted)
+    loop = f'for (int i = 0; i < {len(wanted)}; i++) printf("%lld\\n", numbers[i]);'
+    lines = f"const long long numbers[] = {{{numbers}}};\n{loop}"
+    source.write_text(
+        f"#include <stddef.h>\n#include <stdio.h>\n{source.read_text()}\nint main(void) {{\n{lines}\nreturn 0; }}\n"
+    )
+    compile_c(source, directory / "whole", PROGRAM_ARGUMENTS)
+    output = subprocess.run([directory / "whole"], capture_output=True, text=True, check=True).stdout
     return dict(zip(wanted, map(int, output.split()), strict=True))
 
 
@@ -89,3 +112,30 @@ def test_every_enum_is_the_same_on_both_sides(tmp_path: Path, enum: str, prefix:
 def test_the_unknown_return_value_is_the_same_on_both_sides(tmp_path: Path) -> None:
     """RETURN_UNKNOWN is the smallest 32-bit integer."""
     assert evaluate(tmp_path, ["RETURN_UNKNOWN"]) == {"RETURN_UNKNOWN": RETURN_UNKNOWN}
+
+
+def test_every_site_has_the_number_of_its_place(tmp_path: Path) -> None:
+    """The n-th name of SITES is the compiler's n: the cookie of its probe."""
+    expected = {f"SITE_{name.upper()}": number for number, name in enumerate(SITES)}
+    assert evaluate(tmp_path, expected) == expected
+    assert enumerators("site") == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("struct", "dtype"),
+    [("settings", SETTINGS), ("series", latency.SERIES), ("latency", latency.LATENCY)],
+    ids=["settings", "series", "latency"],
+)
+def test_structs_of_maps_lie_where_numpy_looks_for_them(tmp_path: Path, struct: str, dtype: np.dtype[np.void]) -> None:
+    """Offset and size of every field of what user space writes and reads are the compiler's."""
+    fields = dtype.fields
+    assert fields is not None
+    expected = {f"offsetof(struct {struct}, {name})": int(fields[name][1]) for name in fields}
+    expected |= {f"sizeof(((struct {struct} *)0)->{name})": fields[name][0].itemsize for name in fields}
+    expected[f"sizeof(struct {struct})"] = dtype.itemsize
+    assert evaluate_in_program(tmp_path, expected) == expected
+
+
+def test_there_are_as_many_bins_on_both_sides(tmp_path: Path) -> None:
+    """BINS is the number of counts in a histogram."""
+    assert evaluate_in_program(tmp_path, ["BINS"]) == {"BINS": latency.BINS}

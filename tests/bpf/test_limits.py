@@ -2,7 +2,7 @@
 
 import pytest
 
-from otel_qemu.events import RECORD, Ending, Kind, Link, RbdOperation
+from otel_qemu.events import RECORD, Ending, Kind, Layer, Link, RbdOperation
 from tests.bpf.machine import Machine, Request
 
 RECORD_BYTES = RECORD.itemsize + 8
@@ -73,28 +73,30 @@ def test_a_call_that_finds_the_table_full_is_counted() -> None:
     assert (counted["rbd_table_full"], counted["rbd_unstarted"], counted["rbd_submitted"]) == (1, 1, 2)
 
 
-def test_a_call_that_cannot_be_held_leaves_before_its_request() -> None:
-    """With no room to wait in, a further call goes to the ring at once, names its request, and is counted."""
+def test_a_call_that_cannot_be_held_leaves_no_record() -> None:
+    """With no room to wait in, a further call is counted, in the histograms too, and its request goes on."""
     machine = Machine(tables={"held": 1})
     request = machine.submit_request()
     for length in (1, 2, 3, 4):
         machine.release(machine.call(request, RbdOperation.DISCARD, length=length), 0)
-    early = machine.records()
+    assert not len(machine.records())
     machine.complete(request)
     records = machine.records()
-    assert early["length"].tolist() == [3, 4]
-    assert set(early["request"]) == {request.address}
     assert records["length"].tolist() == [1, 2]
     assert records[0]["calls"] == 4
     assert machine.counted()["calls_not_held"] == 2
+    series, latencies = machine.latencies()
+    (calls,) = latencies[series["layer"] == Layer.RBD]
+    assert (calls["duration"]["counts"].sum(), calls["bytes"]) == (4, 1 + 2 + 3 + 4)
+    assert not any(machine.table_sizes().values())
 
 
 @pytest.mark.parametrize("calls", [MAX_CALLS, MAX_CALLS + 1, MAX_CALLS + 44])
-def test_calls_beyond_the_most_leave_before_their_request(machine: Machine, calls: int) -> None:
-    """The first 256 wait for the end of their request, the rest leave at once; none is lost."""
+def test_calls_beyond_the_most_leave_no_record(machine: Machine, calls: int) -> None:
+    """The first 256 wait for the end of their request, the rest are counted."""
     trace(machine, calls)
     records = machine.records()
-    assert len(records) == calls
+    assert len(records) == MAX_CALLS
     request = records[records["kind"] == Kind.REQUEST]
     assert request["calls"].tolist() == [calls]
     assert machine.counters()["calls_not_held"] == calls - MAX_CALLS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from otel_qemu.events import RECORD, RETURN_UNKNOWN, Ending, Kind, Link, RbdOperation
+from otel_qemu.events import RECORD, RETURN_UNKNOWN, Ending, Kept, Kind, Link, RbdOperation
 from tests.bpf.layouts import QEMU_7_2
 from tests.bpf.machine import DEVICE, IMAGE, PID, Machine
 
@@ -27,8 +27,8 @@ def test_a_write_is_one_record_with_every_field(any_machine: Machine) -> None:
         "link": Link.WALK, "request": request.address, "submit_ns": 1_000_000, "complete_ns": 1_004_350,
         "device": DEVICE, "cdb": WRITE_10.ljust(16, b"\0"), "transfer_bytes": 8192, "tag": 0xFEDCBA98, "lun": 5,
         "status": 0, "host_status": 0, "sense_key": 0, "asc": 0, "ascq": 0, "retries": 0, "calls": 1,
-        "return_value": 0, "rbd_ns": 4000, "image": IMAGE, "call_submit_ns": 1_000_300,
-        "call_complete_ns": 1_004_300, "offset": 0x100000, "length": 8192,
+        "kept": Kept.SAMPLED, "unused": 0, "return_value": 0, "rbd_ns": 4000, "image": IMAGE,
+        "call_submit_ns": 1_000_300, "call_complete_ns": 1_004_300, "offset": 0x100000, "length": 8192,
     }  # fmt: skip
     found = {name: bytes(record[name]) if name == "cdb" else int(record[name]) for name in RECORD.names or ()}
     assert found == expected

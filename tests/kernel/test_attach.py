@@ -12,17 +12,17 @@ import pytest
 
 import otel_qemu
 from otel_qemu.errors import NotPossible
+from otel_qemu.events import SITES
 from otel_qemu.probe.attach import MULTI, PERF, _UprobeMulti, attach
 from otel_qemu.probe.elf import open_binary
 from otel_qemu.probe.program import Program
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
-from tests.kernel.uprobes import Text, link_flags, open_probes, perf_event_type, traced_events
+from tests.kernel.uprobes import Text, open_probes, perf_event_type, read_link, traced_events
 
 SOURCES = Path(otel_qemu.__file__).parent
 INT3 = 0xCC
 NO_TRACEFS = not Path("/sys/kernel/tracing/uprobe_events").exists()
-A_FEW = ("scsi_req_enqueue", "rbd_aio_release")
 ONE_OF_EVERYTHING = (
     "read 211 4096 16",
     "fua 23",
@@ -72,11 +72,24 @@ def test_every_probe_is_an_entry_probe(route: str, qemu: FakeQemu) -> None:
         attachments = tracing.tracer._attachments.values()
         links = [fd for attachment in attachments for fd in attachment.links]
         events = [fd for attachment in attachments for _, fd in attachment.perf_events]
-        assert (len(links), len(events)) == ((13, 0) if route == MULTI else (0, 13))
-        assert {link_flags(fd) for fd in links} <= {0}
+        assert (len(links), len(events)) == ((2, 0) if route == MULTI else (0, 13))
+        assert {read_link(fd).flags for fd in links} <= {0}
         assert {perf_event_type(fd) for fd in events} <= {"uprobe"}
         assert "r:" not in traced_events()
         assert qemu.command("read 211 4096 16").strange_returns == 0
+
+
+def test_one_link_a_binary_has_every_site_with_its_cookie(qemu: FakeQemu) -> None:
+    """What the kernel holds for each file is the offset of every site, and by it the number of the site's function."""
+    with Tracing(qemu) as tracing:
+        wanted = [
+            {site.offset: SITES.index(site.probe.function) for site in sites}
+            for _, sites in tracing.tracer.inspections[0].binaries()
+        ]
+        attachments = tracing.tracer._attachments.values()
+        found = [read_link(fd).cookies for attachment in attachments for fd in attachment.links]
+    assert found == wanted
+    assert sorted(cookie for cookies in found for cookie in cookies.values()) == list(range(13))
 
 
 def test_the_checks_would_notice_a_return_probe(qemu: FakeQemu) -> None:
@@ -85,9 +98,9 @@ def test_the_checks_would_notice_a_return_probe(qemu: FakeQemu) -> None:
     with open_binary(str(qemu.executable)) as binary:
         function = binary.function("scsi_req_enqueue")
     assert function
-    link = _return_probe(program.function("scsi_req_retry", multi=True), qemu.executable, function.offset)
+    link = _return_probe(program.function("scsi_site", multi=True), qemu.executable, function.offset)
     try:
-        assert link_flags(link) == 1
+        assert read_link(link).flags == 1
         assert qemu.command("read 211 4096 16").strange_returns == 211
     finally:
         os.close(link)
@@ -169,8 +182,8 @@ def test_attaching_again_and_again_under_load(qemu: FakeQemu) -> None:
     """Fifty times on and off a process that works flat out: it lives, and afterwards every count is exact again."""
     with Tracing(qemu) as tracing:
         (inspection,) = tracing.tracer.inspections
-        binaries = [(file, [site for site in sites if site.probe.function in A_FEW])
-                    for file, sites in inspection.binaries()]  # fmt: skip
+        binaries = list(inspection.binaries())
+        assert sum(len(sites) for _, sites in binaries) == 13
         program = tracing.tracer._program
         tracing.selection.qemus = []
         tracing.tracer.refresh()

@@ -151,5 +151,5 @@ def test_what_is_held_is_in_flight(shared_qemu: FakeQemu, tracing: Tracing) -> N
     assert (len(in_flight), len(tracing.records())) == (211, 0)
     assert tracing.map_entries() == {"processes": 1, "requests": 211, "calls": 211, "held": 0}
     shared_qemu.command("release-held")
-    assert set(in_flight.tolist()) == set(tracing.records()["submit_ns"].tolist())
+    assert set(in_flight["submit_ns"].tolist()) == set(tracing.records()["submit_ns"].tolist())
     assert tracing.map_entries() == {"processes": 1, "requests": 0, "calls": 0, "held": 0}

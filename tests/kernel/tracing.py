@@ -10,9 +10,12 @@ import numpy as np
 
 from otel_qemu.events import COUNTERS, Batch, Records
 from otel_qemu.probe import program, tracer
+from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.program import Program
 from otel_qemu.probe.selection import Selection
 from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow
+from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Traces
 from tests.kernel.fake_qemu import FakeQemu
 
@@ -38,7 +41,7 @@ class _Kept(Program):
 
     def close(self) -> None:
         """Leave it empty for the next test."""
-        for name in (b"processes", b"requests", b"calls", b"held"):
+        for name in (b"processes", b"requests", b"calls", b"held", b"latencies"):
             self._bpf[name].clear()
         self.idle.append(self)
 
@@ -53,7 +56,7 @@ class Tracing:
 
     def __init__(
         self, *qemus: FakeQemu, route: str | None = None, requests: int | None = None, ring_pages: int | None = None,
-        keep: bool = True,
+        keep: bool = True, keeping: Keeping = EVERYTHING, bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
     ) -> None:  # fmt: skip
         """
         Load, and attach when entered.
@@ -64,6 +67,8 @@ class Tracing:
             requests: entries of each in-flight table; None for the product's.
             ring_pages: of the ring; None for the product's.
             keep: whether a program that is loaded already will do.
+            keeping: which traces get a record.
+            bounds_s: of the histograms.
         """
         self.selection = Those(*qemus)
         keep = keep and not requests and not ring_pages
@@ -72,7 +77,7 @@ class Tracing:
             patch.multiple(program, REQUESTS=requests, RING_PAGES=ring_pages),
             patch.multiple(tracer, RING_PAGES=ring_pages, Program=_Kept.one if keep else Program),
         ):
-            self.tracer = tracer.Tracer(self.selection)
+            self.tracer = tracer.Tracer(self.selection, keeping, bounds_s)
         self.correlator = Correlator()
         self.tracer.route = route or self.tracer.route
         self._before = self.tracer.counters()
@@ -106,6 +111,17 @@ class Tracing:
         """Whatever is in the ring, put together as if nothing came after it."""
         batch = self.tracer.read()
         return join(self.correlator, batch, len(batch) or 1)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many the kernel's histograms have counted, by layer and operation, of all processes and disks."""
+        found: dict[tuple[str, str], int] = {}
+        for row in self.rows():
+            found[row.layer, row.operation] = found.get((row.layer, row.operation), 0) + row.count
+        return found
+
+    def rows(self) -> list[HistogramRow]:
+        """The kernel's histograms."""
+        return self.tracer.histograms().rows(Names())
 
     @property
     def attached(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _SYS_BPF, _OBJ_GET_INFO_BY_FD, _TASK_FD_QUERY = 321, 15, 20
 _LINK_TYPE_UPROBE_MULTI = 12
+_MOST_SITES = 64
 _FD_TYPES = ("raw_tracepoint", "tracepoint", "kprobe", "kretprobe", "uprobe", "uretprobe")
 
 
@@ -37,13 +38,28 @@ def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def link_flags(fd: int) -> int:
-    """``flags`` of a uprobe_multi link; BPF_F_UPROBE_MULTI_RETURN is 1."""
-    info = _LinkInfo()
+@dataclass(frozen=True)
+class Link:
+    """
+    A uprobe_multi link as the kernel has it.
+
+    Attributes:
+        flags: BPF_F_UPROBE_MULTI_RETURN is 1.
+        cookies: of each site, by its offset in the file.
+    """
+
+    flags: int
+    cookies: dict[int, int]
+
+
+def read_link(fd: int) -> Link:
+    """What the kernel says of a link."""
+    offsets, cookies = (ctypes.c_uint64 * _MOST_SITES)(), (ctypes.c_uint64 * _MOST_SITES)()
+    info = _LinkInfo(offsets=ctypes.addressof(offsets), cookies=ctypes.addressof(cookies), count=_MOST_SITES)
     words = fd.to_bytes(4, "little") + ctypes.sizeof(info).to_bytes(4, "little")
     _bpf(_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(words + ctypes.addressof(info).to_bytes(8, "little"), 16))
-    assert (info.type, info.count) == (_LINK_TYPE_UPROBE_MULTI, 1)
-    return int(info.flags)
+    assert info.type == _LINK_TYPE_UPROBE_MULTI
+    return Link(int(info.flags), dict(zip(offsets[: info.count], cookies[: info.count], strict=True)))
 
 
 def perf_event_type(fd: int) -> str:

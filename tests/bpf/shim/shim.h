@@ -1,5 +1,5 @@
 /*
- * Compiles trace.bpf.c, unchanged, as an ordinary shared library that library.py drives: BCC's maps and the kernel's
+ * Compiles the BPF program, unchanged, as an ordinary shared library that library.py drives: BCC's maps and the kernel's
  * helpers, with the kernel's return codes.  Everything a test sets or reads is a global named shim_*.
  */
 #include <linux/types.h>
@@ -27,6 +27,10 @@ struct shim_world {
     u64 hole_start;        /* addresses that cannot be read, */
     u64 hole_end;          /* up to here */
     u64 faults_injected;   /* how often the two above struck: a fault that was never reached tests nothing */
+    u64 cookie;            /* of the site that was hit */
+    u64 dice;              /* the next random number, of which the low 32 bits count */
+    u64 dice_step;         /* added to it after each throw */
+    u64 throws;            /* so far */
 } shim_world;
 
 static u64 bpf_ktime_get_ns(void)
@@ -37,6 +41,20 @@ static u64 bpf_ktime_get_ns(void)
 static u64 bpf_get_current_pid_tgid(void)
 {
     return shim_world.pid_tgid;
+}
+
+static u64 bpf_get_attach_cookie(void *context)
+{
+    (void)context;
+    return shim_world.cookie;
+}
+
+static u32 bpf_get_prandom_u32(void)
+{
+    u32 number = shim_world.dice;
+    shim_world.dice += shim_world.dice_step;
+    shim_world.throws++;
+    return number;
 }
 
 static int shim_struck(u64 from, u64 size)
@@ -149,6 +167,19 @@ void shim_clear(struct shim_hash *map, u32 capacity)
     map->capacity = capacity < map->buckets ? capacity : map->buckets;
 }
 
+/* Every entry, one after the other; returns how many.  Both must have room for `capacity` of them. */
+u32 shim_copy(struct shim_hash *map, char *keys, char *values)
+{
+    u32 copied = 0;
+    for (u32 bucket = 0; bucket < map->buckets; bucket++)
+        for (u32 slot = map->first[bucket]; slot; slot = map->next[slot - 1], copied++) {
+            memcpy(keys + (u64)copied * map->key_bytes, map->keys + (u64)(slot - 1) * map->key_bytes, map->key_bytes);
+            memcpy(values + (u64)copied * map->value_bytes, map->values + (u64)(slot - 1) * map->value_bytes,
+                   map->value_bytes);
+        }
+    return copied;
+}
+
 #define BPF_HASH(name, key_type, value_type, entries)                                                                 \
     static u32 name##_first[entries], name##_next[entries];                                                           \
     static key_type name##_keys[entries];                                                                             \
@@ -167,13 +198,16 @@ void shim_clear(struct shim_hash *map, u32 capacity)
         int (*delete)(key_type *);                                                                                    \
     } name = {name##_lookup, name##_insert, name##_update, name##_delete}
 
-#define BPF_PERCPU_ARRAY(name, value_type, entries)                                                                   \
+#define BPF_ARRAY(name, value_type, entries)                                                                          \
     value_type shim_##name[entries];                                                                                  \
     static value_type *name##_lookup(int *index)                                                                      \
     {                                                                                                                 \
         return *index >= 0 && *index < (entries) ? &shim_##name[*index] : 0;                                          \
     }                                                                                                                 \
     static const struct { value_type *(*lookup)(int *); } name = {name##_lookup}
+
+/* One CPU is all there is. */
+#define BPF_PERCPU_ARRAY BPF_ARRAY
 
 /* ---- the ring buffer: never wraps, for a test reads it empty --------------------------------------------------- */
 

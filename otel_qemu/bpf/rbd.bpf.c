@@ -1,0 +1,232 @@
+/*
+ * librbd calls: from rbd_aio_* to rbd_aio_release, and the walk to the request each was made for.
+ */
+
+/* *(u64 *)(pointer + offset), or 0: no address on any of our ways is 0. */
+static __always_inline u64 follow(u64 pointer, u32 offset)
+{
+    u64 value = 0;
+    if (pointer)
+        bpf_probe_read_user(&value, sizeof(value), (void *)(pointer + offset));
+    return value;
+}
+
+/*
+ * From a completion to the opaque pointer of the blk_aio_*() call that led to it: by the coroutine, which stays the
+ * same object however long the request was throttled and whichever thread woke it.
+ *
+ *   rbd_completion_t → io::AioCompletion → RBDTask → Coroutine.entry_arg → BlkAioEmAIOCB.common.opaque
+ *
+ * The offsets 8 and 24 have not moved since QEMU 4.2 (util/qemu-coroutine.c, include/block/aio.h).
+ */
+static __always_inline u64 opaque_of(u64 task, struct process *process)
+{
+    u64 coroutine = follow(task, process->coroutine);
+    if (process->through_acb)  /* RADOSCB.acb → BlockAIOCB.opaque → CoroutineIOCompletion.coroutine */
+        coroutine = follow(follow(coroutine, 24), 0);
+    return follow(follow(coroutine, 8), 24);
+}
+
+/*
+ * The request in flight that an opaque pointer stands for.  Being in flight is the proof: a wrong offset finds no
+ * parent, not a wrong one.  The opaque is a DMAAIOCB for READ and WRITE (its opaque is the request), an UnmapCBData or
+ * WriteSameCBData (its first field is the request), or, for flushes and zeroing, the request itself.  The likely one
+ * is tried first; the others serve a WRITE turned into write_zeroes or discard (detect-zeroes) and its like.
+ * Without a parent, `key` is left at the likely one.
+ */
+static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct key *key)
+{
+    u64 by_dma = follow(opaque, 24), by_data = follow(opaque, 0);
+    bool data = operation == RBD_READ || operation == RBD_WRITE;
+    u64 likely = data ? by_dma : operation == RBD_DISCARD ? by_data : opaque;
+    key->pointer = likely;
+    struct record *parent = requests.lookup(key);
+    if (parent)
+        return parent;
+    key->pointer = data ? opaque : by_dma;
+    parent = requests.lookup(key);
+    if (parent)
+        return parent;
+    key->pointer = operation == RBD_DISCARD ? opaque : by_data;
+    parent = requests.lookup(key);
+    if (parent)
+        return parent;
+    key->pointer = likely;
+    return 0;
+}
+
+/* Walk from the completion to the parent; leaves in `call` the link, and the parent or where the walk ended. */
+static __always_inline struct record *link_parent(struct call *call, struct process *process, u64 completion)
+{
+    struct key key = key_of(0);
+    if (process->completion_argument == UNKNOWN_OFFSET || process->coroutine == UNKNOWN_OFFSET) {
+        call->link = LINK_NO_LAYOUT;
+        count(COUNT_PARENT_NO_LAYOUT);
+        return 0;
+    }
+    u64 task = follow(follow(completion, 0), process->completion_argument);
+    if (task && process->return_value != UNKNOWN_OFFSET)
+        call->return_at = task + process->return_value;
+    struct record *parent = parent_of(opaque_of(task, process), call->operation, &key);
+    call->request = key.pointer;
+    if (!key.pointer) {
+        call->link = LINK_FAULT;
+        count(COUNT_PARENT_FAULT);
+        return 0;
+    }
+    call->link = parent ? LINK_WALK : LINK_NOT_IN_FLIGHT;
+    count(parent ? COUNT_PARENT_FOUND : COUNT_PARENT_NOT_IN_FLIGHT);
+    return parent;
+}
+
+/* Put a call in flight; a completion still there lost its release. */
+static __always_inline int insert_call(struct key *key, struct call *call)
+{
+    int error = calls.insert(key, call);
+    if (error == EXISTS) {
+        count(COUNT_RBD_END_LOST);
+        error = calls.update(key, call);
+    }
+    count(error ? COUNT_RBD_TABLE_FULL : COUNT_RBD_SUBMITTED);
+    return error;
+}
+
+/* Sum of iov_len: eight iovecs a read, for a request of 1 MiB may have 256 of them. */
+static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
+{
+    struct { u64 base, len; } chunk[8];
+    u64 bytes = 0;
+    for (u32 i = 0; i < MAX_IOVECS / 8; i++) {
+        s32 left = iovec_count - i * 8;
+        if (left <= 0)
+            return bytes;
+        __builtin_memset(chunk, 0, sizeof(chunk));
+        u32 size = left >= 8 ? sizeof(chunk) : (left & 7) * sizeof(chunk[0]);
+        if (bpf_probe_read_user(chunk, size, (void *)(iovecs + i * sizeof(chunk)))) {
+            count(COUNT_LENGTH_UNREADABLE);
+            return bytes;
+        }
+        bytes += chunk[0].len + chunk[1].len + chunk[2].len + chunk[3].len;
+        bytes += chunk[4].len + chunk[5].len + chunk[6].len + chunk[7].len;
+    }
+    return bytes;
+}
+
+/* `iovecs`: 0, or where `length` iovecs are whose bytes are the length. */
+static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 length, u64 iovecs, u64 completion)
+{
+    struct key key = key_of(completion);
+    struct process *process = processes.lookup(&key.pid);
+    if (!process) {
+        count(COUNT_FOREIGN);
+        return 0;
+    }
+    struct call call = {.image = image, .offset = offset, .operation = operation};
+    call.submit_ns = bpf_ktime_get_ns();
+    call.length = iovecs ? iovec_bytes(iovecs, length) : length;
+    call.thread = bpf_get_current_pid_tgid();
+    call.return_value = RETURN_UNKNOWN;
+    struct record *parent = link_parent(&call, process, completion);
+    if (parent) {
+        call.request_submit_ns = parent->submit_ns;
+        call.device = parent->device;
+        call.index = parent->calls;
+    }
+    if (insert_call(&key, &call) || !parent)
+        return 0;
+    if (!parent->calls)
+        fill_call_half(parent, &call);
+    if (parent->calls < MOST_CALLS)
+        parent->calls++;
+    return 0;
+}
+
+/*
+ * The calls that begin something, by their arguments (librbd.h):
+ *
+ *   rbd_aio_readv, writev(image, iov, iovcnt, off, c)
+ *   rbd_aio_read, write(image, off, len, buf, c)
+ *   rbd_aio_discard(image, off, len, c)
+ *   rbd_aio_write_zeroes(image, off, len, c, zero_flags, op_flags)
+ *   rbd_aio_flush(image, c)
+ */
+static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
+{
+    u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx), fourth = PT_REGS_PARM4(ctx);
+    u64 offset = second, length = third, iovecs = 0, completion = PT_REGS_PARM5(ctx);
+    u8 operation = RBD_READ;
+    switch (site) {
+    case SITE_RBD_AIO_WRITEV:
+        operation = RBD_WRITE; /* fall through */
+    case SITE_RBD_AIO_READV:   /* and writev: the third argument is how many iovecs */
+        iovecs = second;
+        offset = fourth;
+        break;
+    case SITE_RBD_AIO_WRITE:
+        operation = RBD_WRITE;
+        break;
+    case SITE_RBD_AIO_DISCARD:
+        operation = RBD_DISCARD;
+        completion = fourth;
+        break;
+    case SITE_RBD_AIO_WRITE_ZEROES:
+        operation = RBD_WRITE_ZEROES;
+        completion = fourth;
+        break;
+    case SITE_RBD_AIO_FLUSH:
+        operation = RBD_FLUSH;
+        offset = length = 0;
+        completion = second;
+        break;
+    }
+    return submit_call(operation, PT_REGS_PARM1(ctx), offset, length, iovecs, completion);
+}
+
+/* A released call goes to its request if that is still the one it was made for, or leaves by itself. */
+static __always_inline void end_call(struct call *call, struct settings *settings)
+{
+    struct key key = key_of(call->request);
+    struct record *parent = call->link == LINK_WALK ? requests.lookup(&key) : 0;
+    if (call->link == LINK_WALK && (!parent || parent->submit_ns != call->request_submit_ns)) {
+        count(COUNT_PARENT_GONE);
+        parent = 0;
+    }
+    if (!parent) {
+        emit_lone_call(call, settings);
+    } else if (call->index == 0) {
+        parent->return_value = call->return_value;
+        parent->call_complete_ns = call->complete_ns;
+    } else {
+        key.index = call->index;
+        if (call->index >= MAX_CALLS || held.update(&key, call))
+            count(COUNT_CALLS_NOT_HELD);
+    }
+}
+
+/*
+ * void rbd_aio_release(rbd_completion_t c): QEMU's callback has stored the return value by now.  Called by the thread
+ * that submitted, it is the clean-up of a call that librbd refused, and there is no return value.
+ */
+static __always_inline int on_rbd_release(struct pt_regs *ctx)
+{
+    struct key key = key_of(PT_REGS_PARM1(ctx));
+    struct call *call = calls.lookup(&key);
+    if (!call)
+        return count_traced(COUNT_RBD_UNSTARTED);
+    call->complete_ns = bpf_ktime_get_ns();
+    if (call->return_at && call->thread != (u32)bpf_get_current_pid_tgid()) {
+        s64 value;
+        if (bpf_probe_read_user(&value, sizeof(value), (void *)call->return_at))
+            count(COUNT_RETURN_UNREADABLE);
+        else
+            call->return_value = value;
+    }
+    struct settings *settings = current_settings();
+    if (settings) {
+        count_call(call, settings);
+        end_call(call, settings);
+    }
+    calls.delete(&key);
+    count(COUNT_RBD_COMPLETED);
+    return 0;
+}

@@ -1,0 +1,137 @@
+/*
+ * Records: which traces are worth one, and how a whole trace leaves.
+ */
+
+static __always_inline struct settings *current_settings(void)
+{
+    int zero = 0;
+    return settings.lookup(&zero);   /* one entry, always there: the verifier wants to see it checked */
+}
+
+static __always_inline bool has_failed(struct record *request)
+{
+    return request->ending != ENDING_COMPLETED || (request->status && request->status != CONDITION_MET);
+}
+
+static __always_inline bool call_failed(struct call *call)
+{
+    return call->return_value < 0 && call->return_value != RETURN_UNKNOWN;
+}
+
+/* Whether the dice say so: one in `one_in`, all of them for 1, none for 0. */
+static __always_inline bool is_sampled(u64 one_in)
+{
+    return one_in == 1 || (one_in && bpf_get_prandom_u32() < 0x100000000ULL / one_in);
+}
+
+/* Why a trace is kept, by what is rarest first; 0: it is not. */
+static __always_inline u8 reason_to_keep(bool failed, u64 duration_ns, u64 slow_ns, u64 one_in)
+{
+    if (failed)
+        return KEPT_ERROR;
+    if (duration_ns >= slow_ns)
+        return KEPT_SLOW;
+    if (is_sampled(one_in))
+        return KEPT_SAMPLED;
+    u32 pid = current_pid();
+    struct process *process = processes.lookup(&pid);
+    return process && process->keep_all ? KEPT_SAMPLED : 0;
+}
+
+static __always_inline void fill_call_half(struct record *record, struct call *call)
+{
+    record->operation = call->operation;
+    record->link = call->link;
+    record->return_value = call->return_value;
+    record->image = call->image;
+    record->call_submit_ns = call->submit_ns;
+    record->call_complete_ns = call->complete_ns;
+    record->offset = call->offset;
+    record->length = call->length;
+}
+
+static __always_inline void emit_call(struct call *call, u8 kept)
+{
+    struct record record = {};
+    record.pid = current_pid();
+    record.kind = RECORD_CALL;
+    record.request = call->request;
+    record.submit_ns = call->request_submit_ns;
+    record.kept = kept;
+    fill_call_half(&record, call);
+    count(ring.ringbuf_output(&record, sizeof(record), NO_WAKEUP) ? COUNT_RING_FULL_CALL : COUNT_RECORDS);
+}
+
+/* A call that belongs to no request, or came after its end: a trace of its own. */
+static __always_inline void emit_lone_call(struct call *call, struct settings *settings)
+{
+    u64 duration_ns = call->complete_ns - call->submit_ns;
+    u8 kept = reason_to_keep(call_failed(call), duration_ns, settings->slow_call_ns, settings->one_in);
+    if (kept)
+        emit_call(call, kept);
+    else
+        count(COUNT_CALLS_NOT_KEPT);
+}
+
+/*
+ * The union of the intervals of an ended request's calls, and in `last_end_ns` the end of the last: in submit order,
+ * each adds what lies beyond the latest end so far.
+ */
+static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
+{
+    struct key key = key_of(request->request);
+    u64 end = request->call_complete_ns ? request->call_complete_ns : request->complete_ns;
+    u64 busy = end - request->call_submit_ns;
+    for (u32 i = 1; i < MAX_CALLS; i++) {
+        if (i >= request->calls)
+            break;
+        key.index = i;
+        struct call *call = held.lookup(&key);
+        if (!call)             /* not ended yet (COUNT_PARENT_GONE tells when it does), or not held */
+            continue;
+        u64 from = call->submit_ns > end ? call->submit_ns : end;
+        if (call->complete_ns >= from) {   /* a call of 0 ns is the last one, too */
+            busy += call->complete_ns - from;
+            end = call->complete_ns;
+        }
+    }
+    *last_end_ns = end;
+    return busy;
+}
+
+/* Take an ended request's further calls out of `held`, into the ring if their request went there. */
+static __always_inline void release_held(struct record *request, bool emit)
+{
+    struct key key = key_of(request->request);
+    for (u32 i = 1; i < MAX_CALLS; i++) {
+        if (i >= request->calls)
+            break;
+        key.index = i;
+        struct call *call = held.lookup(&key);
+        if (!call)
+            continue;
+        if (emit)
+            emit_call(call, request->kept);
+        held.delete(&key);
+    }
+}
+
+/*
+ * One whole trace into the ring, or nothing of it: the request's place is taken first, and its further calls leave only
+ * behind it.  Should the ring fill up between them, RING_FULL_CALL counts what is missing and the request's `calls`
+ * shows it.
+ */
+static __always_inline void emit_request(struct record *request)
+{
+    struct record *out = 0;
+    if (request->kept)
+        out = ring.ringbuf_reserve(sizeof(*out));
+    release_held(request, out != 0);
+    if (!out) {
+        count(request->kept ? COUNT_RING_FULL_REQUEST : COUNT_REQUESTS_NOT_KEPT);
+        return;
+    }
+    __builtin_memcpy(out, request, sizeof(*out));
+    ring.ringbuf_submit(out, NO_WAKEUP);
+    count(COUNT_RECORDS);
+}

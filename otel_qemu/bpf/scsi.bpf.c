@@ -1,0 +1,153 @@
+/*
+ * SCSI requests: from scsi_req_enqueue to whatever ends them (QEMU hw/scsi/scsi-bus.c).
+ */
+
+/* Read what a SCSIRequest says when it is submitted.  The guest wrote the CDB: it is copied, never trusted. */
+static __always_inline int read_request(struct record *record, struct process *process, u64 request)
+{
+    struct { u32 tag, lun; } name = {};
+    struct { char buf[16]; u32 len, pad; u64 xfer; } command = {};
+    if (bpf_probe_read_user(&record->device, 8, (void *)(request + process->device)) ||
+        bpf_probe_read_user(&name, sizeof(name), (void *)(request + process->tag)) ||
+        bpf_probe_read_user(&command, sizeof(command), (void *)(request + process->command)))
+        return -1;
+    record->tag = name.tag;
+    record->lun = name.lun;
+    record->transfer_bytes = command.xfer;
+    __builtin_memcpy(record->cdb, command.buf, sizeof(record->cdb));
+    return 0;
+}
+
+/* Count an ended request in the histograms, exactly; then decide whether it is worth a record, and let it go. */
+static __always_inline void finish(struct record *request)
+{
+    u64 last_end_ns = request->complete_ns;
+    struct settings *settings = current_settings();
+    if (!settings)
+        return;
+    if (request->calls)
+        request->rbd_ns = busy_ns(request, &last_end_ns);
+    if (request->ending != ENDING_LOST)   /* its end was not seen: it has no duration */
+        count_request(request, settings, last_end_ns);
+    u64 slow_ns = settings->slow_ns[(u8)request->cdb[0]];
+    u64 duration_ns = request->complete_ns - request->submit_ns;
+    request->kept = reason_to_keep(has_failed(request), duration_ns, slow_ns, settings->one_in);
+    emit_request(request);
+}
+
+/* The address is in flight already: a retry of the same request, or one whose end was never seen. */
+static __always_inline void submit_again(struct key *key, struct record *record)
+{
+    struct record *before = requests.lookup(key);
+    if (before && before->ending == ENDING_RETRY) {
+        before->ending = 0;
+        count(COUNT_SCSI_RESUBMITTED);
+        return;
+    }
+    if (before) {
+        before->ending = ENDING_LOST;
+        before->complete_ns = record->submit_ns;
+        finish(before);
+        count(COUNT_SCSI_END_LOST);
+    }
+    count(requests.update(key, record) ? COUNT_SCSI_TABLE_FULL : COUNT_SCSI_SUBMITTED);
+}
+
+/* int32_t scsi_req_enqueue(SCSIRequest *req) */
+static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
+{
+    struct record record = {};
+    struct key key = key_of(PT_REGS_PARM1(ctx));
+    struct process *process = processes.lookup(&key.pid);
+    if (!process) {
+        count(COUNT_FOREIGN);
+        return 0;
+    }
+    record.submit_ns = bpf_ktime_get_ns();
+    record.pid = key.pid;
+    record.kind = RECORD_REQUEST;
+    record.request = key.pointer;
+    if (read_request(&record, process, key.pointer)) {
+        count(COUNT_SCSI_UNREADABLE);
+        return 0;
+    }
+    int error = requests.insert(&key, &record);
+    if (error == EXISTS)
+        submit_again(&key, &record);
+    else
+        count(error ? COUNT_SCSI_TABLE_FULL : COUNT_SCSI_SUBMITTED);
+    return 0;
+}
+
+/* Sense data, fixed (70h, 71h) or descriptor (72h, 73h) format: SPC-5 4.4. */
+static __always_inline void read_sense(struct record *record, u64 request)
+{
+    u8 sense[14] = {};
+    struct process *process = processes.lookup(&record->pid);
+    if (!process || bpf_probe_read_user(sense, sizeof(sense), (void *)(request + process->sense))) {
+        count(COUNT_SENSE_UNREADABLE);
+        return;
+    }
+    bool descriptor = (sense[0] & 0x7e) == 0x72;
+    record->sense_key = (descriptor ? sense[1] : sense[2]) & 0xf;
+    record->asc = descriptor ? sense[2] : sense[12];
+    record->ascq = descriptor ? sense[3] : sense[13];
+}
+
+/* An end whose submit we did not see proves that calls which walked to this address had a parent, begun before us. */
+static __always_inline int end_unstarted(struct key *key, u8 ending)
+{
+    if (processes.lookup(&key->pid)) {
+        struct record record = {.pid = key->pid, .kind = RECORD_REQUEST, .ending = ending, .request = key->pointer};
+        record.complete_ns = bpf_ktime_get_ns();
+        record.kept = KEPT_SAMPLED;
+        emit_request(&record);
+    }
+    return count_traced(COUNT_SCSI_UNSTARTED);
+}
+
+static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 host_status)
+{
+    struct key key = key_of(request);
+    struct record *record = requests.lookup(&key);
+    if (!record)
+        return end_unstarted(&key, ending);
+    record->complete_ns = bpf_ktime_get_ns();
+    record->ending = ending;
+    record->status = status;
+    record->host_status = host_status;
+    if (status == CHECK_CONDITION)
+        read_sense(record, request);
+    finish(record);
+    requests.delete(&key);
+    count(COUNT_SCSI_COMPLETED);
+    return 0;
+}
+
+/*
+ * The three ways out.  The second argument is a status of its own kind, or there is none.
+ *
+ *   void scsi_req_complete(SCSIRequest *req, int status)
+ *   void scsi_req_complete_failed(SCSIRequest *req, int host_status)   QEMU 6.0 on
+ *   void scsi_req_cancel_complete(SCSIRequest *req)   an aborted request, once its block I/O has come back
+ */
+static __always_inline int on_scsi_end(struct pt_regs *ctx, u8 ending)
+{
+    u8 told = PT_REGS_PARM2(ctx);
+    return end_request(PT_REGS_PARM1(ctx), ending, ending == ENDING_COMPLETED ? told : 0,
+                       ending == ENDING_FAILED ? told : 0);
+}
+
+/* void scsi_req_retry(SCSIRequest *req): werror=stop or rerror=stop; the request goes on when the guest does */
+static __always_inline int on_scsi_req_retry(struct pt_regs *ctx)
+{
+    struct key key = key_of(PT_REGS_PARM1(ctx));
+    struct record *record = requests.lookup(&key);
+    if (record) {
+        record->ending = ENDING_RETRY;
+        if (record->retries < 255)
+            record->retries++;
+    }
+    return count_traced(COUNT_SCSI_RETRIED);
+}
+

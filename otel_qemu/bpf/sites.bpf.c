@@ -1,0 +1,37 @@
+/*
+ * Where the kernel enters.  A uprobe_multi link runs one program for all sites of a binary, and gives it the site as a
+ * cookie.  Below Linux 6.6 there is no such link, and each function has a program of its own.
+ */
+
+static __always_inline int on_scsi_site(struct pt_regs *ctx, u64 site)
+{
+    if (site == SITE_SCSI_REQ_ENQUEUE)
+        return on_scsi_req_enqueue(ctx);
+    if (site == SITE_SCSI_REQ_RETRY)
+        return on_scsi_req_retry(ctx);
+    return on_scsi_end(ctx, site == SITE_SCSI_REQ_COMPLETE          ? ENDING_COMPLETED
+                            : site == SITE_SCSI_REQ_COMPLETE_FAILED ? ENDING_FAILED
+                                                                    : ENDING_CANCELLED);
+}
+
+static __always_inline int on_rbd_site(struct pt_regs *ctx, u64 site)
+{
+    return site == SITE_RBD_AIO_RELEASE ? on_rbd_release(ctx) : on_rbd_submit(ctx, site);
+}
+
+int scsi_site(struct pt_regs *ctx) { return on_scsi_site(ctx, bpf_get_attach_cookie(ctx)); }
+int rbd_site(struct pt_regs *ctx) { return on_rbd_site(ctx, bpf_get_attach_cookie(ctx)); }
+
+int scsi_req_enqueue(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_ENQUEUE); }
+int scsi_req_complete(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_COMPLETE); }
+int scsi_req_complete_failed(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_COMPLETE_FAILED); }
+int scsi_req_cancel_complete(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_CANCEL_COMPLETE); }
+int scsi_req_retry(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_RETRY); }
+int rbd_aio_release(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_RELEASE); }
+int rbd_aio_readv(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_READV); }
+int rbd_aio_writev(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_WRITEV); }
+int rbd_aio_read(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_READ); }
+int rbd_aio_write(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_WRITE); }
+int rbd_aio_discard(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_DISCARD); }
+int rbd_aio_write_zeroes(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_WRITE_ZEROES); }
+int rbd_aio_flush(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_FLUSH); }

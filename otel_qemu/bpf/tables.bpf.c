@@ -1,0 +1,117 @@
+/*
+ * Time every SCSI request and every librbd call of QEMU, and put each call under its request.
+ *
+ *   scsi_req_enqueue ──► requests ◄── walk ── rbd_aio_readv, ...  ──► calls
+ *                           │  ▲                                        │
+ *                           │  └── first call's end, in the entry ──────┤ rbd_aio_release
+ *                           │      further calls' ends, in `held` ──────┘
+ *   scsi_req_complete ──────┴──► histograms, exactly; then, if it is worth keeping, ring: one record a request, and
+ *                                one for each further call
+ *
+ * The program is these files, one after the other (bcc takes one text): tables, ring, latency, scsi, rbd, sites.
+ *
+ * Entry probes only: a return probe would patch the return address on a coroutine's stack, and QEMU leaves that stack
+ * before it returns.  All that a return value could tell is read where QEMU has already stored it.
+ *
+ * Who writes what, without locks: a request's entry is written by the thread that submits for it (one AioContext) and
+ * by librbd's callback thread (one strand an image); they write different fields.  A completion and a SCSIRequest are
+ * freed only after the probe of their end has run, so a key is never live twice, except when an end was lost: counted.
+ */
+#include <uapi/linux/ptrace.h>
+#include "events.h"
+
+#define BINS 32                /* of a histogram: 31 bounds at most, and what lies above them */
+#define MAX_CALLS 256          /* calls kept until their request ends; UNMAP makes at most 255 (max_unmap_descr) */
+#define MOST_CALLS 65535        /* that a record can tell */
+#define MAX_IOVECS 1024        /* IOV_MAX */
+#define UNKNOWN_OFFSET 0xffffffff
+#define CHECK_CONDITION 2      /* SAM-5 5.3.1 */
+#define CONDITION_MET 4
+#define ENDING_RETRY 0x80      /* only inside `requests`: QEMU stopped on an error and will submit this request again */
+#define EXISTS (-17)           /* -EEXIST */
+#define NO_WAKEUP 1            /* BPF_RB_NO_WAKEUP: the reader comes on a timer; a wake-up costs 50 times a record */
+
+/*
+ * One traced process: offsets in bytes within QEMU's and librbd's structs (otel_qemu/probe/layouts.py derives them;
+ * UNKNOWN_OFFSET: not known for this build), and whether its records may be thinned out.
+ */
+struct process {
+    u32 device;                /* SCSIRequest.dev */
+    u32 tag;                   /* SCSIRequest.tag, followed by .lun */
+    u32 command;               /* SCSIRequest.cmd: buf[16], len, xfer */
+    u32 sense;                 /* SCSIRequest.sense */
+    u32 completion_argument;   /* librbd::io::AioCompletion.complete_arg */
+    u32 coroutine;             /* in QEMU's object of one call: RBDTask.co, or RADOSCB.acb */
+    u32 through_acb;           /* 1: that is RADOSCB.acb, and the coroutine is two pointers further (QEMU 6.0 and older) */
+    u32 return_value;          /* RBDTask.ret or RADOSCB.ret */
+    u32 keep_all;              /* 1: calls are joined in user space, which needs every record */
+};
+
+struct key {
+    u64 pointer;               /* SCSIRequest * or rbd_completion_t */
+    u32 pid;
+    u32 index;                 /* of a held call within its request; else 0 */
+};
+
+/* One librbd call in flight, or ended and held until its request ends. */
+struct call {
+    u64 image;
+    u64 submit_ns;
+    u64 complete_ns;
+    u64 offset;
+    u64 length;
+    u64 request;               /* parent, with its submit_ns: an address alone may since have been used again */
+    u64 request_submit_ns;
+    u64 device;                /* parent's SCSIDevice *, or 0 */
+    u64 return_at;             /* address of the return value once QEMU has stored it; 0: not known */
+    u32 index;                 /* which of its request's calls */
+    u32 thread;                /* that submitted it */
+    s32 return_value;
+    u8 operation;
+    u8 link;
+    u16 unused;
+};
+
+/* What is worth a record; everything is counted in any case. */
+struct settings {
+    u64 bounds_ns[BINS];       /* upper bounds of the histograms' bins, ascending, filled up with the largest u64 */
+    u64 slow_ns[256];          /* by opcode: a request that takes so long is kept */
+    u64 slow_call_ns;          /* the same for a call without request */
+    u64 one_in;                /* of the others, about one in so many; 1: all of them; 0: none */
+};
+
+BPF_ARRAY(settings, struct settings, 1);
+BPF_HASH(processes, u32, struct process, PROCESSES);
+BPF_HASH(requests, struct key, struct record, REQUESTS);
+BPF_HASH(calls, struct key, struct call, REQUESTS);
+BPF_HASH(held, struct key, struct call, REQUESTS);
+BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+
+/* Atomic although per CPU: one probe may preempt another on the same CPU. */
+static __always_inline void count(int what)
+{
+    u64 *value = counters.lookup(&what);
+    if (value)
+        __sync_fetch_and_add(value, 1);
+}
+
+static __always_inline u32 current_pid(void)
+{
+    return bpf_get_current_pid_tgid() >> 32;
+}
+
+/* The key of `pointer` in the current process; every byte set, for padding is part of a key. */
+static __always_inline struct key key_of(u64 pointer)
+{
+    struct key key = {.pointer = pointer, .pid = current_pid(), .index = 0};
+    return key;
+}
+
+/* A hit that changes nothing in flight: count it, unless it is in a process that nobody asked for. */
+static __always_inline int count_traced(int what)
+{
+    u32 pid = current_pid();
+    count(processes.lookup(&pid) ? what : COUNT_FOREIGN);
+    return 0;
+}

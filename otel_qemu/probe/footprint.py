@@ -1,0 +1,32 @@
+"""
+Give the compiler's memory back once the program is loaded: a sidecar keeps running, clang is not needed again.
+
+Freed heap goes back by malloc_trim.  The code of LLVM, clang and bcc is file-backed and unchanged, so its pages may be
+dropped: should something still run there, they are read again from the page cache.  Only ``r-xp`` mappings: others hold
+relocated data.
+"""
+
+import ctypes
+import re
+from pathlib import Path
+
+_COMPILER = re.compile(r"/(libLLVM|libclang|libbcc)[\w.+-]*\.so[\w.]*$")
+_MADV_DONTNEED = 4
+
+
+def release_compiler_memory() -> None:
+    """Do it; a kernel or C library that refuses leaves things as they are."""
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, flags, _offset, _device, _inode, *name = line.split(maxsplit=5)
+        if flags == "r-xp" and name and _COMPILER.search(name[0]):
+            start, end = (int(address, 16) for address in span.split("-"))
+            libc.madvise(start, end - start, _MADV_DONTNEED)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process (proc(5), statm)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -1,0 +1,227 @@
+"""Keep rules and histograms in the kernel: what is kept may be little, what is counted is everything, exactly."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from otel_qemu.errors import BadInput
+from otel_qemu.events import RECORD, Kept, Kind, Layer
+from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
+from otel_qemu.trace.histograms import Histograms
+from otel_qemu.trace.latency import MOST_BOUNDS
+from otel_qemu.trace.names import Names
+from tests.kernel.fake.build import OPAQUE, QEMU_11_1
+from tests.kernel.fake_qemu import FakeQemu
+from tests.kernel.tracing import Tracing
+
+SMALL_PAGES = 16
+FITS = SMALL_PAGES * 4096 // (8 + RECORD.itemsize)
+COMMANDS = {
+    "read 211 4096 16": {("scsi", "READ"): 211, ("wait", "READ"): 211, ("rbd", "read"): 211},
+    "write 101 5120": {("scsi", "WRITE"): 101, ("wait", "WRITE"): 101, ("rbd", "write"): 101},
+    "fua 23": {("scsi", "WRITE"): 23, ("wait", "WRITE"): 23, ("rbd", "write"): 23, ("rbd", "flush"): 23},
+    "flush 19": {("scsi", "SYNCHRONIZE_CACHE"): 19, ("wait", "SYNCHRONIZE_CACHE"): 19, ("rbd", "flush"): 19},
+    "unmap 23 5": {("scsi", "UNMAP"): 23, ("wait", "UNMAP"): 23, ("rbd", "discard"): 115},
+    "zero 17": {("scsi", "WRITE_SAME"): 17, ("wait", "WRITE_SAME"): 17, ("rbd", "write_zeroes"): 17},
+    "inquiry 13": {("scsi", "INQUIRY"): 13},
+    "check-condition 11": {("scsi", "READ"): 11, ("wait", "READ"): 11, ("rbd", "read"): 11},
+    "cancel 7": {("scsi", "READ"): 7, ("wait", "READ"): 7, ("rbd", "read"): 7},
+    "orphan 5": {("rbd", "read"): 5},
+}
+"""What each command adds to the histograms."""
+
+
+@pytest.fixture(scope="module")
+def qemu() -> Iterator[FakeQemu]:
+    with FakeQemu() as qemu:
+        yield qemu
+
+
+def total(commands: dict[str, dict[tuple[str, str], int]]) -> dict[tuple[str, str], int]:
+    """Counts of several commands."""
+    keys = {key for counts in commands.values() for key in counts}
+    return {key: sum(counts.get(key, 0) for counts in commands.values()) for key in keys}
+
+
+def latencies_bytes(tracing: Tracing, layer: Layer) -> int:
+    """Bytes transferred in a layer, by the kernel's tables."""
+    series, latencies = tracing.tracer._program.latencies()
+    return int(latencies["bytes"][series["layer"] == layer].sum())
+
+
+@pytest.mark.parametrize("keeping", [Keeping(), COUNTS_ONLY, Keeping(7)], ids=["all", "errors", "some"])
+def test_the_histograms_have_every_request(qemu: FakeQemu, keeping: Keeping) -> None:
+    """Command by command exactly the numbers that were made, whatever is kept."""
+    with Tracing(qemu, keeping=keeping) as tracing:
+        done: dict[str, dict[tuple[str, str], int]] = {}
+        for command, counts in COMMANDS.items():
+            qemu.command(command)
+            done[command] = counts
+            assert tracing.counts() == total(done)
+        assert "series_full" not in tracing.counted()
+
+
+def test_the_histograms_are_those_of_the_records(qemu: FakeQemu) -> None:
+    """With everything kept, counting from the records gives the same rows: every bin and every sum."""
+    with Tracing(qemu) as tracing:
+        for command in COMMANDS:
+            if command != "cancel 7":  # calls that end after their request are under its disk in the kernel alone
+                qemu.command(command)
+        plain = Histograms()
+        plain.add(tracing.traces())
+        assert tracing.rows() == plain.rows(Names())
+        assert plain.unmeasured == 0
+
+
+def test_bytes_are_added_up(qemu: FakeQemu) -> None:
+    """What the guest transferred, and what librbd was asked for."""
+    with Tracing(qemu, keeping=COUNTS_ONLY) as tracing:
+        qemu.command("read 211 4096 16")
+        qemu.command("write 101 5120")
+        qemu.command("flush 19")
+        wanted = 211 * 4096 + 101 * 5120
+        assert [latencies_bytes(tracing, layer) for layer in Layer] == [wanted, wanted]
+
+
+def test_a_ring_that_nobody_reads_takes_nothing_from_the_histograms(qemu: FakeQemu) -> None:
+    """Far more than the ring holds: every request is counted, and each record that is missing has its reason."""
+    with Tracing(qemu, ring_pages=SMALL_PAGES) as tracing:
+        qemu.command("read 20011 4096 32")
+        qemu.command("unmap 503 5 16")
+        qemu.command("orphan 101")
+        counted = tracing.counted()
+        records = tracing.records()
+        counts = tracing.counts()
+    assert counts == {
+        ("scsi", "READ"): 20011, ("wait", "READ"): 20011, ("rbd", "read"): 20011 + 101,
+        ("scsi", "UNMAP"): 503, ("wait", "UNMAP"): 503, ("rbd", "discard"): 5 * 503,
+    }  # fmt: skip
+    assert len(records) == counted["records"] == FITS
+    requests = int((records["kind"] == Kind.REQUEST).sum())
+    assert requests + counted["ring_full_request"] == counted["scsi_completed"] == 20011 + 503
+    assert counted["ring_full_call"] >= 101
+    assert counted.keys().isdisjoint({"requests_not_kept", "calls_not_kept", "calls_not_held", "series_full"})
+
+
+def test_one_in_none_keeps_errors_only(qemu: FakeQemu) -> None:
+    """Failed, aborted and answered with CHECK CONDITION; each with all its calls, and with its reason."""
+    with Tracing(qemu, keeping=COUNTS_ONLY) as tracing:
+        for command in ("read 2003 4096 16", "unmap 23 5", "orphan 23", "inquiry 23", "fail 11", "check-condition 7",
+                        "cancel 5"):  # fmt: skip
+            qemu.command(command)
+        counted = tracing.counted()
+        records = tracing.records()
+        entries = tracing.map_entries()
+    requests = records[records["kind"] == Kind.REQUEST]
+    assert len(requests) == 11 + 7 + 5
+    assert set(requests["kept"].tolist()) == {Kept.ERROR}
+    assert counted["requests_not_kept"] == 2003 + 23 + 23
+    assert counted["calls_not_kept"] == 23
+    assert counted["scsi_completed"] == len(requests) + counted["requests_not_kept"]
+    assert entries == {"processes": 1, "requests": 0, "calls": 0, "held": 0}
+
+
+def test_one_in_ten_keeps_about_a_tenth(qemu: FakeQemu) -> None:
+    """Within six standard deviations of what chance gives; the rest is counted as not kept."""
+    count, one_in = 20011, 10
+    with Tracing(qemu, keeping=Keeping(one_in)) as tracing:
+        qemu.command(f"read {count} 4096 32")
+        counted = tracing.counted()
+        records = tracing.records()
+        counts = tracing.counts()
+    sigma = math.sqrt(count * (1 / one_in) * (1 - 1 / one_in))
+    assert abs(len(records) - count / one_in) < 6 * sigma
+    assert set(records["kept"].tolist()) == {Kept.SAMPLED}
+    assert len(records) + counted["requests_not_kept"] == count
+    assert counts["scsi", "READ"] == counts["rbd", "read"] == count
+
+
+def test_whole_traces_are_kept_or_not(qemu: FakeQemu) -> None:
+    """Each request that is there has all its calls, and no call is there without its request."""
+    with Tracing(qemu, keeping=Keeping(3)) as tracing:
+        qemu.command("unmap 2003 5 16")
+        traces = tracing.traces()
+        stats = tracing.correlator.stats
+        entries = tracing.map_entries()
+    assert 0 < len(traces.requests) < 2003
+    assert len(traces.calls) == 5 * len(traces.requests)
+    assert not len(traces.orphans)
+    assert not stats.incomplete
+    assert entries["held"] == 0
+
+
+def test_slow_requests_are_kept(qemu: FakeQemu) -> None:
+    """Those that Ceph kept waiting for longer than their operation may take, and no others."""
+    keeping = Keeping(0, None, (("READ", 0.3),))
+    with Tracing(qemu, keeping=keeping) as tracing:
+        qemu.command("read 211 4096 16")
+        qemu.command("hold")
+        qemu.command("read 23 4096")
+        qemu.command("write 23 4096")
+        time.sleep(0.31)
+        qemu.command("release-held")
+        records = tracing.records()
+        counted = tracing.counted()
+    assert records["cdb"][:, 0].tolist() == [0x28] * 23
+    assert set(records["kept"].tolist()) == {Kept.SLOW}
+    assert (records["complete_ns"] - records["submit_ns"]).min() >= 300_000_000
+    assert counted["requests_not_kept"] == 211 + 23
+
+
+def test_a_build_that_is_joined_in_user_space_keeps_everything(qemu: FakeQemu) -> None:
+    """Without a walk, calls find their requests only if all of both are there; beside it, another is thinned out."""
+    with FakeQemu(OPAQUE) as opaque, Tracing(opaque, qemu, keeping=COUNTS_ONLY) as tracing:
+        opaque.command("read 211 4096")
+        qemu.command("read 101 4096")
+        records = tracing.records()
+        counted = tracing.counted()
+    assert set(records["pid"].tolist()) == {opaque.pid}
+    assert np.bincount(records["kind"], minlength=3).tolist() == [0, 211, 211]
+    assert counted["requests_not_kept"] == 101
+
+
+def test_bounds_are_those_that_were_asked_for(qemu: FakeQemu) -> None:
+    """One bin below a bound of an hour, and one above it that stays empty."""
+    with Tracing(qemu, bounds_s=(3600.0,)) as tracing:
+        qemu.command("read 211 4096 16")
+        rows = tracing.rows()
+    assert {row.counts for row in rows} == {(211, 0)}
+    assert {row.bounds_s for row in rows} == {(3600.0,)}
+
+
+def test_histograms_of_a_process_that_has_ended_stay(qemu: FakeQemu) -> None:
+    """They leave the kernel's tables and are still given, with those of processes that go on."""
+    with FakeQemu(QEMU_11_1) as other, Tracing(qemu, other, keeping=COUNTS_ONLY) as tracing:
+        other.command("write 101 4096")
+        qemu.command("read 23 4096")
+        before = tracing.rows()
+        other.kill()
+        tracing.tracer.refresh()
+        assert set(tracing.tracer.series()["pid"].tolist()) == {qemu.pid}
+        assert tracing.rows() == before
+        qemu.command("read 211 4096 16")
+        of_other = {row.operation: row.count for row in tracing.rows() if row.pid == other.pid}
+        assert of_other == {"WRITE": 101, "write": 101}
+        assert tracing.counts()["scsi", "READ"] == 23 + 211
+
+
+def test_histograms_are_readable_after_detaching(qemu: FakeQemu) -> None:
+    """The end of a run: first nothing is attached any more, then all is read."""
+    with Tracing(qemu) as tracing:
+        qemu.command("read 23 4096")
+        tracing.tracer.detach()
+        qemu.command("read 211 4096")
+        assert tracing.counts()["scsi", "READ"] == 23
+
+
+def test_more_bounds_than_there_is_room_for_are_refused(qemu: FakeQemu) -> None:
+    """One sentence, before anything is loaded; 31 are taken."""
+    bounds_s = tuple(float(second) for second in range(1, MOST_BOUNDS + 2))
+    with pytest.raises(BadInput, match="32 are given, and the kernel side has room for 31"):
+        Tracing(qemu, bounds_s=bounds_s)
+    with Tracing(qemu, bounds_s=bounds_s[:-1]) as tracing:
+        qemu.command("read 23 4096")
+        assert {len(row.counts) for row in tracing.rows()} == {MOST_BOUNDS + 1}
