@@ -5,9 +5,11 @@ Everything is by file offset, which is what the kernel's uprobes take.
 """
 
 import contextlib
+import io
+import itertools
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,8 +20,12 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
 from otel_qemu.errors import BadInput
+from otel_qemu.probe.symtab import FunctionTable, Symbol
 
-__all__ = ["Binary", "Function", "open_binary"]
+__all__ = ["Binary", "Function", "binary_in_memory", "open_binary"]
+
+_LARGEST_SECTION_BYTES = 1 << 28  # the string table of a QEMU has a few MiB
+_EXECUTABLE = 1  # PF_X
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,20 @@ class Function:
 
 
 class Binary:
-    """An ELF file, opened for reading; use `open_binary`."""
+    """
+    An ELF file, opened for reading; use `open_binary`.
+
+    Attributes:
+        path: for error messages.
+        elsewhere: symbol tables for it in other files, each with where it is from (`probe.symbols` knows them).
+        problems: what kept a symbol from being used; each a sentence.
+    """
 
     def __init__(self, elf: Any, path: str) -> None:
         self._elf = elf
         self.path = path
+        self.elsewhere: Callable[[], Iterable[tuple[str, FunctionTable]]] = tuple
+        self.problems: list[str] = []
 
     @cached_property
     def build_id(self) -> str:
@@ -57,13 +72,46 @@ class Binary:
         found = re.search(re.escape(marker) + rb"([^\n\0]{1,100})", section.data()) if section else None
         return found[1].decode(errors="replace") if found else ""
 
+    def section(self, name: str) -> bytes:
+        """
+        The contents of a section; empty without it, and where a debug file has only its header.
+
+        Raises:
+            BadInput: it is larger than any that we have a use for.
+        """
+        section = self._elf.get_section_by_name(name)
+        return self._contents(section) if section else b""
+
     def function(self, name: str) -> Function | None:
-        """A defined function by its exact name: exported ones first, then the full symbol table."""
-        for table, symbol in self._symbols(name):
-            info = symbol["st_info"]["type"]
-            if symbol["st_shndx"] != "SHN_UNDEF" and info in ("STT_FUNC", "STT_GNU_IFUNC"):
-                return Function(name, self._offset(symbol["st_value"]), symbol["st_size"], table)
+        """A defined function by its name: an exported one first, then the full symbol table, then those elsewhere."""
+        return self.exported(name) or self._listed(name)
+
+    def exported(self, name: str) -> Function | None:
+        """A function that other files can link to."""
+        for section in self._hashes:
+            symbol = section.get_symbol(name)
+            if symbol and symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] == "STT_FUNC":
+                found = Symbol(name, symbol["st_value"], symbol["st_size"], is_local=False)
+                return self._only(name, [found], ".dynsym")
         return None
+
+    @cached_property
+    def full_table(self) -> FunctionTable:
+        """
+        What ``.symtab`` has, local functions and all; empty in a stripped file.
+
+        Raises:
+            BadInput: it is larger than any we know.
+        """
+        section = self._elf.get_section_by_name(".symtab")
+        if not isinstance(section, SymbolTableSection):
+            return FunctionTable()
+        return FunctionTable(self._contents(section.stringtable), self._contents(section))
+
+    def report(self, problem: str) -> None:
+        """Add to the problems, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def code(self, offset: int, size: int) -> bytes:
         """`size` bytes of the file at `offset`; fewer at its end."""
@@ -86,18 +134,57 @@ class Binary:
                     yield start + at + 5
                 at = code.find(b"\xe8", at + 1)
 
-    def _symbols(self, name: str) -> Iterator[tuple[str, Any]]:
-        for section in self._elf.iter_sections():
-            if isinstance(section, GNUHashSection | ELFHashSection):
-                symbol = section.get_symbol(name)
-                if symbol is not None:
-                    yield ".dynsym", symbol
-        symtab = self._elf.get_section_by_name(".symtab")
-        if isinstance(symtab, SymbolTableSection):
-            yield from ((".symtab", symbol) for symbol in symtab.get_symbol_by_name(name) or ())
+    def _listed(self, name: str) -> Function | None:
+        """The function by the first table that knows the name; what comes after it is not even opened."""
+        for table, functions in itertools.chain([(".symtab", self.full_table)], self.elsewhere()):
+            if symbols := functions.named(name):
+                return self._only(name, symbols, table)
+        return None
+
+    def _only(self, name: str, symbols: list[Symbol], table: str) -> Function | None:
+        """The one function that these symbols name, aliases included; None where they name several, or no code."""
+        places = {self._code_offset(symbol.address): symbol for symbol in symbols}
+        places.pop(None, None)
+        if len(places) > 1:
+            names = ", ".join(sorted({symbol.name for symbol in symbols}))
+            self.report(f"{names} is not used: {table} of {self.path} has it at {len(places)} addresses")
+            return None
+        return next((Function(name, at, symbol.size, table) for at, symbol in places.items() if at is not None), None)
+
+    def _contents(self, section: Any) -> bytes:
+        if section["sh_type"] == "SHT_NOBITS":
+            return b""
+        if section["sh_size"] > _LARGEST_SECTION_BYTES:
+            raise BadInput(f"cannot understand {self.path}, its section {section.name} is too large: is it damaged?")
+        return bytes(section.data())
+
+    @cached_property
+    def _hashes(self) -> list[Any]:
+        """The hash tables of ``.dynsym``; to find and parse them costs more than to look a name up."""
+        return [part for part in self._elf.iter_sections() if isinstance(part, GNUHashSection | ELFHashSection)]
 
     def _offset(self, address: int) -> int:
         return int(next(iter(self._elf.address_offsets(address))))
+
+    def _code_offset(self, address: int) -> int | None:
+        """
+        Where the code at an address lies in this file; None: it has no code there.
+
+        By its own program headers, whichever file the address is from: those of a debug file tell nothing, as it holds
+        no code.
+        """
+        for start, size, offset in self._code_segments:
+            if start <= address < start + size:
+                return int(address - start + offset)
+        return None
+
+    @cached_property
+    def _code_segments(self) -> list[tuple[int, int, int]]:
+        return [
+            (segment["p_vaddr"], segment["p_filesz"], segment["p_offset"])
+            for segment in self._elf.iter_segments()
+            if segment["p_type"] == "PT_LOAD" and segment["p_flags"] & _EXECUTABLE
+        ]
 
     def _stubs(self, name: str) -> Iterator[int]:
         """Addresses of PLT entries that jump through the import's GOT slot: ``jmp *slot(%rip)``, endbr64 before it."""
@@ -141,12 +228,34 @@ def open_binary(path: str) -> Iterator[Binary]:
     Raises:
         BadInput: it cannot be read or is not an x86-64 ELF file.
     """
+    with _understanding(path), open(path, "rb") as stream:
+        yield _binary(stream, path)
+
+
+@contextlib.contextmanager
+def binary_in_memory(data: bytes, name: str) -> Iterator[Binary]:
+    """
+    The same for an ELF file that lies in another.
+
+    Raises:
+        BadInput: it is not an x86-64 ELF file.
+    """
+    with _understanding(name):
+        yield _binary(io.BytesIO(data), name)
+
+
+def _binary(stream: Any, path: str) -> Binary:
+    elf = ELFFile(stream)
+    if elf["e_machine"] != "EM_X86_64":
+        raise BadInput(f"{path} is not an x86-64 binary: only x86-64 hypervisors can be traced")
+    return Binary(elf, path)
+
+
+@contextlib.contextmanager
+def _understanding(path: str) -> Iterator[None]:
+    """Whatever goes wrong with the file is BadInput."""
     try:
-        with open(path, "rb") as stream:
-            elf = ELFFile(stream)
-            if elf["e_machine"] != "EM_X86_64":
-                raise BadInput(f"{path} is not an x86-64 binary: only x86-64 hypervisors can be traced")
-            yield Binary(elf, path)
+        yield
     except BadInput:
         raise
     except OSError as error:

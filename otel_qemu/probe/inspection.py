@@ -3,13 +3,17 @@ What can be traced of one QEMU process: its sites, its layout, and what stands i
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from otel_qemu.errors import BadInput
 from otel_qemu.probe import layouts
 from otel_qemu.probe.elf import open_binary
 from otel_qemu.probe.layouts import Layout
-from otel_qemu.probe.processes import MappedFile, QemuProcess
-from otel_qemu.probe.sites import Probe, Site, sites
+from otel_qemu.probe.processes import PROC, MappedFile, QemuProcess
+from otel_qemu.probe.sites import PROBES, Probe, Site, sites
+from otel_qemu.probe.symbols import open_with_symbols
+
+_SCSI_REQUIRED = [probe.function for probe in PROBES if probe.layer == "scsi" and probe.required]
 
 
 @dataclass
@@ -58,10 +62,12 @@ def inspect(process: QemuProcess) -> Inspection:
 
 def _inspect_scsi(found: Inspection) -> dict[str, int]:
     name = found.process.executable.name
-    with open_binary(found.process.executable.path) as binary:
+    roots = PROC / str(found.process.pid) / "root", Path("/")
+    with open_with_symbols(found.process.executable.path, _SCSI_REQUIRED, roots) as binary:
         found.qemu_version = binary.text_after(b"QEMU emulator version ")
         probes, missing = sites(binary, "scsi")
         offsets = layouts.scsi_request_offsets(binary)
+    found.problems += binary.problems
     if any(probe.required for probe in missing):
         found.problems.append(f"SCSI is not traced: {name} has no symbol {_names(missing)}; install its debug symbols")
         return {}

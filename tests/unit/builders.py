@@ -140,7 +140,7 @@ def batch(count: int, unix_offset_ns: int = UNIX_OFFSET_NS, **fields: Any) -> Ba
     return Batch(records(count, **fields), unix_offset_ns)
 
 
-# ---- the ring, as bpf/trace.bpf.c writes it --------------------------------------------------------------------
+# ---- the ring, as bpf/ring.bpf.c writes it ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def test_the_parts_of_a_duration_add_up() -> None:
 def test_status_of_a_request_that_did_not_complete_is_how_it_ended() -> None:
     parts = traces(*(write(ending=ending, status=2) for ending in Ending))
 
-    assert [line["status"] for line in lines(parts)] == ["CHECK_CONDITION", "FAILED", "CANCELLED", "LOST"]
+    assert [line["status"] for line in lines(parts)] == ["CHECK_CONDITION", "FAILED", "CANCELLED", "LOST", "HUNG"]
 
 
 def test_ids_are_the_same_in_any_cut_and_different_for_each_trace() -> None:

@@ -28,6 +28,7 @@ FUNCTIONS = """
 .type scsi_req_complete, @function
 scsi_req_enqueue: {first}
     ret
+.size scsi_req_enqueue, . - scsi_req_enqueue
 scsi_req_complete: push %rbx
     pop %rbx
     ret
@@ -77,9 +78,16 @@ def small(tmp_path: Path, first: str) -> Site:
         ("push %rbp", 0, "push rbp", True),
         ("endbr64; push %rbp", 4, "push rbp", True),
         ("endbr64; push %r13", 4, "push r13", True),
-        ("endbr64; sub $8, %rsp", 4, "sub rsp, 8", False),
-        ("endbr64; endbr64", 4, "endbr64", False),
-        ("endbr32; push %rbp", 0, "endbr32", False),
+        ("endbr64; sub $8, %rsp", 0, "endbr64", False),
+        ("endbr64; sub $8, %rsp; push %rbp", 8, "push rbp", True),
+        ("endbr64; endbr64", 0, "endbr64", False),
+        ("endbr32; push %rbp", 4, "push rbp", True),
+        ("mov %rdi, %rax; push %rbp", 3, "push rbp", True),
+        ("xor %edi, %edi; push %rbp", 0, "xor edi, edi", False),
+        ("mov $1, %dil; push %rbp", 0, "mov dil, 1", False),
+        ("xor %esi, %esi; push %rbp", 2, "push rbp", True),
+        ("sub $8, %rsp; 1: push %rbp; dec %eax; jnz 1b", 0, "sub rsp, 8", False),
+        ("ret; push %rbp", 0, "ret", False),
         ("nop", 0, "nop", True),
         ("jmp scsi_req_complete@PLT", 0, "jmp 0x", True),
         ("mov %rdi, %rax", 0, "mov rax, rdi", False),
@@ -87,7 +95,7 @@ def small(tmp_path: Path, first: str) -> Site:
     ],
 )
 def test_where_the_trap_goes(tmp_path: Path, first: str, behind: int, instruction: str, emulated: bool) -> None:
-    """Behind endbr64, and nowhere else but at the first instruction."""
+    """On the first instruction that is emulated while the argument lies in its register, else on the entry."""
     site = small(tmp_path, first)
     with open_binary(str(tmp_path / "binary")) as binary:
         function = binary.function("scsi_req_enqueue")
@@ -95,6 +103,7 @@ def test_where_the_trap_goes(tmp_path: Path, first: str, behind: int, instructio
     assert site.offset - function.offset == behind
     assert site.instruction.startswith(instruction)
     assert site.emulated == emulated
+    assert bool(site.slow_because) != emulated
 
 
 def test_what_a_file_lacks_is_told(tmp_path: Path) -> None:

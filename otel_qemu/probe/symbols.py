@@ -1,0 +1,135 @@
+"""
+Names for the functions of a stripped binary, from the places where distributions keep them.
+
+In this order: its ``.dynsym``, its ``.symtab``, its ``.gnu_debugdata``, the debug file with its build id, debuginfod
+where it is set.  The first two are the work of `probe.elf`; the others are opened when those two lack a function that
+every build has, one by one, until all such functions are found.
+"""
+
+import contextlib
+import lzma
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from otel_qemu.errors import BadInput
+from otel_qemu.probe import debuginfod
+from otel_qemu.probe.elf import Binary, binary_in_memory, open_binary
+from otel_qemu.probe.symtab import FunctionTable
+
+_DEBUG_FILES = "usr/lib/debug/.build-id"
+_LARGEST_DEBUG_DATA_BYTES = 1 << 26  # of a QEMU: some 2 MiB
+_UNPACKER_BYTES = 1 << 28  # of memory; what `xz -9` has packed takes a quarter of it
+_SHORTEST_BUILD_ID = 4  # hex digits: two name the directory
+
+
+@contextlib.contextmanager
+def open_with_symbols(path: str, required: Iterable[str], roots: Iterable[Path] = (Path("/"),)) -> Iterator[Binary]:
+    """
+    Open an ELF file whose `function` knows every source of symbols.
+
+    Args:
+        path: of the file.
+        required: functions that every build has.  A file that has them under their names has the others, or they do not
+            exist; so these alone are worth opening another source for.
+        roots: of the file systems to look for debug files in: the process's own before ours.
+
+    Raises:
+        BadInput: the file itself cannot be read.  What is wrong with another goes to `Binary.problems`.
+    """
+    with open_binary(path) as binary:
+        binary.elsewhere = _Elsewhere(binary, tuple(required), tuple(roots)).tables
+        yield binary
+
+
+class _Elsewhere:
+    """The symbol tables of one binary that lie outside its own two, each read when it is asked for, and once."""
+
+    def __init__(self, binary: Binary, required: tuple[str, ...], roots: tuple[Path, ...]) -> None:
+        self._binary = binary
+        self._required = required
+        self._roots = roots
+        self._read: list[tuple[str, FunctionTable]] = []
+        self._unread = self._sources()
+
+    def tables(self) -> Iterator[tuple[str, FunctionTable]]:
+        """Each table and where it is from; no more of them than the required functions take."""
+        yield from self._read
+        while self._lacks_some() and (source := next(self._unread, None)):
+            name, read = source
+            self._read.append((name, self._table(read)))
+            yield self._read[-1]
+
+    def _lacks_some(self) -> bool:
+        tables = [self._binary.full_table, *(table for _name, table in self._read)]
+        return any(
+            not self._binary.exported(name) and not any(table.named(name) for table in tables)
+            for name in self._required
+        )
+
+    def _sources(self) -> Iterator[tuple[str, Callable[[], FunctionTable]]]:
+        yield ".gnu_debugdata", partial(_debug_data, self._binary)
+        build_id = self._binary.build_id
+        if len(build_id) < _SHORTEST_BUILD_ID:
+            return
+        for root in self._roots:
+            path = root / _DEBUG_FILES / build_id[:2] / f"{build_id[2:]}.debug"
+            if _is_file(path):
+                yield "debug file", partial(_debug_file, path, build_id)
+        if urls := debuginfod.urls():
+            yield "debuginfod", partial(debuginfod.fetched, build_id, urls, partial(_debug_file, build_id=build_id))
+
+    def _table(self, read: Callable[[], FunctionTable]) -> FunctionTable:
+        """What a source has: nothing, and a problem, if it is damaged or not to be had."""
+        try:
+            return read()
+        except BadInput as error:
+            self._binary.report(str(error))
+            return FunctionTable()
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file is there: to open a pipe, which a container could have put there, would wait for ever."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # below a root that we may not enter, or of a process that has ended
+
+
+def _debug_file(path: Path, build_id: str) -> FunctionTable:
+    """
+    The symbols of a debug file.
+
+    Raises:
+        BadInput: it is damaged, or another build's.
+    """
+    with open_binary(str(path)) as binary:
+        if binary.build_id != build_id:
+            theirs = binary.build_id or "none"
+            raise BadInput(f"{path} is not used: its build id is {theirs}, not {build_id}: it is of another build")
+        return binary.full_table
+
+
+def _debug_data(binary: Binary) -> FunctionTable:
+    """
+    The symbols of the small ELF file that ``.gnu_debugdata`` is, xz-compressed; Fedora's and RHEL's binaries have it.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    packed, name = binary.section(".gnu_debugdata"), f"{binary.path} (.gnu_debugdata)"
+    if not packed:
+        return FunctionTable()
+    with binary_in_memory(_unpacked(packed, name), name) as small:
+        return small.full_table
+
+
+def _unpacked(packed: bytes, name: str) -> bytes:
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_UNPACKER_BYTES)
+    try:
+        data = unpacker.decompress(packed, _LARGEST_DEBUG_DATA_BYTES)
+    except lzma.LZMAError as error:
+        raise BadInput(f"cannot understand {name}, {error}: is the file damaged?") from error
+    if not unpacker.eof:
+        raise BadInput(f"cannot understand {name}: it is cut, or larger than {_LARGEST_DEBUG_DATA_BYTES:,} bytes")
+    return data

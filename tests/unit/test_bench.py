@@ -1,0 +1,159 @@
+"""The pure parts of bench/: what is made of samples, what is parsed, what is printed."""
+
+import io
+import json
+
+import pytest
+
+from bench import bpftrace, guest, hit, kernel, machine, probe, programs, sidecar
+from bench.figures import Figure, added, as_json, print_table, ratios
+
+CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu vme {}\nmodel name\t: Another\n"
+
+
+def test_a_figure_is_median_and_minimum() -> None:
+    """One disturbed repetition moves neither."""
+    assert Figure.of("push_ns", [5.0, 4.0, 900.0]) == Figure("push_ns", median=5.0, least=4.0)
+
+
+def test_a_figure_needs_samples() -> None:
+    """Nothing measured is an error, not a zero."""
+    with pytest.raises(ValueError, match="push_ns: nothing"):
+        Figure.of("push_ns", [])
+
+
+@pytest.mark.parametrize(("aim", "met"), [(None, None), (2.0, True), (1.9, False)])
+def test_an_aim_is_the_most(aim: float | None, met: bool | None) -> None:
+    """The median itself is within it; without one, there is nothing to meet."""
+    assert Figure.of("x_ratio", [2.0], aim).met is met
+
+
+def test_differences_are_taken_repetition_by_repetition() -> None:
+    """A machine that slows down slows both."""
+    assert added({"base": [1.0, 10.0], "ours": [3.0, 12.0]}, "ours", "base") == [2.0, 2.0]
+
+
+def test_ratios_leave_out_what_noise_has_eaten() -> None:
+    """A base at or below 0 says nothing."""
+    assert ratios([1.0, 1.0, 3.0], [0.0, -1.0, 2.0]) == [1.5]
+
+
+def test_json_is_plain_numbers() -> None:
+    """One object, serialisable, with the machine and each section's figures by name."""
+    figures = [Figure.of("push_ns", [1.0, 2.0, 3.0]), Figure.of("x_ratio", [0.5], 1.6)]
+    line = json.loads(json.dumps(probe.report({"cores": 2, "bcc": None}, {"hit": figures})))
+
+    assert line == {
+        "machine": {"cores": 2, "bcc": None},
+        "hit": {"push_ns": {"median": 2.0, "min": 1.0}, "x_ratio": {"median": 0.5, "min": 0.5, "aim": 1.6}},
+    }
+    assert as_json([]) == {}
+
+
+def test_the_table_has_a_row_a_figure() -> None:
+    """With the aim, and whether it is met."""
+    out = io.StringIO()
+    print_table("hit: a hit", [Figure.of("push_ns", [1234.5]), Figure.of("x_ratio", [1.25, 1.75], 1.6)], out)
+    title, _head, *rows = map(str.rstrip, out.getvalue().strip().splitlines())
+
+    assert title == "hit: a hit"
+    assert [row.split() for row in rows] == [
+        ["push_ns", "1,234", "1,234"],
+        ["x_ratio", "1.5", "1.25", "≤", "1.6", "met"],
+    ]
+
+
+@pytest.mark.parametrize(("flag", "virtualised"), [("hypervisor", True), ("hypervisors", False)])
+def test_cpuinfo(flag: str, virtualised: bool) -> None:
+    """The first CPU's model, and whether a hypervisor is below."""
+    assert machine.cpu_model(CPUINFO) == "Some CPU @ 2 GHz"
+    assert machine.is_virtualised(CPUINFO.format(flag)) is virtualised
+
+
+def test_the_machine_is_told_in_plain_values() -> None:
+    """Every version that is not known is null."""
+    told = machine.machine()
+
+    assert {"kernel", "cpu", "cores", "virtualised", "qemu", "librbd", "bcc"} <= told.keys()
+    assert json.loads(json.dumps(told)) == told
+    assert machine.version("no-such-package") is None
+
+
+def test_fdinfo_gives_the_numbers() -> None:
+    """Words are left out, a name with a tab is read."""
+    text = "pos:\t0\nprog_tag:\tf958f6eb72ef5af6\nprog_id:\t41\nrun_time_ns:\t1200\nrun_cnt:\t4\n"
+
+    assert kernel.parse_fdinfo(text) == {"pos": 0, "prog_id": 41, "run_time_ns": 1200, "run_cnt": 4}
+
+
+def test_run_times_go_by_the_names_that_the_kernel_cuts() -> None:
+    """15 bytes of a name; a program that did not run has no mean."""
+    times = {
+        "scsi_req_comple": kernel.RunTime(4, 1200),
+        "rbd_aio_writev": kernel.RunTime(0, 0),
+        "rbd_aio_readv": kernel.RunTime(1, 1),
+    }
+
+    assert programs.ns_a_run(times) == {"scsi_req_complete": 300.0}
+
+
+def test_programs_are_compared_a_hit() -> None:
+    """What ours adds to the untraced request, by what the empty program adds, four hits each."""
+    samples = {"untraced": [1000.0], "empty": [3000.0], "counting": [4000.0], "keeping_all": [5000.0]}
+    by_name = {figure.name: figure.median for figure in programs.summarised("q", samples)}
+
+    assert by_name["q_empty_hit_ns"] == 500
+    assert by_name["q_counting_hit_ns"] == 750
+    assert by_name["q_counting_to_empty_ratio"] == 1.5
+    assert by_name["q_keeping_all_to_empty_ratio"] == 2.0
+
+
+def test_tracers_are_compared_by_all_that_they_add() -> None:
+    """In QEMU beside its virtual CPUs, and in the tracer itself."""
+    costs = {"untraced": (10.0, 0.0), "counting": (12.0, 1.0), "keeping_all": (13.0, 2.0), "bpftrace": (18.0, 12.0)}
+    phases = {
+        name: [guest.Phase(iops=1000, qemu_us=99, without_vcpus_us=qemu, tracer_us=tracer, bpf_us=1)]
+        for name, (qemu, tracer) in costs.items()
+    }
+    by_name = {figure.name: figure.median for figure in guest.summarised(phases)}
+
+    assert by_name["counting_to_bpftrace_ratio"] == 3 / 20
+    assert by_name["keeping_all_to_bpftrace_ratio"] == 5 / 20
+    assert "untraced_tracer_us" not in by_name
+
+
+def test_percent_is_of_one_core() -> None:
+    """A tenth of a second in ten."""
+    assert sidecar.percent(100_000_000, 10_000_000_000) == 1.0
+
+
+def test_the_program_under_test_has_every_kind() -> None:
+    """A function for each instruction, in the table by its name."""
+    text = hit.source()
+
+    assert all(f'{{"{kind}", on_{kind}}}' in text and f"void on_{kind}(void)" in text for kind in hit.KINDS)
+    assert set(hit.SINGLE_STEPPED) <= hit.KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("output", "count"),
+    [("123 scsi end 0x7f 5 us\n@scsi_count: 417\n@scsi_mean_ms: 2\n", 417), ("@scsi_mean_ms: 2\n", 0), ("", 0)],
+)
+def test_bpftrace_tells_its_count(output: str, count: int) -> None:
+    """Among events and histograms."""
+    assert bpftrace.counted(output) == count
+
+
+def test_bpftrace_is_attached_when_every_probe_has_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One perf event a uprobe, beside the one of each CPU."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    script = "uprobe:/a:f,\nuprobe:/a:g\n{ }\nEND { }"
+    events = ["anon_inode:[perf_event]"] * 4
+
+    assert bpftrace.is_attached([*events, "/dev/null"], script)
+    assert not bpftrace.is_attached([*events[1:], "anon_inode:bpf-prog"], script)
+
+
+def test_each_layer_has_a_script() -> None:
+    """Two of them, as they are run by hand."""
+    assert [script.stem for script in bpftrace.SCRIPTS] == ["librbd", "scsi"]
