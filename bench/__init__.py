@@ -1,0 +1,1 @@
+"""What tracing costs: ``python -m bench.probe``."""

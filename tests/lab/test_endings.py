@@ -1,0 +1,176 @@
+"""
+Every way a request can end, made to happen on the real QEMU: reset, unplug, kill, a cluster that stops answering.
+
+In process, so that the tracer's tables can be looked into.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from otel_qemu.events import Batch, Ending
+from otel_qemu.probe import program
+from otel_qemu.probe import tracer as tracer_module
+from otel_qemu.probe.selection import Selection
+from otel_qemu.probe.tracer import Tracer
+from otel_qemu.trace.correlate import Correlator, traces_of_requests
+from otel_qemu.trace.hung import HungRequests
+from otel_qemu.trace.names import Names
+from otel_qemu.trace.traces import REQUEST, Table
+from tests.lab.disk import Disk
+from tests.lab.guest import Guest
+from tests.lab.lab import Lab
+
+READERS = 7
+SMALL_RING_PAGES = 64  # 256 KiB: half a second of this load
+READ = "dd if=/dev/sda of=/dev/null bs=4k count=1 skip={} iflag=direct > /dev/null 2>&1 &"
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def traced(guest: Guest) -> Iterator[Tracer]:
+    with Tracer(Selection(pids=(guest.pid,))) as tracer:
+        tracer.refresh()
+        yield tracer
+
+
+@contextmanager
+def frozen_cluster(lab: Lab) -> Iterator[None]:
+    """An OSD that does not answer, so that reads stay in flight."""
+    lab.ceph.pause_osd()
+    try:
+        yield
+    finally:
+        lab.ceph.resume_osd()
+
+
+def read_in_flight(guest: Guest, tracer: Tracer) -> None:
+    """Let the guest read while nobody answers."""
+    guest.run("\n".join(READ.format(1000 + 16 * number) for number in range(READERS)))
+    wait_until(lambda: len(tracer.in_flight()) == READERS)
+
+
+def ended(tracer: Tracer, count: int) -> Table:
+    """The first requests that end from now on, once there are as many."""
+    correlator, rows = Correlator(), [np.zeros(0, dtype=REQUEST)]
+
+    def enough() -> bool:
+        rows.append(correlator.feed(tracer.read()).requests)
+        return sum(map(len, rows)) >= count
+
+    wait_until(enough)
+    return np.concatenate(rows)[:count]
+
+
+def test_requests_in_flight_at_a_reset_end_once(lab: Lab) -> None:
+    """system_reset waits for what is in flight: each request ends with its call, as completed or as cancelled."""
+    guest = lab.guest("reset", disks=[Disk("reset")])
+    with traced(guest) as tracer:
+        with ThreadPoolExecutor() as pool:
+            with frozen_cluster(lab):
+                read_in_flight(guest, tracer)
+                pool.submit(guest.qmp, {"execute": "system_reset"})  # answers when nothing is in flight any more
+                time.sleep(0.5)
+        found = ended(tracer, READERS)
+    guest.destroy()
+
+    assert set(found["ending"].tolist()) <= {Ending.COMPLETED, Ending.CANCELLED}
+    assert (found["calls"] == 1).all()
+    assert (found["rbd_ns"] > 0).all()
+
+
+def test_a_disk_that_is_unplugged_leaves_nothing_in_flight(lab: Lab) -> None:
+    """device_del while reads are in flight: every one of them ends, one way or another, and the table is empty."""
+    guest = lab.guest("unplug", disks=[Disk("unplug")])
+    with traced(guest) as tracer:
+        with ThreadPoolExecutor() as pool:
+            with frozen_cluster(lab):
+                read_in_flight(guest, tracer)
+                pool.submit(guest.qmp, {"execute": "device_del", "arguments": {"id": guest.disks[0].alias}})
+                time.sleep(0.5)
+        wait_until(lambda: len(tracer.in_flight()) == 0)
+        counters = tracer.counters()
+    guest.destroy()
+
+    assert counters["scsi_submitted"] == counters["scsi_completed"] + counters["scsi_end_lost"]
+    assert counters["rbd_submitted"] == counters["rbd_completed"]
+
+
+def test_a_killed_qemu_is_forgotten(lab: Lab) -> None:
+    """kill -9 with reads in flight: its entries are dropped and counted, and nothing stays attached."""
+    guest = lab.guest("killed", disks=[Disk("killed")])
+    with traced(guest) as tracer:
+        guest.run("dd if=/dev/sda of=/dev/null bs=4k count=23 iflag=direct")
+        with frozen_cluster(lab):
+            read_in_flight(guest, tracer)
+            os.kill(guest.pid, signal.SIGKILL)
+            wait_until(lambda: _is_forgotten(tracer))
+        assert len(tracer.in_flight()) == 0
+        assert tracer.abandoned >= READERS
+        (reads,) = [row for row in tracer.histograms().rows(Names()) if row.operation == "READ" and row.layer == "scsi"]
+    assert reads.count == 23  # the histograms of a guest that has gone stay
+    guest.destroy()
+
+
+def test_requests_that_hang_are_told_while_they_do(lab: Lab) -> None:
+    """With the cluster frozen each request is told once, as hung, with its open call; and later once more, as ended."""
+    guest = lab.guest("hanging", disks=[Disk("hanging")])
+    hung = HungRequests(longest_s=0.5)
+    with traced(guest) as tracer:
+        with frozen_cluster(lab):
+            read_in_flight(guest, tracer)
+            time.sleep(0.6)
+            told = hung.select(tracer.in_flight(), time.monotonic_ns())
+            again = hung.select(tracer.in_flight(), time.monotonic_ns())
+        finished = ended(tracer, READERS)
+    guest.destroy()
+
+    traces = traces_of_requests(told, 0)
+    assert len(told) == READERS
+    assert not len(again)
+    assert (traces.requests["ending"] == Ending.HUNG).all()
+    assert (traces.calls["complete_ns"] == 0).all()
+    assert len(traces.calls) == READERS
+    assert set(told["request"].tolist()) <= set(finished["request"].tolist())
+
+
+def test_a_reader_that_stops_costs_records_and_no_count(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds of load into a small ring that nobody reads: histograms equal QMP, and every drop has its reason."""
+    for module in (program, tracer_module):
+        monkeypatch.setattr(module, "RING_PAGES", SMALL_RING_PAGES)
+    guest = lab.guest("overfull", disks=[Disk("overfull")], paused=True)
+    with traced(guest) as tracer:
+        guest.resume()
+        guest.run(
+            "fio --name=load --filename=/dev/sda --rw=randrw --bs=4k --direct=1 --ioengine=libaio --iodepth=32"
+            " --time_based --runtime=10 > /dev/null"
+        )
+        counts = guest.block_counts()[guest.disks[0].alias]
+        tracer.detach()
+        batch: Batch = tracer.read()
+        counters, rows = tracer.counters(), tracer.histograms().rows(Names())
+    guest.destroy()
+
+    counted = {row.operation: row.count for row in rows if row.layer == "scsi"}
+    assert (counted["READ"], counted["WRITE"]) == (counts.reads, counts.writes)
+    requests = int((batch.records["kind"] == 1).sum())
+    assert counters["scsi_completed"] == requests + counters["ring_full_request"] + counters["requests_not_kept"]
+    assert len(batch) == counters["records"]
+    assert counters["ring_full_request"] > requests
+
+
+def _is_forgotten(tracer: Tracer) -> bool:
+    tracer.refresh()
+    return not tracer.inspections
