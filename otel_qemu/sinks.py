@@ -1,7 +1,7 @@
 """Where the loop's results go: histograms, a recording, the network."""
 
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from otel_qemu.events import Batch
 from otel_qemu.trace.histograms import HistogramRow, Histograms
@@ -36,14 +36,18 @@ class HistogramSink:
 class RecordSink:
     """Keeps the records in a file, and the names whenever they have changed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, details: dict[str, Any] | None = None) -> None:
         """
         Begin the file.
+
+        Args:
+            path: of the file.
+            details: for its header, beside what `RecordingWriter` puts there itself.
 
         Raises:
             BadInput: it cannot be written.
         """
-        self._writer = RecordingWriter(path, {})
+        self._writer = RecordingWriter(path, details or {})
         self._written_names: object = None
         self.records = 0
 

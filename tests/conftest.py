@@ -11,6 +11,7 @@ pytest_plugins = ["tests.lab.fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-goldens", action="store_true", help="write the expected output of tests/replay anew")
     parser.addoption(
         "--require",
         default="",
