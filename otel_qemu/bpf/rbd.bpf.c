@@ -36,18 +36,17 @@ static __always_inline u64 opaque_of(u64 task, struct process *process)
  */
 static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct key *key)
 {
-    u64 by_dma = follow(opaque, 24), by_data = follow(opaque, 0);
     bool data = operation == RBD_READ || operation == RBD_WRITE;
-    u64 likely = data ? by_dma : operation == RBD_DISCARD ? by_data : opaque;
+    u64 likely = data ? follow(opaque, 24) : operation == RBD_DISCARD ? follow(opaque, 0) : opaque;
     key->pointer = likely;
     struct record *parent = requests.lookup(key);
     if (parent)
         return parent;
-    key->pointer = data ? opaque : by_dma;
+    key->pointer = data ? opaque : follow(opaque, 24);
     parent = requests.lookup(key);
     if (parent)
         return parent;
-    key->pointer = operation == RBD_DISCARD ? opaque : by_data;
+    key->pointer = operation == RBD_DISCARD ? opaque : follow(opaque, 0);
     parent = requests.lookup(key);
     if (parent)
         return parent;
@@ -96,6 +95,11 @@ static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
 {
     struct { u64 base, len; } chunk[8];
     u64 bytes = 0;
+    if (iovec_count == 1) {        /* most requests: iov_len alone */
+        if (bpf_probe_read_user(&bytes, sizeof(bytes), (void *)(iovecs + 8)))
+            count(COUNT_LENGTH_UNREADABLE);
+        return bytes;
+    }
     for (u32 i = 0; i < MAX_IOVECS / 8; i++) {
         s32 left = iovec_count - i * 8;
         if (left <= 0)

@@ -19,7 +19,7 @@ DISK = Disk("replayed", size_mib=64, bytes_per_s=20_000_000)
 WORKLOAD = """
 dd if=/dev/zero of=/dev/sda bs=1M count=5 oflag=direct 2> /dev/null
 dd if=/dev/sda of=/dev/null bs=64k count=3 iflag=direct 2> /dev/null
-fio --name=deep --filename=/dev/sda --rw=randwrite --bs=4k --size=64k --direct=1 --ioengine=libaio --iodepth=8 > /dev/null
+fio --name=deep --filename=/dev/sda --rw=randwrite --bs=4k --size=64k --direct=1 --ioengine=libaio --iodepth=8 > log
 blkdiscard -o 1048576 -l 2097152 /dev/sda
 blkdiscard -z -o 4194304 -l 65536 /dev/sda
 sync /dev/sda
