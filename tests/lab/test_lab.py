@@ -237,3 +237,20 @@ def test_lab_is_already_there(lab: Lab) -> None:
     with pytest.raises(LabError, match="already there"):
         Lab.up(lab.root)
     assert "1 up" in lab.ceph.command("osd", "stat")
+
+
+def test_no_disk_space(root: Path) -> None:
+    """A file system that is too small is named, with what it would take, before anything is started."""
+    root.mkdir(mode=0o755)
+    script = f'mount -t tmpfs -o size=8m,mode=755 none {root} && exec "$@"'
+    line = [sys.executable, "-m", "tests.lab", "up", "--root", str(root / "lab")]
+
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *line],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    root.rmdir()
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: no space, {root} has ")
+    assert done.stderr.count("\n") == 1
