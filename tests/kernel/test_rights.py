@@ -28,11 +28,22 @@ def qemu() -> Iterator[FakeQemu]:
         yield qemu
 
 
+# Wherever the checkout lies, perhaps below a folder that is root's alone: for this command it is at CHECKOUT too.
+CHECKOUT = "/mnt/checkout"
+WITH_CHECKOUT = (
+    'mount -t tmpfs -o mode=755 none /mnt && mkdir /mnt/checkout && mount --bind "$0" /mnt/checkout'
+    ' && cd /mnt/checkout && export PYTHONPATH=/mnt/checkout && exec "$@"'
+)
+PYTHON = sys.executable.replace(str(ROOT), CHECKOUT)
+TRACE_THERE = (PYTHON, *TRACE[1:])
+
+
 def as_nobody(*capabilities: str) -> list[str]:
-    """A command that runs the rest of it as an ordinary user with these capabilities."""
+    """A command that runs the rest of it as an ordinary user with these capabilities, in a checkout it may read."""
     plus = ",".join(f"+{name}" for name in capabilities)
     chosen = ["--inh-caps", plus, "--ambient-caps", plus] if plus else []
-    return ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", *chosen]
+    seen = ["unshare", "--mount", "sh", "-c", WITH_CHECKOUT, str(ROOT)]
+    return [*seen, "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", *chosen]
 
 
 def environment(**further: str) -> dict[str, str]:
@@ -67,7 +78,7 @@ def refused(command: list[str], qemu: FakeQemu, **further: str) -> tuple[int, st
 )
 def test_an_ordinary_user_with_three_capabilities_can_trace(further: tuple[str, ...], qemu: FakeQemu) -> None:
     """CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE are all that the uprobe_multi route needs, for root's processes too."""
-    route, counted = traced([*as_nobody(*NEEDED, *further), *TRACE], qemu)
+    route, counted = traced([*as_nobody(*NEEDED, *further), *TRACE_THERE], qemu)
     assert route == MULTI
     names = ("scsi_submitted", "scsi_completed", "rbd_submitted", "rbd_completed", "parent_found", "read")
     assert {name: counted[name] for name in names} == dict.fromkeys(names, 211)
@@ -77,7 +88,7 @@ def test_an_ordinary_user_with_three_capabilities_can_trace(further: tuple[str, 
 def test_without_one_of_them_the_error_names_it(missing: str, qemu: FakeQemu) -> None:
     """One line, which says what is missing and what to do; exit code 4."""
     kept = [name for name in NEEDED if name != missing]
-    code, text = refused([*as_nobody(*kept), *TRACE], qemu)
+    code, text = refused([*as_nobody(*kept), *TRACE_THERE], qemu)
     assert (code, text.count("\n")) == (4, 1)
     assert text.startswith(f"error: tracing needs CAP_{missing.upper()}: run as root")
 
@@ -94,7 +105,7 @@ def upgraded(tmp_path: Path) -> Iterator[FakeQemu]:
 def test_deleted_binaries_need_two_more(upgraded: FakeQemu) -> None:
     """A mapped file without a name is reached by /proc/PID/map_files: for its owner or CAP_DAC_READ_SEARCH to enter,
     and for CAP_CHECKPOINT_RESTORE to open."""
-    route, counted = traced([*as_nobody(*NEEDED, "checkpoint_restore", "dac_read_search"), *TRACE], upgraded)
+    route, counted = traced([*as_nobody(*NEEDED, "checkpoint_restore", "dac_read_search"), *TRACE_THERE], upgraded)
     assert (route, counted["scsi_completed"], counted["parent_found"], counted["read"]) == (MULTI, 211, 211, 211)
 
 
@@ -104,7 +115,7 @@ def test_without_these_two_the_error_names_them(upgraded: FakeQemu) -> None:
         "import sys; from otel_qemu.probe.inspection import inspect; "
         "from otel_qemu.probe.processes import read_process; print(inspect(read_process(int(sys.argv[1]))).problems)"
     )
-    code, text = refused([*as_nobody(*NEEDED), sys.executable, "-c", command], upgraded)
+    code, text = refused([*as_nobody(*NEEDED), PYTHON, "-c", command], upgraded)
     assert code == 0
     assert "CAP_CHECKPOINT_RESTORE" in text
 
@@ -112,7 +123,7 @@ def test_without_these_two_the_error_names_them(upgraded: FakeQemu) -> None:
 def test_the_command_line_says_the_same(qemu: FakeQemu) -> None:
     """The console command without rights: one line that names all three, exit code 4."""
     main = "import sys; from otel_qemu.cli import main; sys.exit(main(['check', '--pid', sys.argv[1]]))"
-    code, text = refused([*as_nobody(), sys.executable, "-c", main], qemu)
+    code, text = refused([*as_nobody(), PYTHON, "-c", main], qemu)
     assert (code, text.count("\n")) == (4, 1)
     assert text.startswith("error: tracing needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE: ")
 
