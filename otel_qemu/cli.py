@@ -261,7 +261,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OtelQemuError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
-        return _fail(f"{error.format_message()} (`otel-qemu --help` says how)", error.exit_code)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "otel-qemu"
+        return _fail(f"{error.format_message()} (`{command} --help` says how)", error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:

@@ -53,11 +53,6 @@ class Ring:
         self._consumer[0] = start + len(slots) * _SLOT.itemsize
         return records
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes written and not read yet."""
-        return int(self._producer[0]) - int(self._consumer[0])
-
     def close(self) -> None:
         """Unmap."""
         del self._consumer, self._producer, self._data

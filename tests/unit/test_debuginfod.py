@@ -1,39 +1,12 @@
 """Debug files from a server that the user has set: asked last, once, and within bounds."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from otel_qemu.probe import debuginfod
-from tests.unit.stripped import BUILD_ID, FIXED, PIE, URL_PATH, Debuginfod, Stripped, serving
-
-
-@pytest.fixture(autouse=True)
-def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody's servers or cache are used."""
-    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
-    monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "cache"))
-    monkeypatch.setattr(debuginfod, "_failures", {})
-
-
-@pytest.fixture(params=[PIE, FIXED], ids=["pie", "no-pie"])
-def stripped(request: pytest.FixtureRequest, tmp_path: Path) -> Stripped:
-    return Stripped(tmp_path, *request.param)
-
-
-@pytest.fixture
-def fixed(tmp_path: Path) -> Stripped:
-    return Stripped(tmp_path, *FIXED)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Debuginfod]]:
-    """A debuginfod that the user has set."""
-    with serving() as url:
-        monkeypatch.setenv("DEBUGINFOD_URLS", f"ima:permissive {url}/")
-        yield Debuginfod
+from tests.unit.stripped import BUILD_ID, URL_PATH, Debuginfod, Stripped
 
 
 class TestDebuginfod:

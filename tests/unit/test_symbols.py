@@ -3,46 +3,20 @@
 import lzma
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe import debuginfod, inspection, symbols
+from otel_qemu.probe import inspection, symbols
 from otel_qemu.probe.elf import Binary, Function, open_binary
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.symbols import open_with_symbols
 from tests.unit.builders import compiled
-from tests.unit.stripped import FIXED, PIE, SOURCE, URL_PATH, WITH_ID, Debuginfod, Stripped, serving
+from tests.unit.stripped import PIE, SOURCE, URL_PATH, WITH_ID, Debuginfod, Stripped
 from tests.unit.test_elf import run
-
-
-@pytest.fixture(autouse=True)
-def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody's servers or cache are used."""
-    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
-    monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "cache"))
-    monkeypatch.setattr(debuginfod, "_failures", {})
-
-
-@pytest.fixture(params=[PIE, FIXED], ids=["pie", "no-pie"])
-def stripped(request: pytest.FixtureRequest, tmp_path: Path) -> Stripped:
-    return Stripped(tmp_path, *request.param)
-
-
-@pytest.fixture
-def fixed(tmp_path: Path) -> Stripped:
-    return Stripped(tmp_path, *FIXED)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Debuginfod]]:
-    """A debuginfod that the user has set."""
-    with serving() as url:
-        monkeypatch.setenv("DEBUGINFOD_URLS", f"ima:permissive {url}/")
-        yield Debuginfod
 
 
 class TestSources:
