@@ -1,0 +1,55 @@
+"""
+Traces as bytes: encoded once, they wait, are sent, retried, split and spooled without being looked into again.
+
+Concatenating two serialised messages of one type merges them: repeated fields are appended (Protocol Buffers,
+"Encoding", section "Last One Wins").  So requests are put together from encoded parts by concatenation.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
+
+
+class EncodedTrace(NamedTuple):
+    """
+    All spans of one trace.
+
+    Attributes:
+        trace_id: 16 bytes.
+        resource: a serialised ``ResourceSpans`` without ``scope_spans``; the same object for all of a guest.
+        spans: a serialised ``ScopeSpans`` with nothing but ``spans``.
+        count: of spans.
+    """
+
+    trace_id: bytes
+    resource: bytes
+    spans: bytes
+    count: int
+
+    @property
+    def size_bytes(self) -> int:
+        """What it adds to a request, but for its resource."""
+        return len(self.spans)
+
+
+def request_of(traces: Iterable[EncodedTrace], scope: bytes) -> bytes:
+    """
+    A serialised ``ExportTraceServiceRequest`` of whole traces, one ``ResourceSpans`` a guest.
+
+    Args:
+        traces: in the order in which they are sent, within a guest.
+        scope: a serialised ``ScopeSpans`` with everything but ``spans``.
+    """
+    by_resource: dict[bytes, list[bytes]] = {}
+    for trace in traces:
+        by_resource.setdefault(trace.resource, [scope]).append(trace.spans)
+    # Parsing joins the parts; upb does it faster than Python could copy them.
+    return b"".join(_resource_spans(resource, b"".join(parts)) for resource, parts in by_resource.items())
+
+
+def _resource_spans(resource: bytes, scope_spans: bytes) -> bytes:
+    message = ResourceSpans.FromString(resource)
+    message.scope_spans.append(ScopeSpans.FromString(scope_spans))
+    return ExportTraceServiceRequest(resource_spans=[message]).SerializeToString()
