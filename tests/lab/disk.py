@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tests.lab.errors import LabError
 
+ERROR_POLICIES = (None, "report", "stop")
 CACHES = ("none", "writeback", "writethrough", "directsync", "unsafe")
 
 
@@ -16,6 +17,9 @@ CACHES = ("none", "writeback", "writethrough", "directsync", "unsafe")
 class Disk:
     """
     An rbd image of `size_mib`, throttled by libvirt's ``<iotune>`` where a limit is given.
+
+    `error_policy` is libvirt's, for reads and writes: ``stop`` pauses the guest, and what failed is tried again when it
+    goes on; None leaves it to QEMU.
     """
 
     image: str
@@ -23,10 +27,13 @@ class Disk:
     bytes_per_s: int | None = None
     iops: int | None = None
     cache: str = "none"
+    error_policy: str | None = None
 
     def __post_init__(self) -> None:
         if self.cache not in CACHES:
             raise LabError(f"no such cache mode, {self.cache}: one of {', '.join(CACHES)}")
+        if self.error_policy not in ERROR_POLICIES:
+            raise LabError(f"no such error policy, {self.error_policy}: one of report, stop")
         if not re.fullmatch(r"[\w.-]+", self.image) or self.size_mib < 1:
             raise LabError(f"not a disk, {self.image}:{self.size_mib}: give IMAGE:SIZE_MIB[:BYTES_PER_S]")
 

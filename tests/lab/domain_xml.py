@@ -90,7 +90,9 @@ def _devices(domain: Element, machine: Machine) -> None:
 
 def _disk(devices: Element, machine: Machine, disk: Disk, unit: int) -> None:
     element = SubElement(devices, "disk", type="network", device="disk")
-    SubElement(element, "driver", name="qemu", type="raw", cache=disk.cache, discard="unmap")
+    driver = SubElement(element, "driver", name="qemu", type="raw", cache=disk.cache, discard="unmap")
+    if disk.error_policy:
+        driver.attrib.update(error_policy=disk.error_policy, rerror_policy=disk.error_policy)
     source = SubElement(element, "source", protocol="rbd", name=f"{machine.ceph_pool}/{disk.image}")
     SubElement(source, "host", name="127.0.0.1", port=str(machine.ceph_port))
     SubElement(source, "config", file=str(machine.ceph_conf))

@@ -49,6 +49,8 @@ def _disk(machine: Machine, disk: Disk, lun: int) -> list[str]:
     image = {"pool": machine.ceph_pool, "image": disk.image, "conf": str(machine.ceph_conf), "server": [server]}
     storage, layer = f"libvirt-{lun + 1}-storage", f"libvirt-{lun + 1}-format"
     device = f"scsi-hd,bus=scsi0.0,channel=0,scsi-id=0,lun={lun},device_id=drive-{disk.alias},drive={layer}"
+    if disk.error_policy:
+        device += f",werror={disk.error_policy},rerror={disk.error_policy}"
     return [
         *("-blockdev", json.dumps({"driver": "rbd", "node-name": storage, "auto-read-only": True, **image, **both})),
         *("-blockdev", json.dumps({"driver": "raw", "node-name": layer, "file": storage, "read-only": False, **both})),

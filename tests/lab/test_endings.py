@@ -7,71 +7,22 @@ In process, so that the tracer's tables can be looked into.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import numpy as np
 import pytest
 
 from otel_qemu.events import Batch, Ending
 from otel_qemu.probe import program
 from otel_qemu.probe import tracer as tracer_module
-from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
-from otel_qemu.trace.correlate import Correlator, traces_of_requests
+from otel_qemu.trace.correlate import traces_of_requests
 from otel_qemu.trace.hung import HungRequests
 from otel_qemu.trace.names import Names
-from otel_qemu.trace.traces import REQUEST, Table
 from tests.lab.disk import Disk
-from tests.lab.guest import Guest
 from tests.lab.lab import Lab
+from tests.lab.live import READERS, ended, frozen_cluster, read_in_flight, traced, wait_until
 
-READERS = 7
 SMALL_RING_PAGES = 64  # 256 KiB: half a second of this load
-READ = "dd if=/dev/sda of=/dev/null bs=4k count=1 skip={} iflag=direct > /dev/null 2>&1 &"
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-
-
-@contextmanager
-def traced(guest: Guest) -> Iterator[Tracer]:
-    with Tracer(Selection(pids=(guest.pid,))) as tracer:
-        tracer.refresh()
-        yield tracer
-
-
-@contextmanager
-def frozen_cluster(lab: Lab) -> Iterator[None]:
-    """An OSD that does not answer, so that reads stay in flight."""
-    lab.ceph.pause_osd()
-    try:
-        yield
-    finally:
-        lab.ceph.resume_osd()
-
-
-def read_in_flight(guest: Guest, tracer: Tracer) -> None:
-    """Let the guest read while nobody answers."""
-    guest.run("\n".join(READ.format(1000 + 16 * number) for number in range(READERS)))
-    wait_until(lambda: len(tracer.in_flight()) == READERS)
-
-
-def ended(tracer: Tracer, count: int) -> Table:
-    """The first requests that end from now on, once there are as many."""
-    correlator, rows = Correlator(), [np.zeros(0, dtype=REQUEST)]
-
-    def enough() -> bool:
-        rows.append(correlator.feed(tracer.read()).requests)
-        return sum(map(len, rows)) >= count
-
-    wait_until(enough)
-    return np.concatenate(rows)[:count]
 
 
 def test_requests_in_flight_at_a_reset_end_once(lab: Lab) -> None:
@@ -83,7 +34,7 @@ def test_requests_in_flight_at_a_reset_end_once(lab: Lab) -> None:
                 read_in_flight(guest, tracer)
                 pool.submit(guest.qmp, {"execute": "system_reset"})  # answers when nothing is in flight any more
                 time.sleep(0.5)
-        found = ended(tracer, READERS)
+        found = ended(tracer, READERS).requests
     guest.destroy()
 
     assert set(found["ending"].tolist()) <= {Ending.COMPLETED, Ending.CANCELLED}
@@ -134,7 +85,7 @@ def test_requests_that_hang_are_told_while_they_do(lab: Lab) -> None:
             time.sleep(0.6)
             told = hung.select(tracer.in_flight(), time.monotonic_ns())
             again = hung.select(tracer.in_flight(), time.monotonic_ns())
-        finished = ended(tracer, READERS)
+        finished = ended(tracer, READERS).requests
     guest.destroy()
 
     traces = traces_of_requests(told, 0)

@@ -1,0 +1,66 @@
+"""
+A tracer in the test's own process, on a guest of the lab: its tables can be looked into while requests hang.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from otel_qemu.events import Batch
+from otel_qemu.probe.selection import Selection
+from otel_qemu.probe.tracer import Tracer
+from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.scsi import OPERATIONS
+from otel_qemu.trace.traces import Traces
+from tests.kernel.tracing import join
+from tests.lab.guest import Guest
+from tests.lab.lab import Lab
+
+READERS = 7
+READ = "dd if=/dev/sda of=/dev/null bs=4k count=1 skip={} iflag=direct > /dev/null 2>&1 &"
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def traced(guest: Guest) -> Iterator[Tracer]:
+    with Tracer(Selection(pids=(guest.pid,))) as tracer:
+        tracer.refresh()
+        yield tracer
+
+
+@contextmanager
+def frozen_cluster(lab: Lab) -> Iterator[None]:
+    """An OSD that does not answer, so that reads stay in flight."""
+    lab.ceph.pause_osd()
+    try:
+        yield
+    finally:
+        lab.ceph.resume_osd()
+
+
+def read_in_flight(guest: Guest, tracer: Tracer) -> None:
+    """Let the guest read while nobody answers."""
+    guest.run("\n".join(READ.format(1000 + 16 * number) for number in range(READERS)))
+    wait_until(lambda: len(tracer.in_flight()) == READERS)
+
+
+def ended(tracer: Tracer, count: int, operation: str = "READ") -> Traces:
+    """The requests of an operation that end from now on, with their calls, once there are as many."""
+    read = [tracer.read().records]
+
+    def those() -> Traces:
+        read.append(tracer.read().records)
+        records = np.concatenate(read)
+        traces = join(Correlator(), Batch(records, 0), len(records) or 1)
+        return traces.only(np.flatnonzero(traces.requests["operation"] == OPERATIONS.index(operation)))
+
+    wait_until(lambda: len(those().requests) >= count)
+    return those()
