@@ -87,7 +87,7 @@ def _site(program: Path, kind: str) -> Site:
     with open_binary(str(program)) as binary:
         function = binary.function(f"on_{kind}")
     assert function is not None
-    return Site(PROBES[0], function.offset, function.table, kind)
+    return Site(PROBES[0], PROBES[0].function, function.offset, function.table, kind)
 
 
 def measure(repetitions: int) -> list[Figure]:

@@ -55,7 +55,8 @@ static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct
 }
 
 /* Walk from the completion to the parent; leaves in `call` the link, and the parent or where the walk ended. */
-static __always_inline struct record *link_parent(struct call *call, struct process *process, u64 completion)
+static __always_inline struct record *link_parent(struct call *call, struct process *process, u64 completion,
+                                                  bool is_inner)
 {
     struct key key = key_of(0);
     if (process->completion_argument == UNKNOWN_OFFSET || process->coroutine == UNKNOWN_OFFSET) {
@@ -63,7 +64,8 @@ static __always_inline struct record *link_parent(struct call *call, struct proc
         count(COUNT_PARENT_NO_LAYOUT);
         return 0;
     }
-    u64 task = follow(follow(completion, 0), process->completion_argument);
+    u64 inner = is_inner ? completion : follow(completion, 0);
+    u64 task = follow(inner, process->completion_argument);
     if (task && process->return_value != UNKNOWN_OFFSET)
         call->return_at = task + process->return_value;
     struct record *parent = parent_of(opaque_of(task, process), call->operation, &key);
@@ -116,8 +118,12 @@ static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
     return bytes;
 }
 
-/* `iovecs`: 0, or where `length` iovecs are whose bytes are the length. */
-static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 length, u64 iovecs, u64 completion)
+/*
+ * `iovecs`: 0, or where `length` iovecs are whose bytes are the length.  `completion`: the rbd_completion_t, or, at the
+ * sites in the middle of a function, the io::AioCompletion that is its first field; either is a key of its own.
+ */
+static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 length, u64 iovecs, u64 completion,
+                                       bool is_inner)
 {
     struct key key = key_of(completion);
     struct process *process = processes.lookup(&key.pid);
@@ -130,7 +136,7 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
     call.length = iovecs ? iovec_bytes(iovecs, length) : length;
     call.thread = bpf_get_current_pid_tgid();
     call.return_value = RETURN_UNKNOWN;
-    struct record *parent = link_parent(&call, process, completion);
+    struct record *parent = link_parent(&call, process, completion, is_inner);
     if (parent) {
         call.request_submit_ns = parent->submit_ns;
         call.device = parent->device;
@@ -153,12 +159,23 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
  *   rbd_aio_discard(image, off, len, c)
  *   rbd_aio_write_zeroes(image, off, len, c, zero_flags, op_flags)
  *   rbd_aio_flush(image, c)
+ *
+ * The INNER sites are those functions' own calls, where the arguments have moved on (otel_qemu/probe/sites.py):
+ *
+ *   Io<>::aio_discard, aio_write_zeroes(image, c->pc, off, len, ...)
+ *   Io<>::aio_flush(image, c->pc, ...)
  */
 static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
 {
     u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx), fourth = PT_REGS_PARM4(ctx);
     u64 offset = second, length = third, iovecs = 0, completion = PT_REGS_PARM5(ctx);
     u8 operation = RBD_READ;
+    bool is_inner = site >= SITE_RBD_AIO_DISCARD_INNER;
+    if (is_inner) {
+        completion = second;
+        offset = third;
+        length = fourth;
+    }
     switch (site) {
     case SITE_RBD_AIO_WRITEV:
         operation = RBD_WRITE; /* fall through */
@@ -170,20 +187,23 @@ static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
         operation = RBD_WRITE;
         break;
     case SITE_RBD_AIO_DISCARD:
+        completion = fourth; /* fall through */
+    case SITE_RBD_AIO_DISCARD_INNER:
         operation = RBD_DISCARD;
-        completion = fourth;
         break;
     case SITE_RBD_AIO_WRITE_ZEROES:
+        completion = fourth; /* fall through */
+    case SITE_RBD_AIO_WRITE_ZEROES_INNER:
         operation = RBD_WRITE_ZEROES;
-        completion = fourth;
         break;
     case SITE_RBD_AIO_FLUSH:
+    case SITE_RBD_AIO_FLUSH_INNER:
         operation = RBD_FLUSH;
         offset = length = 0;
         completion = second;
         break;
     }
-    return submit_call(operation, PT_REGS_PARM1(ctx), offset, length, iovecs, completion);
+    return submit_call(operation, PT_REGS_PARM1(ctx), offset, length, iovecs, completion, is_inner);
 }
 
 /* A released call goes to its request if that is still the one it was made for, or leaves by itself. */
@@ -215,6 +235,10 @@ static __always_inline int on_rbd_release(struct pt_regs *ctx)
 {
     struct key key = key_of(PT_REGS_PARM1(ctx));
     struct call *call = calls.lookup(&key);
+    if (!call) {   /* begun at an INNER site, if we saw it begin */
+        key.pointer = follow(key.pointer, 0);
+        call = calls.lookup(&key);
+    }
     if (!call)
         return count_traced(COUNT_RBD_UNSTARTED);
     call->complete_ns = bpf_ktime_get_ns();

@@ -35,3 +35,6 @@ int rbd_aio_write(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_WR
 int rbd_aio_discard(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_DISCARD); }
 int rbd_aio_write_zeroes(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_WRITE_ZEROES); }
 int rbd_aio_flush(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_FLUSH); }
+int rbd_aio_discard_inner(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_DISCARD_INNER); }
+int rbd_aio_write_zeroes_inner(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_WRITE_ZEROES_INNER); }
+int rbd_aio_flush_inner(struct pt_regs *ctx) { return on_rbd_site(ctx, SITE_RBD_AIO_FLUSH_INNER); }

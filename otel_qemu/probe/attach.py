@@ -77,7 +77,7 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
             attachment.links.append(_link(function, path, sites))
         else:
             for site in sites:
-                function = program.function(site.probe.function, multi=False)
+                function = program.function(site.program, multi=False)
                 attachment.perf_events.append(program.attach_perf(function, path, site.offset))
     except BaseException:
         attachment.detach()
@@ -88,7 +88,7 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
 def route_of(program: Program) -> str:
     """The best way to attach that this kernel has, found by attaching once to this very process's own entry point."""
     try:
-        entry = Site(PROBES[0], _entry_point(), "", "")
+        entry = Site(PROBES[0], PROBES[0].function, _entry_point(), "", "")
         os.close(_link(program.function("scsi_site", multi=True), "/proc/self/exe", [entry]))
     except NotPossible:
         return PERF
@@ -102,7 +102,7 @@ def _link(function: int, path: str, sites: list[Site]) -> int:
         attach_type=_BPF_TRACE_UPROBE_MULTI,
         path=path.encode(),
         offsets=array(*(site.offset for site in sites)),
-        cookies=array(*(SITES.index(site.probe.function) for site in sites)),
+        cookies=array(*(SITES.index(site.program) for site in sites)),
         count=len(sites),
     )
     libc = ctypes.CDLL(None, use_errno=True)

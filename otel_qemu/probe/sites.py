@@ -2,9 +2,9 @@
 Which functions are probed, and on which instruction of each the trap goes.
 
 The kernel emulates some instructions and single-steps all others, which costs an exception more: on a virtual machine
-20 times the hit.  So the trap goes on the first instruction that is emulated, as long as every argument still lies in
-its register there: behind ``endbr64``, which opens every function of a CET build, at least.  Where there is no such
-instruction, it goes on the entry, and `Site.slow_because` says why.
+20 times the hit.  So the trap goes on the first instruction that is emulated and finds the arguments where a program
+of ours looks for them: in their own registers, or, for librbd's rare calls, handed on to the function behind the API
+(`Probe.inner`).  Where there is no such instruction, it goes on the entry, and `Site.slow_because` says why.
 """
 
 from collections.abc import Iterator
@@ -31,13 +31,35 @@ class Probe:
         layer: ``scsi`` (in QEMU) or ``rbd`` (in librbd).
         arguments: how many of its arguments the probe reads.
         required: without it the layer cannot be traced; else the function is newer than some builds, or a rare way out.
+        completion: which of its arguments is the rbd_completion_t, if it has an inner program; else None.
     """
 
     function: str
     layer: str
     arguments: int
     required: bool
+    completion: int | None = None
 
+    @property
+    def entry(self) -> "Registers":
+        """What its registers hold at the entry, as its program wants it."""
+        return {register: f"{index}" for index, register in enumerate(_ARGUMENT_REGISTERS[: self.arguments])}
+
+    @property
+    def inner(self) -> "Registers":
+        """
+        What they hold where librbd hands its arguments on, as the program ``FUNCTION_inner`` wants it.
+
+        Source: librbd/librbd.cc, rbd_aio_discard and its like: ``Io<>::aio_discard(*ictx, get_aio_completion(comp),
+        off, len, ...)``, where get_aio_completion is ``comp->pc``, its first field.
+        """
+        values = [str(index) for index in range(self.arguments) if index != self.completion]
+        values.insert(1, f"*{self.completion}")
+        return dict(zip(_ARGUMENT_REGISTERS, values, strict=False))
+
+
+Registers = dict[str, str]
+"""Value by 64-bit register: ``3`` for the fourth argument, ``*3`` for what it points to."""
 
 PROBES = (
     Probe("scsi_req_complete", "scsi", 2, required=True),
@@ -50,13 +72,14 @@ PROBES = (
     Probe("rbd_aio_writev", "rbd", 5, required=True),
     Probe("rbd_aio_read", "rbd", 5, required=False),
     Probe("rbd_aio_write", "rbd", 5, required=False),
-    Probe("rbd_aio_discard", "rbd", 4, required=False),
-    Probe("rbd_aio_write_zeroes", "rbd", 4, required=False),
-    Probe("rbd_aio_flush", "rbd", 2, required=False),
+    Probe("rbd_aio_discard", "rbd", 4, required=False, completion=3),
+    Probe("rbd_aio_write_zeroes", "rbd", 4, required=False, completion=3),
+    Probe("rbd_aio_flush", "rbd", 2, required=False, completion=1),
 )
 """Ends before submits: the order of attaching, so that nothing put in flight can miss its end."""
 
-assert {probe.function for probe in PROBES} == set(SITES)
+_INNER = "_inner"
+assert {probe.function for probe in PROBES} == {name.removesuffix(_INNER) for name in SITES}
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,7 @@ class Site:
 
     Attributes:
         probe: what it is for.
+        program: of ``bpf/sites.bpf.c`` and `events.SITES` that reads the arguments where they are here.
         offset: in the file, in bytes.
         table: the symbol table that named the function.
         instruction: what stands there, as a disassembler prints it.
@@ -73,6 +97,7 @@ class Site:
     """
 
     probe: Probe
+    program: str
     offset: int
     table: str
     instruction: str
@@ -107,27 +132,65 @@ def _site(binary: Binary, probe: Probe, function: Function) -> Site:
     """The first good instruction of a function, or its entry."""
     code = list(_decode(binary.code(function.offset, _PROLOGUE_BYTES), function.offset))
     if not code:
-        return Site(probe, function.offset, function.table, "?", "its first instruction is not understood")
-    registers = set(_ARGUMENT_REGISTERS[: probe.arguments])
+        return Site(probe, probe.function, function.offset, function.table, "?", "its first instruction is unknown")
     because = "none of its first instructions is one that the kernel emulates"
+    registers = dict(probe.entry)
     for instruction in code:
         if is_emulated(bytes(instruction.bytes)):
-            if not _is_jumped_to(binary, function, instruction.address):
-                return Site(probe, instruction.address, function.table, _text(instruction))
-            because = "a jump leads back to the first instruction that the kernel emulates"
+            program = _program(probe, registers)
+            if program and not _is_jumped_to(binary, function, instruction.address):
+                return Site(probe, program, instruction.address, function.table, _text(instruction))
+            because = _because(program, instruction)
+        if _leaves(instruction):
             break
-        lost = registers & _written(instruction)
-        if lost or _leaves(instruction):
-            because = f"`{_text(instruction)}` comes before the first instruction that the kernel emulates"
-            break
-    return Site(probe, function.offset, function.table, _text(code[0]), because)
+        _execute(instruction, registers)
+    return Site(probe, probe.function, function.offset, function.table, _text(code[0]), because)
+
+
+def _program(probe: Probe, registers: Registers) -> str | None:
+    """The program that finds every argument in such registers."""
+    if probe.entry.items() <= registers.items():
+        return probe.function
+    if probe.completion is not None and probe.inner.items() <= registers.items():
+        return probe.function + _INNER
+    return None
+
+
+def _because(program: str | None, instruction: Any) -> str:
+    if program:
+        return "a jump leads back to the first instruction that the kernel emulates"
+    return f"arguments are lost before `{_text(instruction)}`, the first instruction that the kernel emulates"
+
+
+def _execute(instruction: Any, registers: Registers) -> None:
+    """Follow the arguments through an instruction: copied, pointed to by one of them, or overwritten."""
+    moved = _moved(instruction, registers) if instruction.id == capstone.x86.X86_INS_MOV else None
+    for name in _written(instruction):
+        registers.pop(name, None)
+    if moved:
+        registers[instruction.reg_name(instruction.operands[0].reg)] = moved
+
+
+def _moved(instruction: Any, registers: Registers) -> str | None:
+    """What a ``mov`` brings into a 64-bit register, if that is an argument or the first word that one points to."""
+    to, source = instruction.operands
+    if to.type != capstone.x86.X86_OP_REG or to.size != 8:
+        return None
+    if source.type == capstone.x86.X86_OP_REG:
+        return registers.get(instruction.reg_name(source.reg))
+    if source.type != capstone.x86.X86_OP_MEM or source.mem.disp or source.mem.index or source.mem.segment:
+        return None
+    pointer = registers.get(instruction.reg_name(source.mem.base) or "", "*")
+    return None if "*" in pointer else f"*{pointer}"
 
 
 def _is_jumped_to(binary: Binary, function: Function, site: int) -> bool:
     """Whether a jump within the function leads behind its entry and not past the site: it would fire again, or late."""
     if site == function.offset:
         return False
-    code = binary.code(function.offset, min(function.size, _LONGEST_FUNCTION_BYTES))
+    # A symbol may have no size: then more is looked at than the function, and no other jumps into its middle.
+    size = min(function.size or _LONGEST_FUNCTION_BYTES, _LONGEST_FUNCTION_BYTES)
+    code = binary.code(function.offset, size)
     return any(function.offset < target <= site for target in _jump_targets(code, function.offset))
 
 

@@ -247,12 +247,20 @@ class Machine:
         via: Via | None = None,
         iovecs: Sequence[int] | None = None,
         image: int = IMAGE,
+        inner: bool = False,
     ) -> Completion:
-        """rbd_aio_*: made for `request`, or for QEMU itself; `iovecs` are lengths, one of `length` unless given."""
+        """
+        rbd_aio_*: made for `request`, or for QEMU itself; `iovecs` are lengths, one of `length` unless given.
+
+        `inner`: its probe sits on the call to the function behind the API, which takes other arguments.
+        """
         completion = self.prepare(request, via or VIA[operation])
         if operation in (RbdOperation.READ, RbdOperation.WRITE):
             lengths = [length] if iovecs is None else iovecs
             self.call_vector(completion, operation, self.iovec(lengths), len(lengths), offset, image)
+        elif inner:
+            aio = completion.objects["aio"][0]
+            self.hit(f"rbd_aio_{operation.name.lower()}_inner", image, aio, offset, length)
         elif operation == RbdOperation.FLUSH:
             self.hit("rbd_aio_flush", image, completion.address)
         else:

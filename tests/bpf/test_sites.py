@@ -2,7 +2,7 @@
 
 import pytest
 
-from otel_qemu.events import SITES, RbdOperation
+from otel_qemu.events import SITES, Link, RbdOperation
 from otel_qemu.probe.sites import PROBES
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import IMAGE, Machine, Via
@@ -24,6 +24,10 @@ def one_of_everything(machine: Machine) -> list[str]:
         machine.now_ns += 7
         machine.release(call, -5)
         machine.complete(request, 2, b"\x70\0\x03")
+    for operation in (RbdOperation.DISCARD, RbdOperation.WRITE_ZEROES, RbdOperation.FLUSH):
+        request = machine.submit_request(tag=int(operation))
+        machine.release(machine.call(request, operation, offset=512, length=2048, inner=True), 0)
+        machine.complete(request)
     for name in ("rbd_aio_read", "rbd_aio_write"):
         request = machine.submit_request(tag=77)
         completion = machine.prepare(request, Via.DMA)
@@ -56,12 +60,13 @@ def test_each_way_leads_to_what_is_expected() -> None:
     machine = Machine(by_cookie=True)
     one_of_everything(machine)
     records = machine.records()
-    assert records["operation"].tolist() == [*RbdOperation, RbdOperation.READ, RbdOperation.WRITE, 0]
-    assert records["ending"].tolist() == [1] * 5 + [2, 2, 3]
-    assert records["status"].tolist() == [2] * 5 + [0] * 3
-    assert records["host_status"].tolist() == [0] * 5 + [7, 7, 0]
-    assert records["length"].tolist() == [512, 512, 512, 512, 0, 1024, 1024, 0]
-    assert records["offset"].tolist() == [4096, 4096, 4096, 4096, 0, 8192, 8192, 0]
+    assert records["operation"].tolist() == [*RbdOperation, *list(RbdOperation)[2:], *list(RbdOperation)[:2], 0]
+    assert records["ending"].tolist() == [1] * 8 + [2, 2, 3]
+    assert records["status"].tolist() == [2] * 5 + [0] * 6
+    assert records["host_status"].tolist() == [0] * 8 + [7, 7, 0]
+    assert records["length"].tolist() == [512, 512, 512, 512, 0, 2048, 2048, 0, 1024, 1024, 0]
+    assert records["offset"].tolist() == [4096, 4096, 4096, 4096, 0, 512, 512, 0, 8192, 8192, 0]
+    assert records["link"].tolist() == [Link.WALK] * 10 + [Link.NONE]
 
 
 def test_the_program_of_a_site_is_that_of_its_layer() -> None:

@@ -16,6 +16,7 @@ from otel_qemu.events import SITES
 from otel_qemu.probe.attach import MULTI, PERF, _UprobeMulti, attach
 from otel_qemu.probe.elf import open_binary
 from otel_qemu.probe.program import Program
+from otel_qemu.probe.sites import PROBES
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
 from tests.kernel.uprobes import Text, open_probes, perf_event_type, read_link, traced_events
@@ -83,13 +84,14 @@ def test_one_link_a_binary_has_every_site_with_its_cookie(qemu: FakeQemu) -> Non
     """What the kernel holds for each file is the offset of every site, and by it the number of the site's function."""
     with Tracing(qemu) as tracing:
         wanted = [
-            {site.offset: SITES.index(site.probe.function) for site in sites}
+            {site.offset: SITES.index(site.program) for site in sites}
             for _, sites in tracing.tracer.inspections[0].binaries()
         ]
         attachments = tracing.tracer._attachments.values()
         found = [read_link(fd).cookies for attachment in attachments for fd in attachment.links]
     assert found == wanted
-    assert sorted(cookie for cookies in found for cookie in cookies.values()) == list(range(13))
+    functions = [SITES[cookie].removesuffix("_inner") for cookies in found for cookie in cookies.values()]
+    assert sorted(functions) == sorted(probe.function for probe in PROBES)
 
 
 def test_the_checks_would_notice_a_return_probe(qemu: FakeQemu) -> None:

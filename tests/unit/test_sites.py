@@ -16,9 +16,9 @@ INSTRUCTIONS = {
     (LIBRBD, "rbd_aio_readv"): ("push rbp", True),
     (LIBRBD, "rbd_aio_writev"): ("push rbp", True),
     (LIBRBD, "rbd_aio_release"): ("jmp 0x", True),
-    (LIBRBD, "rbd_aio_flush"): ("sub rsp, ", False),
-    (LIBRBD, "rbd_aio_discard"): ("sub rsp, ", False),
-    (LIBRBD, "rbd_aio_write_zeroes"): ("sub rsp, ", False),
+    (LIBRBD, "rbd_aio_flush"): ("call 0x", True),
+    (LIBRBD, "rbd_aio_discard"): ("call 0x", True),
+    (LIBRBD, "rbd_aio_write_zeroes"): ("call 0x", True),
 }
 
 FUNCTIONS = """
@@ -104,6 +104,48 @@ def test_where_the_trap_goes(tmp_path: Path, first: str, behind: int, instructio
     assert site.instruction.startswith(instruction)
     assert site.emulated == emulated
     assert bool(site.slow_because) != emulated
+
+
+INNER = """
+.text
+.globl rbd_aio_discard
+.type rbd_aio_discard, @function
+rbd_aio_discard: {body}
+    call inner
+    ret
+inner: ret
+.size rbd_aio_discard, . - rbd_aio_discard
+.section .note.GNU-stack,"",@progbits
+"""
+IN_ORDER = "mov %rdx, %rcx; mov %rsi, %rdx; mov %rax, %rsi"
+
+
+@pytest.mark.parametrize(
+    ("body", "program"),
+    [
+        (f"sub $8, %rsp; mov (%rcx), %rax; {IN_ORDER}", "rbd_aio_discard_inner"),
+        (f"endbr64; mov (%rcx), %rax; {IN_ORDER}; mov $1, %r9d", "rbd_aio_discard_inner"),
+        ("mov %rsi, %rax; mov (%rcx), %rsi; mov %rdx, %rcx; push $1; mov %rax, %rdx", "rbd_aio_discard_inner"),
+        ("mov 8(%rdi), %rax", "rbd_aio_discard"),
+        ("push %rbp; mov (%rcx), %rax", "rbd_aio_discard"),
+        (f"mov (%rcx), %rax; mov 8(%rdi), %rdi; {IN_ORDER}", None),
+        (f"mov 8(%rcx), %rax; {IN_ORDER}", None),
+        (f"mov (%rcx), %eax; {IN_ORDER}", None),
+        (f"mov (%rcx), %rax; mov (%rax), %rax; {IN_ORDER}", None),
+        (f"mov (%rcx,%rdx), %rax; {IN_ORDER}", None),
+        (f"mov %fs:(%rcx), %rax; {IN_ORDER}", None),
+        (f"mov (%rcx), %rax; {IN_ORDER}; add $1, %rdx", None),
+        (f"mov (%rcx), %rax; {IN_ORDER}; mov $1, %dl", None),
+        ("mov (%rcx), %rsi; mov %rdx, %rcx; mov %rsi, %rdx", None),
+    ],
+)
+def test_arguments_are_followed_to_the_inner_call(tmp_path: Path, body: str, program: str | None) -> None:
+    """The inner program only where image, *completion, offset and length are in its registers, whatever came before."""
+    path = compiled(tmp_path, INNER.format(body=body), "-shared", "-nostdlib", language="assembler")
+    site = found(str(path), "rbd")["rbd_aio_discard"]
+    assert site.program == (program or "rbd_aio_discard")
+    assert site.emulated == (program is not None)
+    assert site.instruction.startswith("call") == (program is not None and not body.startswith("push"))
 
 
 def test_what_a_file_lacks_is_told(tmp_path: Path) -> None:

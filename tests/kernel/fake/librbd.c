@@ -148,19 +148,28 @@ int rbd_aio_write(rbd_image_t image, uint64_t off, size_t len, const char *buf, 
     return submit(c, 0);
 }
 
+/*
+ * librbd::api::Io<>::aio_discard(), aio_write_zeroes() and aio_flush() (librbd/api/Io.cc): the C API hands them its
+ * arguments in this order, and nothing else stands before the call that a kernel would emulate.
+ */
+static __attribute__((noipa)) int api_io(rbd_image_t image, struct io_AioCompletion *pc, uint64_t off, uint64_t len)
+{
+    return submit(pc->rbd_comp, 0);
+}
+
 int rbd_aio_discard(rbd_image_t image, uint64_t off, uint64_t len, rbd_completion_t c)
 {
-    return submit(c, 0);
+    return api_io(image, ((struct AioCompletion *)c)->pc, off, len);
 }
 
 int rbd_aio_write_zeroes(rbd_image_t image, uint64_t off, size_t len, rbd_completion_t c, int zero_flags, int op_flags)
 {
-    return submit(c, 0);
+    return api_io(image, ((struct AioCompletion *)c)->pc, off, len);
 }
 
 int rbd_aio_flush(rbd_image_t image, rbd_completion_t c)
 {
-    return submit(c, 0);
+    return api_io(image, ((struct AioCompletion *)c)->pc, 0, 0);
 }
 
 /* librbd::RBD::AioCompletion::get_arg() (librbd/librbd.cc) */
