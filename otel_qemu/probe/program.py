@@ -1,15 +1,12 @@
 """
 The BPF program: compiled and loaded by bcc, which this module alone imports.
 
-bcc prints to stderr, raises bare Exception and sometimes ends the process; here all of that becomes one of our errors.
-No kernel headers are needed: ``bpf/headers`` holds the few definitions that bcc's prologue uses.
+bcc raises bare Exception; here that becomes one of our errors.
 """
 
 import contextlib
 import ctypes
 import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import NotPossible
 from otel_qemu.events import BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Records
+from otel_qemu.probe.compilation import REMEDY, compiled
 from otel_qemu.probe.keeping import Keeping
 from otel_qemu.probe.layouts import Layout
 from otel_qemu.trace import latency
@@ -50,7 +48,8 @@ class Program:
 
     def __init__(self) -> None:
         self._bcc = _import_bcc()
-        self._bpf = self._compile()
+        self._bpf, self.headers = compiled(self._bcc.BPF, SOURCE, _flags())
+        """The loaded program, and which kernel headers it was compiled with, for people."""
 
     def function(self, name: str, multi: bool) -> int:
         """
@@ -67,7 +66,7 @@ class Program:
             kind = {"attach_type": _UPROBE_MULTI} if multi else {}
             return int(self._bpf.load_func(name.encode(), self._bcc.BPF.KPROBE, **kind).fd)
         except Exception as error:  # bcc raises nothing narrower
-            raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {_load_remedy()}") from error
+            raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {REMEDY}") from error
 
     def attach_perf(self, function: int, path: str, offset: int) -> tuple[str, int]:
         """Attach by perf_event_open or, below it, tracefs; returns what `detach_perf` takes."""
@@ -156,18 +155,6 @@ class Program:
         """Give everything back to the kernel."""
         self._bpf.cleanup()
 
-    def _compile(self) -> Any:
-        sizes = {"PROCESSES": PROCESSES, "REQUESTS": REQUESTS, "RING_PAGES": RING_PAGES, "SERIES": SERIES}
-        flags = [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items())]
-        with _captured_stderr() as said, _kernel_headers():
-            try:
-                return self._bcc.BPF(text=SOURCE, cflags=flags)
-            except (Exception, SystemExit) as error:
-                detail = (said() or str(error)).strip().splitlines()[0:1]
-                raise NotPossible(
-                    f"bcc cannot compile or set up the probes ({''.join(detail)}): {_load_remedy()}"
-                ) from error
-
 
 def _import_bcc() -> Any:
     try:
@@ -185,36 +172,6 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _load_remedy() -> str:
-    return "`otel-qemu check` says what this machine lacks"
-
-
-@contextlib.contextmanager
-def _kernel_headers() -> Iterator[None]:
-    """Point bcc to the definitions we bring, unless the user points it elsewhere; our children do not inherit that."""
-    if "BCC_KERNEL_SOURCE" in os.environ:
-        yield
-        return
-    os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY / "headers")
-    try:
-        yield
-    finally:
-        del os.environ["BCC_KERNEL_SOURCE"]
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Any]:
-    """Catch what the compiler prints on file descriptor 2; the value is a function that gives it."""
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lambda: _contents(file)
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _contents(file: Any) -> str:
-    file.seek(0)
-    return str(file.read().decode(errors="replace"))
+def _flags() -> list[str]:
+    sizes = {"PROCESSES": PROCESSES, "REQUESTS": REQUESTS, "RING_PAGES": RING_PAGES, "SERIES": SERIES}
+    return [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items())]

@@ -22,6 +22,7 @@ class Trial:
         guest: who it is.
         inspection: what its binaries show.
         route: how probes are attached.
+        headers: kernel headers that the program was compiled with.
         attached: which layers could be.
         problems: of the inspection, and of attaching.
     """
@@ -29,6 +30,7 @@ class Trial:
     guest: Guest
     inspection: Inspection
     route: str
+    headers: str
     attached: dict[str, bool] = field(default_factory=lambda: {"scsi": False, "rbd": False})
     problems: list[str] = field(default_factory=list)
 
@@ -46,7 +48,9 @@ def try_all(selection: Selection) -> list[Trial]:
     program = Program()
     try:
         route = attach.route_of(program)
-        trials = [Trial(selection.guests[process.pid], inspect(process), route) for process in processes]
+        trials = [
+            Trial(selection.guests[process.pid], inspect(process), route, program.headers) for process in processes
+        ]
         for trial in trials:
             _try_one(program, trial)
     finally:

@@ -23,6 +23,7 @@ def check_line(trial: Trial) -> dict[str, Any]:
             name: None if value == UNKNOWN_OFFSET else value for name, value in asdict(inspection.layout).items()
         },
         "route": trial.route,
+        "headers": trial.headers,
         "sites": [
             {
                 "function": site.probe.function,
@@ -45,7 +46,7 @@ def check_text(trial: Trial) -> Iterator[str]:
     yield f"{trial.guest.label}  (pid {process.pid}, QEMU {inspection.qemu_version or 'of unknown version'})"
     yield f"  QEMU     {process.executable.name}"
     yield f"  librbd   {process.librbd.name if process.librbd else 'not mapped'}"
-    yield f"  route    {trial.route}"
+    yield f"  route    {trial.route}, compiled with {trial.headers}"
     for layer in ("scsi", "rbd"):
         yield f"  {layer:<8} {_layer_text(trial, layer)}"
         for site in trial.inspection.sites.get(layer, []):
