@@ -15,6 +15,7 @@ from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.probe.footprint import release_compiler_memory
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.naming import Naming
+from otel_qemu.probe.one_sided import one_sided
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer, unix_offset_ns
 from otel_qemu.sinks import Sink
@@ -60,6 +61,7 @@ class Service:
         self._hung = HungRequests()
         self._naming = Naming(selection.describe)
         self._stopping = threading.Event()
+        self._told: set[str] = set()
         self.correlator = Correlator()
         self.counters: dict[str, int] = {}
         """The kernel's counters, as they were at the end."""
@@ -114,6 +116,7 @@ class Service:
                 refresh_at = time.monotonic() + REFRESH_INTERVAL_S
             if time.monotonic() >= look_at:
                 self._tell_hung(tracer)
+                self._tell_one_sided(tracer)
                 self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
                 look_at = time.monotonic() + LOOK_INTERVAL_S
 
@@ -130,6 +133,11 @@ class Service:
         if len(hung):
             offset_ns = unix_offset_ns()
             self._hand_out(Batch(hung, offset_ns), traces_of_requests(hung, offset_ns))
+
+    def _tell_one_sided(self, tracer: Tracer) -> None:
+        for problem in set(one_sided(tracer.counters())) - self._told:
+            self._told.add(problem)
+            log.warning("%s", problem)
 
     def _drain(self, tracer: Tracer) -> None:
         batch = tracer.read()

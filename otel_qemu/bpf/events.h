@@ -54,6 +54,7 @@ struct record {
 
 /* Probed functions: the cookie of a uprobe_multi link, and the names that otel_qemu/probe/sites.py looks for. */
 enum site {
+    SITE_SCSI_REQ_NEW,
     SITE_SCSI_REQ_ENQUEUE,
     SITE_SCSI_REQ_COMPLETE,
     SITE_SCSI_REQ_COMPLETE_FAILED,
@@ -117,6 +118,8 @@ enum link {
  * Names are what users see, in lower case.
  */
 enum counter {
+    COUNT_SCSI_HANDED,           /* SCSI requests made while the layout of their process was not proven yet */
+    COUNT_SCSI_UNPROVEN,         /* SCSI submits not taken: they do not read as what scsi_req_new was handed */
     COUNT_SCSI_SUBMITTED,        /* SCSI requests put in flight */
     COUNT_SCSI_RETRIED,          /* SCSI requests that failed, stopped the guest (werror=stop) and will be tried again */
     COUNT_SCSI_RESUBMITTED,      /* SCSI submits of such a request: the same request goes on */

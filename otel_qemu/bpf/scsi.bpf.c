@@ -18,6 +18,45 @@ static __always_inline int read_request(struct record *record, struct process *p
     return 0;
 }
 
+/*
+ * SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, ...): probed only until a layout is
+ * proven.  What it is handed is what the request must read as when it is submitted.
+ */
+static __always_inline struct key key_of_name(u32 tag, u32 lun)
+{
+    return key_of((u64)lun << 32 | tag);
+}
+
+static __always_inline u64 command_start(void *buf)
+{
+    u64 start = 0;
+    __builtin_memcpy(&start, buf, 6);
+    return start;
+}
+
+static __always_inline int on_scsi_req_new(struct pt_regs *ctx)
+{
+    struct key key = key_of_name(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+    struct handed it = {.device = PT_REGS_PARM1(ctx)};
+    if (!bpf_probe_read_user(&it.cdb, 6, (void *)PT_REGS_PARM4(ctx)))
+        handed.update(&key, &it);
+    return count_traced(COUNT_SCSI_HANDED);
+}
+
+/* Whether a request reads as it was made; if it does, that is one proof more. */
+static __always_inline bool is_as_handed(struct record *record, struct process *process)
+{
+    struct key key = key_of_name(record->tag, record->lun);
+    struct handed *it = handed.lookup(&key);
+    if (!it || it->device != record->device || it->cdb != command_start(record->cdb)) {
+        __sync_fetch_and_add(&process->refuted, 1);
+        return false;
+    }
+    handed.delete(&key);
+    __sync_fetch_and_add(&process->proven, 1);
+    return true;
+}
+
 /* Count an ended request in the histograms, exactly; then decide whether it is worth a record, and let it go. */
 static __always_inline void finish(struct record *request)
 {
@@ -69,6 +108,10 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
     record.request = key.pointer;
     if (read_request(&record, process, key.pointer)) {
         count(COUNT_SCSI_UNREADABLE);
+        return 0;
+    }
+    if (process->proving && !requests.lookup(&key) && !is_as_handed(&record, process)) {
+        count(COUNT_SCSI_UNPROVEN);
         return 0;
     }
     int error = requests.insert(&key, &record);

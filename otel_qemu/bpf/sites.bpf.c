@@ -7,6 +7,8 @@ static __always_inline int on_scsi_site(struct pt_regs *ctx, u64 site)
 {
     if (site == SITE_SCSI_REQ_ENQUEUE)
         return on_scsi_req_enqueue(ctx);
+    if (site == SITE_SCSI_REQ_NEW)
+        return on_scsi_req_new(ctx);
     if (site == SITE_SCSI_REQ_RETRY)
         return on_scsi_req_retry(ctx);
     return on_scsi_end(ctx, site == SITE_SCSI_REQ_COMPLETE          ? ENDING_COMPLETED
@@ -22,6 +24,7 @@ static __always_inline int on_rbd_site(struct pt_regs *ctx, u64 site)
 int scsi_site(struct pt_regs *ctx) { return on_scsi_site(ctx, bpf_get_attach_cookie(ctx)); }
 int rbd_site(struct pt_regs *ctx) { return on_rbd_site(ctx, bpf_get_attach_cookie(ctx)); }
 
+int scsi_req_new(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_NEW); }
 int scsi_req_enqueue(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_ENQUEUE); }
 int scsi_req_complete(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_COMPLETE); }
 int scsi_req_complete_failed(struct pt_regs *ctx) { return on_scsi_site(ctx, SITE_SCSI_REQ_COMPLETE_FAILED); }

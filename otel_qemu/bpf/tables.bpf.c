@@ -21,6 +21,7 @@
 #include "events.h"
 
 #define BINS 32                /* of a histogram: 31 bounds at most, and what lies above them */
+#define HANDED 4096            /* requests made and not submitted yet, in processes whose layout is being proven */
 #define MAX_CALLS 256          /* calls kept until their request ends; UNMAP makes at most 255 (max_unmap_descr) */
 #define MOST_CALLS 65535        /* that a record can tell */
 #define MAX_IOVECS 1024        /* IOV_MAX */
@@ -45,6 +46,15 @@ struct process {
     u32 through_acb;           /* 1: that is RADOSCB.acb, and the coroutine is two pointers further (QEMU 6.0 and older) */
     u32 return_value;          /* RBDTask.ret or RADOSCB.ret */
     u32 keep_all;              /* 1: calls are joined in user space, which needs every record */
+    u32 proving;               /* 1: only requests that read as what scsi_req_new was handed are taken */
+    u32 proven;                /* how many did */
+    u32 refuted;               /* how many did not */
+};
+
+/* What scsi_req_new was handed, by (tag and LUN, process). */
+struct handed {
+    u64 device;
+    u64 cdb;                   /* its first 6 bytes: every CDB has them (SPC-5 4.2) */
 };
 
 struct key {
@@ -82,6 +92,7 @@ struct settings {
 
 BPF_ARRAY(settings, struct settings, 1);
 BPF_HASH(processes, u32, struct process, PROCESSES);
+BPF_HASH(handed, struct key, struct handed, HANDED);
 BPF_HASH(requests, struct key, struct record, REQUESTS);
 BPF_HASH(calls, struct key, struct call, REQUESTS);
 BPF_HASH(held, struct key, struct call, REQUESTS);

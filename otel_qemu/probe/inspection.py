@@ -2,18 +2,21 @@
 What can be traced of one QEMU process: its sites, its layout, and what stands in the way.  `check` prints it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from otel_qemu.errors import BadInput
 from otel_qemu.probe import layouts
-from otel_qemu.probe.elf import open_binary
+from otel_qemu.probe.elf import Binary, open_binary
 from otel_qemu.probe.layouts import Layout
 from otel_qemu.probe.processes import PROC, MappedFile, QemuProcess
-from otel_qemu.probe.sites import PROBES, Probe, Site, sites
+from otel_qemu.probe.sites import PROBES, Probe, Site, proof_site, sites
 from otel_qemu.probe.symbols import open_with_symbols
 
 _SCSI_REQUIRED = [probe.function for probe in PROBES if probe.layer == "scsi" and probe.required]
+
+_MOST_CACHED = 64
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Inspection:
         qemu_version: as the binary's own text has it, for people only; '' when not found.
         sites: where probes go, by layer: ``scsi`` in the QEMU binary, ``rbd`` in librbd; a layer that cannot be traced
             has none.
+        proof: where the layout of SCSIRequest is put to the proof; None where it cannot be.
         problems: each a sentence with its remedy.
     """
 
@@ -34,6 +38,7 @@ class Inspection:
     layout: Layout = field(default_factory=Layout)
     qemu_version: str = ""
     sites: dict[str, list[Site]] = field(default_factory=dict)
+    proof: Site | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -51,31 +56,77 @@ def inspect(process: QemuProcess) -> Inspection:
     """Look into a process's binaries; whatever cannot be read becomes a problem, never an exception."""
     found = Inspection(process)
     offsets: dict[str, int] = {}
-    try:
-        offsets |= _inspect_scsi(found)
-        offsets |= _inspect_rbd(found)
-    except BadInput as error:
-        found.problems.append(str(error))
+    for look in (_inspect_scsi, _inspect_rbd):  # what one layer lacks does not keep the other from being traced
+        try:
+            offsets |= look(found)
+        except BadInput as error:
+            found.problems.append(str(error))
     found.layout = Layout(**offsets)
     return found
 
 
+@dataclass(frozen=True)
+class _Findings:
+    """What one binary shows to one layer; the same for every process that runs it."""
+
+    sites: list[Site] = field(default_factory=list)
+    missing: list[Probe] = field(default_factory=list)
+    offsets: dict[str, int] | None = None
+    proof: Site | None = None
+    version: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that was looked for is missing; else it may be there later, in a debug file."""
+        return self.offsets is not None and not any(probe.required for probe in self.missing)
+
+
+_cache: dict[tuple[str, str, tuple[int, int]], _Findings] = {}
+"""By what was looked for, build id and inode: a hypervisor has a hundred guests of one binary."""
+
+
+def _findings(binary: Binary, file: MappedFile, look: Callable[[Binary], _Findings]) -> _Findings:
+    key = look.__name__, binary.build_id, file.identity
+    found = _cache.get(key) or look(binary)
+    if binary.build_id and found.complete:
+        if len(_cache) >= _MOST_CACHED:
+            _cache.clear()
+        _cache[key] = found
+    return found
+
+
+def _look_at_qemu(binary: Binary) -> _Findings:
+    probes, missing = sites(binary, "scsi")
+    version = binary.text_after(b"QEMU emulator version ")
+    return _Findings(probes, missing, layouts.scsi_request_offsets(binary), proof_site(binary), version)
+
+
+def _look_at_librbd(binary: Binary) -> _Findings:
+    probes, missing = sites(binary, "rbd")
+    argument = layouts.completion_argument_offset(binary)
+    return _Findings(probes, missing, None if argument is None else {"completion_argument": argument})
+
+
+def _look_at_block_rbd(binary: Binary) -> _Findings:
+    return _Findings(offsets=layouts.rbd_task_offsets(binary))
+
+
 def _inspect_scsi(found: Inspection) -> dict[str, int]:
-    name = found.process.executable.name
+    executable = found.process.executable
     roots = PROC / str(found.process.pid) / "root", Path("/")
-    with open_with_symbols(found.process.executable.path, _SCSI_REQUIRED, roots) as binary:
-        found.qemu_version = binary.text_after(b"QEMU emulator version ")
-        probes, missing = sites(binary, "scsi")
-        offsets = layouts.scsi_request_offsets(binary)
+    with open_with_symbols(executable.path, _SCSI_REQUIRED, roots) as binary:
+        qemu = _findings(binary, executable, _look_at_qemu)
+    found.qemu_version, found.proof = qemu.version, qemu.proof
     found.problems += binary.problems
-    if any(probe.required for probe in missing):
-        found.problems.append(f"SCSI is not traced: {name} has no symbol {_names(missing)}; install its debug symbols")
+    if any(probe.required for probe in qemu.missing):
+        names = _names(qemu.missing)
+        found.problems.append(f"SCSI is not traced: {executable.name} has no symbol {names}; install its debug symbols")
         return {}
-    if offsets is None:
+    if qemu.offsets is None:
         found.problems.append("SCSI is not traced: the layout of SCSIRequest is not understood in this build")
         return {}
-    found.sites["scsi"] = probes
-    return offsets
+    found.sites["scsi"] = qemu.sites
+    return qemu.offsets
 
 
 def _inspect_rbd(found: Inspection) -> dict[str, int]:
@@ -90,16 +141,17 @@ def _inspect_rbd(found: Inspection) -> dict[str, int]:
         found.problems.append("RBD is not traced: the process has no librbd mapped, so it has no rbd disk")
         return {}
     with open_binary(process.librbd.path) as binary:
-        found.sites["rbd"], missing = sites(binary, "rbd")
-        argument = layouts.completion_argument_offset(binary)
-    if any(probe.required for probe in missing):
-        found.problems.append(f"RBD is not traced: {process.librbd.name} has no symbol {_names(missing)}")
-        found.sites["rbd"] = []
-    with open_binary((process.block_rbd or process.executable).path) as binary:
-        task = layouts.rbd_task_offsets(binary)
-    if argument is None or task is None:
+        librbd = _findings(binary, process.librbd, _look_at_librbd)
+    if any(probe.required for probe in librbd.missing):
+        found.problems.append(f"RBD is not traced: {process.librbd.name} has no symbol {_names(librbd.missing)}")
+    else:
+        found.sites["rbd"] = librbd.sites
+    block_rbd = process.block_rbd or process.executable
+    with open_binary(block_rbd.path) as binary:
+        task = _findings(binary, block_rbd, _look_at_block_rbd).offsets
+    if librbd.offsets is None or task is None:
         found.problems.append("RBD calls are joined by range and time: the layouts for the walk are not understood")
-    return ({} if argument is None else {"completion_argument": argument}) | (task or {})
+    return (librbd.offsets or {}) | (task or {})
 
 
 def _names(probes: list[Probe]) -> str:

@@ -117,20 +117,31 @@ class Program:
         keys = b"".join(bytes(key) for key in self._bpf[b"latencies"].keys())  # noqa: SIM118 - a bcc table is no dict
         return np.frombuffer(keys, dtype=latency.SERIES)
 
-    def trace_process(self, pid: int, layout: Layout) -> None:
+    def trace_process(self, pid: int, layout: Layout, proving: bool = False) -> None:
         """
         From now on, hits in this process are requests.
 
         Without a walk its calls are joined in user space, which needs every record of it.
+
+        Args:
+            pid: of the process.
+            layout: of its structs.
+            proving: take only requests that read as what scsi_req_new was handed.
         """
         table = self._bpf[b"processes"]
-        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), not layout.walk_known)
+        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), not layout.walk_known, proving, 0, 0)
+
+    def proofs(self, pid: int) -> tuple[int, int]:
+        """Of a process that is being proven: how many requests read as they had been made, and how many did not."""
+        process = self._bpf[b"processes"][ctypes.c_uint32(pid)]
+        return int(process.proven), int(process.refuted)
 
     def forget_process(self, pid: int) -> int:
         """Stop tracing a process and drop what it has in flight; returns how many entries that were."""
         with contextlib.suppress(KeyError):
             del self._bpf[b"processes"][ctypes.c_uint32(pid)]
-        self._forget(self._bpf[b"latencies"], pid)
+        for name in (b"latencies", b"handed"):
+            self._forget(self._bpf[name], pid)
         return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls", b"held"))
 
     @staticmethod

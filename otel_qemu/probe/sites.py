@@ -78,8 +78,11 @@ PROBES = (
 )
 """Ends before submits: the order of attaching, so that nothing put in flight can miss its end."""
 
+PROOF = Probe("scsi_req_new", "scsi", 4, required=False)
+"""Probed until enough requests have shown that the layout of SCSIRequest is right."""
+
 _INNER = "_inner"
-assert {probe.function for probe in PROBES} == {name.removesuffix(_INNER) for name in SITES}
+assert {probe.function for probe in (*PROBES, PROOF)} == {name.removesuffix(_INNER) for name in SITES}
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,12 @@ def sites(binary: Binary, layer: str) -> tuple[list[Site], list[Probe]]:
             else:
                 found.append(_site(binary, probe, function))
     return found, missing
+
+
+def proof_site(binary: Binary) -> Site | None:
+    """Where `PROOF` goes in QEMU's binary; None where it has no such function."""
+    function = binary.function(PROOF.function)
+    return _site(binary, PROOF, function) if function else None
 
 
 def _site(binary: Binary, probe: Probe, function: Function) -> Site:

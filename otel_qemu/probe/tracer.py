@@ -20,6 +20,7 @@ from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.program import RING_PAGES, Program
+from otel_qemu.probe.proof import Proofs
 from otel_qemu.probe.rights import require_rights
 from otel_qemu.probe.ring import Ring
 from otel_qemu.probe.selection import Identity, Selection
@@ -78,6 +79,7 @@ class Tracer:
                 contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
             )
             self.route = attach.route_of(self._program)
+            self._proofs = Proofs(self._program)
             self._undo = undo.pop_all()
 
     def __enter__(self) -> "Tracer":
@@ -111,6 +113,7 @@ class Tracer:
             if known is None or known.process != process:  # new, or it has loaded librbd since
                 self._known[identity] = self._take(process)
         self._detach_unused()
+        self._proofs.settle()
 
     def read(self) -> Batch:
         """Every record since the last call, and the clock's offset now."""
@@ -139,6 +142,7 @@ class Tracer:
         for attachment in self._attachments.values():
             attachment.detach()
         self._attachments.clear()
+        self._proofs.detach()
 
     def close(self) -> None:
         """Detach everything and give it back to the kernel."""
@@ -150,14 +154,16 @@ class Tracer:
         known = _Known(process, inspect(process))
         for problem in known.inspection.problems:
             log.warning("process %d: %s", process.pid, problem)
+        proving = False
         try:
+            proving = self._proofs.begin(known.inspection, self.route)
             for file, sites in known.inspection.binaries():
                 self._attach(file, sites)
                 known.attached.append(file)
         except NotPossible as error:
             log.warning("process %d: %s", process.pid, error)
         if known.attached:
-            self._program.trace_process(process.pid, known.inspection.layout)
+            self._program.trace_process(process.pid, known.inspection.layout, proving)
         return known
 
     def _attach(self, file: MappedFile, sites: list[Site]) -> None:
@@ -170,6 +176,7 @@ class Tracer:
             its = series["pid"] == identity[0]
             self._ended.add_all(histograms_of(series[its], latencies[its], self.bounds_s))
             self.abandoned += self._program.forget_process(identity[0])
+            self._proofs.forget(identity[0])
 
     def _detach_unused(self) -> None:
         used = {file.identity for known in self._known.values() for file in known.attached}

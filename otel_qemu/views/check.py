@@ -33,7 +33,7 @@ def check_line(trial: Trial) -> dict[str, Any]:
                 "emulated": site.emulated,
                 "slow_because": site.slow_because,
             }
-            for site in sites
+            for site in [*sites, *([inspection.proof] if inspection.proof else [])]
         ],
         "traceable": trial.attached,
         "problems": trial.problems,
@@ -52,6 +52,9 @@ def check_text(trial: Trial) -> Iterator[str]:
         for site in trial.inspection.sites.get(layer, []):
             if site.slow_because:
                 yield f"           {site.probe.function} is single-stepped, which costs more a hit: {site.slow_because}"
+    if inspection.sites.get("scsi"):
+        proof = "the first requests must confirm" if inspection.proof else "nothing can confirm: no symbol scsi_req_new"
+        yield f"  layout   read off the code, which {proof}"
     walk = "by pointers" if inspection.layout.walk_known else "by byte range and time"
     yield f"  joined   {walk if all(trial.attached.values()) else 'no'}"
     for problem in trial.problems:

@@ -8,7 +8,7 @@ UNKNOWN_OFFSET = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Layout:
-    """``struct process`` of ``tables.bpf.c`` but for its last field: the same fields in the same order, all ``u32``."""
+    """``struct process`` of ``tables.bpf.c`` but for its end: the same fields in the same order, all ``u32``."""
 
     device: int = 0x08
     tag: int = 0x1C

@@ -105,9 +105,11 @@ class Machine:
 
     # ---- what user space does
 
-    def trace(self, pid: int, layout: Layout, *, keep_all: bool = False) -> None:
+    def trace(self, pid: int, layout: Layout, *, keep_all: bool = False, proving: bool = False) -> None:
         """Have the process `pid` traced."""
-        self._library.put("processes", struct.pack("<I", pid), struct.pack("<9I", *layout.as_words(), keep_all))
+        self._library.put(
+            "processes", struct.pack("<I", pid), struct.pack("<12I", *layout.as_words(), keep_all, proving, 0, 0)
+        )
 
     def set_up(self, keeping: Keeping) -> None:
         """Say what to keep from now on; the bounds stay."""
@@ -118,9 +120,13 @@ class Machine:
         settings["one_in"] = keeping.one_in
         self._library.set_up(settings.tobytes())
 
+    def copy(self, table: str) -> tuple[bytes, bytes]:
+        """Every key and every value of a map, one after the other."""
+        return self._library.copy(table)
+
     def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         """The histograms: dtype `latency.SERIES` and `latency.LATENCY`, both of shape (n,)."""
-        keys, values = self._library.copy("latencies")
+        keys, values = self.copy("latencies")
         return np.frombuffer(keys, dtype=latency.SERIES), np.frombuffer(values, dtype=latency.LATENCY)
 
     def histograms(self) -> Histograms:
@@ -150,7 +156,7 @@ class Machine:
 
     def table_sizes(self) -> dict[str, int]:
         """Entries in each map of things in flight."""
-        return {name: self._library.hashes[name].size for name in ("requests", "calls", "held")}
+        return {name: self._library.hashes[name].size for name in ("requests", "calls", "held", "handed")}
 
     def in_flight(self, request: Request) -> bool:
         """Whether the program holds the request of the current process to be in flight."""
@@ -206,6 +212,12 @@ class Machine:
         request = self.allocate_request(cdb, xfer, tag, lun)
         self.enqueue(request)
         return request
+
+    def new(self, request: Request, cdb: bytes = READ_10, tag: int = 7, lun: int = 0, device: int = DEVICE) -> None:
+        """scsi_req_new as its probe sees it: what `request` is made of."""
+        buf = self.memory.allocate(16)
+        self.memory.write(buf, "16s", cdb.ljust(16, b"\0"))
+        self.hit("scsi_req_new", device, _int(tag), _int(lun), buf)
 
     def enqueue(self, request: Request) -> None:
         """scsi_req_enqueue: of a new request, or of one that goes on after `retry`."""

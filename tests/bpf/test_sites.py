@@ -17,6 +17,11 @@ def one_of_everything(machine: Machine) -> list[str]:
         hit(function, *arguments, **others)
 
     machine.hit = noted  # type: ignore[method-assign]
+    machine.trace(machine.pid, machine.layout, proving=True)
+    made = machine.allocate_request()
+    machine.new(made)
+    machine.enqueue(made)
+    machine.trace(machine.pid, machine.layout)
     for operation in RbdOperation:
         request = machine.submit_request(tag=int(operation))
         machine.now_ns += 5

@@ -4,12 +4,15 @@ from dataclasses import asdict
 
 import pytest
 
+from otel_qemu.events import COUNTERS
 from otel_qemu.probe.inspection import inspect
 from otel_qemu.probe.layouts import UNKNOWN_OFFSET
+from otel_qemu.probe.one_sided import MANY, one_sided
 from otel_qemu.probe.processes import read_process
 from otel_qemu.probe.sites import is_emulated
-from tests.kernel.fake.build import OPAQUE, QEMU_5_2, Variant
+from tests.kernel.fake.build import INLINED, OPAQUE, QEMU_5_2, Variant
 from tests.kernel.fake_qemu import FakeQemu
+from tests.kernel.tracing import Tracing
 
 HOT = ("scsi_req_enqueue", "scsi_req_complete", "rbd_aio_readv", "rbd_aio_writev", "rbd_aio_release")
 INNER = {"rbd_aio_discard_inner", "rbd_aio_write_zeroes_inner", "rbd_aio_flush_inner"}
@@ -55,6 +58,15 @@ def test_every_probe_has_its_site(variant: Variant, shared_qemu: FakeQemu) -> No
     found = inspect(read_process(shared_qemu.pid))
     functions = [site.probe.function for sites in found.sites.values() for site in sites]
     assert len(functions) == len(set(functions)) == (12 if variant is QEMU_5_2 else 13)
+
+
+def test_a_function_that_is_never_entered_is_noticed() -> None:
+    """Both functions have symbols, and both are attached; only what fires can tell that one was inlined."""
+    with FakeQemu(INLINED) as qemu, Tracing(qemu) as tracing:
+        qemu.command(f"read {MANY} 4096 32")
+        counted = dict.fromkeys(COUNTERS, 0) | tracing.counted()
+    (told,) = one_sided(counted)
+    assert "scsi_req_complete is never hit" in told
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.probe import debuginfod
+from otel_qemu.probe import debuginfod, inspection
 from tests.unit.stripped import FIXED, PIE, Debuginfod, Stripped, serving
 
 
@@ -15,6 +15,12 @@ def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
     monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "cache"))
     monkeypatch.setattr(debuginfod, "_failures", {})
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's binary has shown is not believed of another's."""
+    monkeypatch.setattr(inspection, "_cache", {})
 
 
 @pytest.fixture(params=[PIE, FIXED], ids=["pie", "no-pie"])

@@ -54,6 +54,9 @@ QEMU_11_1 = Variant(
 OPAQUE = Variant("opaque", _OLD_REQUEST | _TASK_FROM_6_1, (*QEMU_7_2.definitions, "OPAQUE"))
 """A librbd whose get_arg() does more than load two words: its layout cannot be read off."""
 
+INLINED = Variant("inlined", QEMU_7_2.layout, (*QEMU_7_2.definitions, "INLINED"))
+"""A QEMU in which scsi_req_complete() is never entered: link-time optimisation put it into its callers."""
+
 VARIANTS = (QEMU_5_2, QEMU_7_2, QEMU_11_1)
 """The layouts that there are; every test of requests runs on each."""
 

@@ -16,6 +16,7 @@ typedef struct SCSIDevice {
     char object[0x28];
     char *id;
     uint32_t lun;
+    const void *req_ops;       /* as in SCSIDeviceClass.alloc_req */
 } SCSIDevice;
 _Static_assert(offsetof(SCSIDevice, id) == 0x28, "DeviceState.id");
 

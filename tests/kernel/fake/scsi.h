@@ -7,15 +7,19 @@
 
 /* SCSIReqOps (include/hw/scsi/scsi.h) */
 typedef struct SCSIReqOps {
+    size_t size;
     int32_t (*send_command)(SCSIRequest *req, uint8_t *buf);
     void (*read_or_write_data)(SCSIRequest *req);
 } SCSIReqOps;
 
 /* hw/scsi/scsi-bus.c */
-void scsi_req_init(SCSIRequest *req, const SCSIReqOps *ops, SCSIDevice *dev, uint32_t tag);
+SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, void *hba_private);
 int32_t scsi_req_enqueue(SCSIRequest *req);
 void scsi_req_continue(SCSIRequest *req);
 void scsi_req_complete(SCSIRequest *req, int status);
+#ifdef INLINED
+void scsi_req_complete_inlined(SCSIRequest *req, int status);
+#endif
 void scsi_req_cancel_async(SCSIRequest *req);
 void scsi_req_cancel_complete(SCSIRequest *req);
 void scsi_req_retry(SCSIRequest *req);

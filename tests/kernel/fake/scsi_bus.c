@@ -16,15 +16,21 @@ static inline void check_return(const char *address)
 }
 #define CHECK_RETURN() check_return(__builtin_return_address(0))
 
-/* scsi_req_alloc() */
-void scsi_req_init(SCSIRequest *req, const SCSIReqOps *ops, SCSIDevice *dev, uint32_t tag)
+/* with scsi_req_alloc() and scsi_req_parse_cdb(), but for the length of the data */
+SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, void *hba_private)
 {
+    CHECK_RETURN();
+    const SCSIReqOps *ops = d->req_ops;
+    SCSIRequest *req = calloc(1, ops->size);
     req->refcount = 1;
     req->ops = ops;
-    req->dev = dev;
+    req->dev = d;
     req->tag = tag;
-    req->lun = dev->lun;
+    req->lun = lun;
+    req->hba_private = hba_private;
     req->status = -1;
+    memcpy(req->cmd.buf, buf, sizeof(req->cmd.buf));
+    return req;
 }
 
 static void scsi_req_unref(SCSIRequest *req)
@@ -58,6 +64,9 @@ void scsi_req_continue(SCSIRequest *req)
     ops->read_or_write_data(req);
 }
 
+#ifdef INLINED  /* as by a compiler that put it where it is called: its own entry is never reached */
+#define scsi_req_complete scsi_req_complete_inlined
+#endif
 void scsi_req_complete(SCSIRequest *req, int status)
 {
     CHECK_RETURN();
@@ -66,6 +75,14 @@ void scsi_req_complete(SCSIRequest *req, int status)
     req->status = status;
     dequeue(req);
 }
+
+#ifdef INLINED
+#undef scsi_req_complete
+void scsi_req_complete(SCSIRequest *req, int status)
+{
+    scsi_req_complete_inlined(req, status);
+}
+#endif
 
 #if QEMU > 52
 void scsi_req_complete_failed(SCSIRequest *req, int host_status)

@@ -4,6 +4,10 @@
  */
 #include "scsi.h"
 
+#ifdef INLINED
+#define scsi_req_complete scsi_req_complete_inlined
+#endif
+
 #include <endian.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,12 +263,13 @@ static void write_command(SCSICommand *cmd, const Scenario *scenario, uint64_t l
 /* virtio_scsi_handle_cmd_req_submit() (hw/scsi/virtio-scsi.c) */
 void submit_request(const Scenario *scenario, uint64_t lba)
 {
-    static const SCSIReqOps ops = {send_command, read_or_write_data};
-    static SCSIDevice disk = {.id = "scsi0-0-0-3", .lun = 3};
+    static const SCSIReqOps ops = {sizeof(SCSIDiskReq), send_command, read_or_write_data};
+    static SCSIDevice disk = {.id = "scsi0-0-0-3", .lun = 3, .req_ops = &ops};
     static uint32_t tag = 0xfedcba00;
-    SCSIDiskReq *r = calloc(1, sizeof(*r));
-    scsi_req_init(&r->req, &ops, &disk, tag++);
-    write_command(&r->req.cmd, scenario, lba);
+    SCSICommand command = {};
+    write_command(&command, scenario, lba);
+    SCSIDiskReq *r = (SCSIDiskReq *)scsi_req_new(&disk, tag++, disk.lun, command.buf, NULL);
+    r->req.cmd = command;
     r->scenario = *scenario;
     r->offset = lba * BLOCK_BYTES;
     r->req.refcount++;

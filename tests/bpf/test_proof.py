@@ -1,0 +1,91 @@
+"""A layout that is not proven: a request is taken only if it reads as what scsi_req_new was handed."""
+
+import struct
+from dataclasses import replace
+
+import pytest
+
+from tests.bpf.layouts import QEMU_7_2, Layout
+from tests.bpf.machine import DEVICE, PID, READ_10, Machine, Request
+
+WRITE_10 = bytes.fromhex("2a000000080000000800") + bytes(6)
+
+
+def proving(told: Layout = QEMU_7_2) -> Machine:
+    machine = Machine()
+    machine.trace(PID, told, proving=True)
+    return machine
+
+
+def made(machine: Machine, **handed: object) -> Request:
+    """A READ of tag 7 that scsi_req_new was handed as such, or otherwise."""
+    request = machine.allocate_request()
+    machine.new(request, **handed)  # type: ignore[arg-type]
+    return request
+
+
+def proofs(machine: Machine) -> tuple[int, int]:
+    _keys, values = machine.copy("processes")
+    proven, refuted = struct.unpack_from("<2I", values, 40)
+    return proven, refuted
+
+
+def test_a_request_that_reads_as_it_was_made_is_taken() -> None:
+    machine = proving()
+    request = made(machine)
+    machine.enqueue(request)
+    machine.complete(request)
+    assert machine.counted() == {"scsi_handed": 1, "scsi_submitted": 1, "scsi_completed": 1, "records": 1}
+    assert proofs(machine) == (1, 0)
+    assert machine.table_sizes()["handed"] == 0
+
+
+@pytest.mark.parametrize("handed", [{"cdb": WRITE_10}, {"tag": 8}, {"lun": 1}, {"device": DEVICE + 8}])
+def test_one_that_does_not_is_left_alone(handed: dict[str, object]) -> None:
+    """Another CDB, tag, LUN or device: counted, never in flight, and no record tells of it as a request."""
+    machine = proving()
+    request = made(machine, **handed)
+    machine.enqueue(request)
+    assert machine.counted() == {"scsi_handed": 1, "scsi_unproven": 1}
+    assert not machine.in_flight(request)
+    assert proofs(machine) == (0, 1)
+
+
+@pytest.mark.parametrize("field", ["device", "tag", "command"])
+def test_a_wrong_offset_takes_nothing(field: str) -> None:
+    """Of every single one of the offsets that are read at the submit."""
+    machine = proving(replace(QEMU_7_2, **{field: getattr(QEMU_7_2, field) + 8}))
+    for _ in range(5):
+        machine.enqueue(made(machine))
+    assert machine.counted() == {"scsi_handed": 5, "scsi_unproven": 5}
+
+
+def test_one_made_before_we_looked_is_left_alone() -> None:
+    machine = proving()
+    machine.submit_request()
+    assert machine.counted() == {"scsi_unproven": 1}
+
+
+def test_a_retry_needs_no_other_proof() -> None:
+    """The same request, submitted again after an error, has been proven."""
+    machine = proving()
+    request = made(machine)
+    machine.enqueue(request)
+    machine.retry(request)
+    machine.enqueue(request)
+    assert machine.counted()["scsi_resubmitted"] == 1
+
+
+def test_what_cannot_be_read_proves_nothing() -> None:
+    machine = proving()
+    machine.fail_read(1)
+    machine.enqueue(made(machine))
+    assert machine.counted() == {"scsi_handed": 1, "scsi_unproven": 1}
+
+
+def test_a_proven_process_is_not_asked(machine: Machine) -> None:
+    """Nor does a process that nobody traces leave anything."""
+    machine.submit_request(READ_10)
+    machine.pid += 1
+    machine.new(machine.allocate_request())
+    assert machine.counted() == {"scsi_submitted": 1, "foreign": 1}

@@ -1,0 +1,76 @@
+"""Layouts are put to the proof with the first requests of each process, and one that is refuted is not used."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from otel_qemu.probe import tracer as tracer_module
+from otel_qemu.probe.attach import MULTI, PERF
+from otel_qemu.probe.inspection import Inspection, inspect
+from otel_qemu.probe.processes import QemuProcess
+from otel_qemu.probe.proof import ENOUGH
+from tests.kernel.fake.build import QEMU_7_2, Variant
+from tests.kernel.fake_qemu import FakeQemu
+from tests.kernel.tracing import Tracing
+
+
+@pytest.fixture
+def qemu(variant: Variant) -> Iterator[FakeQemu]:
+    with FakeQemu(variant) as qemu:
+        yield qemu
+
+
+@pytest.mark.parametrize("route", [MULTI, PERF])
+def test_the_first_requests_prove_a_layout(qemu: FakeQemu, route: str) -> None:
+    """Every one of them is traced; then the probe of scsi_req_new goes, and costs nothing any more."""
+    with Tracing(qemu, route=route, prove=True) as tracing:
+        qemu.command(f"read {ENOUGH - 1} 4096")
+        tracing.tracer.refresh()
+        qemu.command("write 1 4096")
+        counted = tracing.counted()
+        assert (counted["scsi_handed"], counted["scsi_submitted"]) == (ENOUGH, ENOUGH)
+        tracing.tracer.refresh()
+        qemu.command("read 100 4096 32")
+        counted = tracing.counted()
+    assert counted["scsi_submitted"] == 100
+    assert "scsi_handed" not in counted
+
+
+def test_a_process_that_comes_later_is_proven_too() -> None:
+    """Its binary's probes are there already, but for that one."""
+    with FakeQemu(QEMU_7_2) as first, FakeQemu(QEMU_7_2) as second, Tracing(first, prove=True) as tracing:
+        first.command(f"read {ENOUGH} 4096")
+        tracing.tracer.refresh()
+        tracing.counted()
+        tracing.selection.qemus.append(second)
+        tracing.tracer.refresh()
+        second.command("read 5 4096")
+        counted = tracing.counted()
+    assert (counted["scsi_handed"], counted["scsi_submitted"]) == (5, 5)
+
+
+@pytest.mark.parametrize("field", ["device", "tag", "command"])
+def test_a_refuted_layout_is_not_used_and_told_once(
+    field: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if this build had moved a field: no request is told wrong, and RBD is traced alone."""
+
+    def misread(process: QemuProcess) -> Inspection:
+        found = inspect(process)
+        found.layout = dataclasses.replace(found.layout, **{field: getattr(found.layout, field) + 8})
+        return found
+
+    monkeypatch.setattr(tracer_module, "inspect", misread)
+    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, prove=True) as tracing, caplog.at_level(logging.WARNING):
+        qemu.command(f"read {ENOUGH} 4096")
+        for _ in range(3):
+            tracing.tracer.refresh()
+        counted = tracing.counted()
+        traces = tracing.traces()
+    assert counted["scsi_unproven"] == ENOUGH
+    assert "scsi_submitted" not in counted
+    assert (len(traces.requests), len(traces.calls)) == (0, ENOUGH)
+    (told,) = caplog.messages
+    assert told.startswith(f"process {qemu.pid}: SCSI is not traced: requests do not read as they were made")

@@ -1,0 +1,75 @@
+"""What a binary shows is looked for once a build and inode, and again as long as something is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from otel_qemu.probe import inspection
+from otel_qemu.probe.elf import Binary, open_binary
+from otel_qemu.probe.inspection import _Findings, _findings
+from otel_qemu.probe.processes import MappedFile
+from otel_qemu.probe.sites import PROBES
+from tests.unit.builders import compiled
+
+COMPLETE = _Findings(offsets={"device": 8})
+
+
+class Look:
+    """Counts how often it is asked."""
+
+    __name__ = "look"
+
+    def __init__(self, found: _Findings = COMPLETE) -> None:
+        self.found = found
+        self.asked = 0
+
+    def __call__(self, _binary: Binary) -> _Findings:
+        self.asked += 1
+        return self.found
+
+
+def ask(folder: Path, look: Look, source: str = "int main(void) { return 0; }", *flags: str, inode: int = 1) -> None:
+    flags = flags or ("-Wl,--build-id=sha1",)
+    path = str(compiled(folder, source, *flags))
+    with open_binary(path) as binary:
+        _findings(binary, MappedFile(path, path, 7, inode), look)
+
+
+def test_the_same_build_and_inode_is_looked_at_once(tmp_path: Path) -> None:
+    look = Look()
+    ask(tmp_path, look)
+    ask(tmp_path, look)
+    assert look.asked == 1
+
+
+def test_another_build_or_inode_is_looked_at_again(tmp_path: Path) -> None:
+    """An upgrade may put another build on a number that was free, or the same build on another."""
+    look = Look()
+    ask(tmp_path, look)
+    ask(tmp_path, look, "int main(void) { return 1; }")
+    ask(tmp_path, look, inode=2)
+    assert look.asked == 3
+
+
+@pytest.mark.parametrize("found", [_Findings(), _Findings(missing=[PROBES[0]], offsets={"device": 8})])
+def test_what_lacks_something_is_looked_at_again(tmp_path: Path, found: _Findings) -> None:
+    """Its debug file may have been installed since."""
+    look = Look(found)
+    ask(tmp_path, look)
+    ask(tmp_path, look)
+    assert look.asked == 2
+
+
+def test_a_binary_without_build_id_is_never_believed_to_be_another(tmp_path: Path) -> None:
+    look = Look()
+    ask(tmp_path, look, "int main(void) { return 0; }", "-Wl,--build-id=none")
+    ask(tmp_path, look, "int main(void) { return 0; }", "-Wl,--build-id=none")
+    assert look.asked == 2
+
+
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_MOST_CACHED", 2)
+    look = Look()
+    for inode in range(5):
+        ask(tmp_path, look, inode=inode)
+    assert len(inspection._cache) <= 2
