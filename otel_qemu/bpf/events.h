@@ -147,7 +147,7 @@ enum counter {
     COUNT_CALLS_NOT_KEPT,        /* (+) RBD calls without a request that have no record either, for the same reason */
     COUNT_SERIES_FULL,           /* (+) requests and calls in no histogram: too many processes, disks and operations */
     COUNT_RING_FULL_REQUEST,     /* (+) SCSI requests whose whole trace was dropped: the ring was full */
-    COUNT_RING_FULL_CALL,        /* (+) records of single RBD calls dropped: the ring was full */
+    COUNT_RING_FULL_CALL,        /* (+) RBD calls without a request that were dropped: the ring was full */
     COUNT_RECORDS,               /* (+) records written to the ring */
     COUNTERS
 };

@@ -50,7 +50,7 @@ static __always_inline void fill_call_half(struct record *record, struct call *c
     record->length = call->length;
 }
 
-static __always_inline void emit_call(struct call *call, u8 kept)
+static __always_inline bool emit_call(struct call *call, u8 kept)
 {
     struct record record = {};
     record.pid = current_pid();
@@ -59,7 +59,10 @@ static __always_inline void emit_call(struct call *call, u8 kept)
     record.submit_ns = call->request_submit_ns;
     record.kept = kept;
     fill_call_half(&record, call);
-    count(ring.ringbuf_output(&record, sizeof(record), NO_WAKEUP) ? COUNT_RING_FULL_CALL : COUNT_RECORDS);
+    if (ring.ringbuf_output(&record, sizeof(record), NO_WAKEUP))
+        return false;
+    count(COUNT_RECORDS);
+    return true;
 }
 
 /* A call that belongs to no request, or came after its end: a trace of its own. */
@@ -67,10 +70,10 @@ static __always_inline void emit_lone_call(struct call *call, struct settings *s
 {
     u64 duration_ns = call->complete_ns - call->submit_ns;
     u8 kept = reason_to_keep(call_failed(call), duration_ns, settings->slow_call_ns, settings->one_in);
-    if (kept)
-        emit_call(call, kept);
-    else
+    if (!kept)
         count(COUNT_CALLS_NOT_KEPT);
+    else if (!emit_call(call, kept))
+        count(COUNT_RING_FULL_CALL);
 }
 
 /*
@@ -99,8 +102,8 @@ static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
     return busy;
 }
 
-/* Take an ended request's further calls out of `held`, into the ring if their request went there. */
-static __always_inline void release_held(struct record *request, bool emit)
+/* Take an ended request's further calls out of `held`, and `emit` them until one finds no room: whether all did. */
+static __always_inline bool release_held(struct record *request, bool emit)
 {
     struct key key = key_of(request->request);
     for (u32 i = 1; i < MAX_CALLS; i++) {
@@ -111,24 +114,29 @@ static __always_inline void release_held(struct record *request, bool emit)
         if (!call)
             continue;
         if (emit)
-            emit_call(call, request->kept);
+            emit = emit_call(call, request->kept);
         held.delete(&key);
     }
+    return emit;
 }
 
 /*
- * One whole trace into the ring, or nothing of it: the request's place is taken first, and its further calls leave only
- * behind it.  Should the ring fill up between them, RING_FULL_CALL counts what is missing and the request's `calls`
- * shows it.
+ * One whole trace into the ring, or none: the request's place is taken first, and given back if one of its further calls
+ * finds none.  Calls that had found one by then are left without a request, by which user space knows them.
  */
 static __always_inline void emit_request(struct record *request)
 {
     struct record *out = 0;
     if (request->kept)
         out = ring.ringbuf_reserve(sizeof(*out));
-    release_held(request, out != 0);
+    bool whole = release_held(request, out != 0);
     if (!out) {
         count(request->kept ? COUNT_RING_FULL_REQUEST : COUNT_REQUESTS_NOT_KEPT);
+        return;
+    }
+    if (!whole) {
+        ring.ringbuf_discard(out, NO_WAKEUP);
+        count(COUNT_RING_FULL_REQUEST);
         return;
     }
     __builtin_memcpy(out, request, sizeof(*out));

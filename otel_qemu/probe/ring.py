@@ -13,7 +13,7 @@ import numpy as np
 
 from otel_qemu.events import RECORD, Records
 
-_BUSY = np.uint32(1 << 31)
+_BUSY, _DISCARDED = np.uint32(1 << 31), np.uint32(1 << 30)  # include/uapi/linux/bpf.h
 _SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", RECORD)])
 
 
@@ -49,7 +49,7 @@ class Ring:
         busy = np.flatnonzero(slots["length"] & _BUSY)
         if busy.size:  # a probe on another CPU is between reserving and submitting: it and what follows come next time
             slots = slots[: busy[0]]
-        records = slots["record"].copy()
+        records = slots["record"][slots["length"] & _DISCARDED == 0]  # a copy: the place is given back
         self._consumer[0] = start + len(slots) * _SLOT.itemsize
         return records
 

@@ -119,12 +119,16 @@ def test_a_trace_that_finds_the_ring_full_is_dropped_whole(calls: int) -> None:
 
 
 @pytest.mark.parametrize("room", [1, 2, 4])
-def test_a_trace_for_which_the_ring_has_too_little_room_shows_it(room: int) -> None:
-    """A request with five calls needs five records: with room for fewer, each missing one is counted and shows."""
+def test_a_trace_for_which_the_ring_has_too_little_room_is_dropped_whole(room: int) -> None:
+    """A request with five calls needs five records: with room for fewer, the request gives its own place back."""
     machine = Machine(ring_bytes=room_for(room))
     trace(machine, 5)
-    assert machine.records()["calls"].tolist() == [5] + [0] * (room - 1)
-    assert machine.counted()["ring_full_call"] == 5 - room
+    records = machine.records()
+    assert records["kind"].tolist() == [Kind.CALL] * (room - 1)
+    counted = machine.counted()
+    assert (counted["ring_full_request"], counted.get("records", 0)) == (1, room - 1)
+    assert "ring_full_call" not in counted
+    assert not any(machine.table_sizes().values())
 
 
 def test_a_trace_that_just_fits_is_whole() -> None:

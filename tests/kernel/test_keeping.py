@@ -99,7 +99,7 @@ def test_a_ring_that_nobody_reads_takes_nothing_from_the_histograms(qemu: FakeQe
         ("scsi", "READ"): 20011, ("wait", "READ"): 20011, ("rbd", "read"): 20011 + 101,
         ("scsi", "UNMAP"): 503, ("wait", "UNMAP"): 503, ("rbd", "discard"): 5 * 503,
     }  # fmt: skip
-    assert len(records) == counted["records"] == FITS
+    assert FITS - 1 <= len(records) == counted["records"] <= FITS  # a request may have given its place back
     requests = int((records["kind"] == Kind.REQUEST).sum())
     assert requests + counted["ring_full_request"] == counted["scsi_completed"] == 20011 + 503
     assert counted["ring_full_call"] >= 101

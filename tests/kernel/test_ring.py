@@ -8,6 +8,7 @@ import pytest
 from otel_qemu.events import Kind
 from otel_qemu.probe.program import RING_PAGES
 from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.traces import Join
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing, hits, join, read_while_running
 
@@ -63,8 +64,8 @@ def test_the_ring_that_ships_fills_up_too(qemu: FakeQemu) -> None:
         assert len(tracing.records()) == fits
 
 
-def test_calls_for_which_there_was_no_room_are_counted(qemu: FakeQemu, small: Tracing) -> None:
-    """Requests with several calls into a full ring: each is there with its calls, or counted, and so is each call."""
+def test_a_full_ring_sheds_whole_traces(qemu: FakeQemu, small: Tracing) -> None:
+    """Requests with several calls into a full ring: each is there with all its calls, or counted as shed."""
     qemu.command("unmap 2003 5 16")
     counted = small.counted()
     batch = small.tracer.read()
@@ -72,9 +73,10 @@ def test_calls_for_which_there_was_no_room_are_counted(qemu: FakeQemu, small: Tr
     assert kept + counted["ring_full_request"] == 2003
     correlator = Correlator()
     traces = join(correlator, batch, len(batch))
-    lost = counted.get("ring_full_call", 0)
-    assert (len(traces.requests), len(traces.calls)) == (kept, 5 * kept - lost)
-    assert correlator.stats.incomplete == (lost > 0)
+    joined = traces.calls["parent"] >= 0
+    assert (len(traces.requests), int(joined.sum()), correlator.stats.incomplete) == (kept, 5 * kept, 0)
+    assert set(traces.calls["join"][~joined].tolist()) <= {Join.PARENT_LOST}  # of the one that found the ring full
+    assert "ring_full_call" not in counted
 
 
 def test_calls_that_were_held_are_let_go_of_when_their_trace_is_shed(qemu: FakeQemu, small: Tracing) -> None:
