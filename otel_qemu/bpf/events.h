@@ -109,7 +109,7 @@ enum link {
     LINK_NONE = 0,         /* no RBD half */
     LINK_WALK = 1,         /* the pointer walk ended at a request in flight */
     LINK_NO_LAYOUT = 2,    /* the walk's offsets are not known for this build */
-    LINK_FAULT = 3,        /* a pointer on the way was null or could not be read */
+    LINK_FAULT = 3,        /* a pointer on the way was null or could not be read, and no walk has succeeded yet */
     LINK_NOT_IN_FLIGHT = 4,/* the walk ended at no SCSI request in flight: QEMU's own, or begun before us */
 };
 

@@ -70,11 +70,13 @@ static __always_inline struct record *link_parent(struct call *call, struct proc
         call->return_at = task + process->return_value;
     struct record *parent = parent_of(opaque_of(task, process), call->operation, &key);
     call->request = key.pointer;
-    if (!key.pointer) {
-        call->link = LINK_FAULT;
+    if (!key.pointer) {     /* where walks are known to work, it was no blk_aio_*() that led here: QEMU's own flush */
+        call->link = process->walked ? LINK_NOT_IN_FLIGHT : LINK_FAULT;
         count(COUNT_PARENT_FAULT);
         return 0;
     }
+    if (parent && !process->walked)
+        process->walked = 1;
     call->link = parent ? LINK_WALK : LINK_NOT_IN_FLIGHT;
     count(parent ? COUNT_PARENT_FOUND : COUNT_PARENT_NOT_IN_FLIGHT);
     return parent;

@@ -49,6 +49,7 @@ struct process {
     u32 proving;               /* 1: only requests that read as what scsi_req_new was handed are taken */
     u32 proven;                /* how many did */
     u32 refuted;               /* how many did not */
+    u32 walked;                /* 1: a walk has ended at a request in flight, so its offsets are right */
 };
 
 /* What scsi_req_new was handed, by (tag and LUN, process). */

@@ -129,7 +129,7 @@ class Program:
             proving: take only requests that read as what scsi_req_new was handed.
         """
         table = self._bpf[b"processes"]
-        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), not layout.walk_known, proving, 0, 0)
+        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), not layout.walk_known, proving, 0, 0, 0)
 
     def proofs(self, pid: int) -> tuple[int, int]:
         """Of a process that is being proven: how many requests read as they had been made, and how many did not."""

@@ -108,7 +108,7 @@ class Machine:
     def trace(self, pid: int, layout: Layout, *, keep_all: bool = False, proving: bool = False) -> None:
         """Have the process `pid` traced."""
         self._library.put(
-            "processes", struct.pack("<I", pid), struct.pack("<12I", *layout.as_words(), keep_all, proving, 0, 0)
+            "processes", struct.pack("<I", pid), struct.pack("<13I", *layout.as_words(), keep_all, proving, 0, 0, 0)
         )
 
     def set_up(self, keeping: Keeping) -> None:

@@ -103,6 +103,20 @@ def test_an_opaque_object_that_cannot_be_read_is_a_fault(machine: Machine) -> No
     assert machine.counters()["parent_fault"] == 1
 
 
+def test_where_walks_are_known_to_work_a_fault_is_qemus_own_call(machine: Machine) -> None:
+    """The flush of a QEMU that stops comes by other objects: it is no request's, and none is looked for by time."""
+    request = machine.submit_request()
+    machine.release(machine.call(request, RbdOperation.WRITE), 0)
+    own = machine.prepare(None, Via.REQUEST)
+    machine.hole(*own.objects["coroutine"])
+    submit(machine, own, RbdOperation.FLUSH)
+    machine.hole(0, 0)
+    machine.release(own, 0)
+    (call,) = machine.records()
+    assert (call["link"], call["request"]) == (Link.NOT_IN_FLIGHT, 0)
+    assert machine.counted()["parent_fault"] == 1
+
+
 @pytest.mark.parametrize("field", ["completion_argument", "coroutine"])
 def test_without_layout_nothing_is_walked(field: str) -> None:
     """An offset that is not known is not guessed: no read, LINK_NO_LAYOUT, and the return value is unknown."""
