@@ -71,7 +71,11 @@ static __always_inline void finish(struct record *request)
     u64 slow_ns = settings->slow_ns[(u8)request->cdb[0]];
     u64 duration_ns = request->complete_ns - request->submit_ns;
     request->kept = reason_to_keep(has_failed(request), duration_ns, slow_ns, settings->one_in);
-    emit_request(request);
+    if (request->kept)
+        emit_request(request);
+    else
+        count(COUNT_REQUESTS_NOT_KEPT);
+    release_held(request);
 }
 
 /* The address is in flight already: a retry of the same request, or one whose end was never seen. */
@@ -144,7 +148,8 @@ static __always_inline int end_unstarted(struct key *key, u8 ending)
         struct record record = {.pid = key->pid, .kind = RECORD_REQUEST, .ending = ending, .request = key->pointer};
         record.complete_ns = bpf_ktime_get_ns();
         record.kept = KEPT_SAMPLED;
-        emit_request(&record);
+        bool full = ring.ringbuf_output(&record, sizeof(record), NO_WAKEUP);
+        count(full ? COUNT_RING_FULL_REQUEST : COUNT_RECORDS);
     }
     return count_traced(COUNT_SCSI_UNSTARTED);
 }

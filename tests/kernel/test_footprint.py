@@ -1,4 +1,9 @@
-"""The compiler's memory is given back, and the program works on."""
+"""The compiler's memory is given back, and the program works on; and the kernel's verifier is not strained."""
+
+import re
+from pathlib import Path
+
+import pytest
 
 from otel_qemu.probe.footprint import release_compiler_memory, resident_bytes
 from otel_qemu.probe.program import Program
@@ -16,3 +21,15 @@ def test_most_of_what_compiling_took_is_given_back() -> None:
     assert released - before < (loaded - before) / 2
     assert set(program.counters().values()) == {0}
     program.close()
+
+
+@pytest.mark.parametrize("name", ["scsi_site", "rbd_site"])
+def test_the_verifier_has_room(name: str) -> None:
+    """It follows at most a million instructions; what it has to follow differs from kernel to kernel."""
+    program = Program()
+    try:
+        info = Path(f"/proc/self/fdinfo/{program.function(name, multi=True)}").read_text()
+    finally:
+        program.close()
+    (followed,) = re.findall(r"^verified_insns:\s*(\d+)$", info, re.M)
+    assert int(followed) < 300_000
