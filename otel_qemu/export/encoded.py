@@ -20,13 +20,13 @@ class EncodedTrace(NamedTuple):
         trace_id: 16 bytes.
         resource: a serialised ``ResourceSpans`` without ``scope_spans``; the same object for all of a guest.
         spans: a serialised ``ScopeSpans`` with nothing but ``spans``.
-        count: of spans.
+        span_count: how many spans these are.
     """
 
     trace_id: bytes
     resource: bytes
     spans: bytes
-    count: int
+    span_count: int
 
     @property
     def size_bytes(self) -> int:
