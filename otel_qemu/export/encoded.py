@@ -18,12 +18,14 @@ class EncodedTrace(NamedTuple):
 
     Attributes:
         trace_id: 16 bytes.
+        root_id: 8 bytes, the span id of its root.
         resource: a serialised ``ResourceSpans`` without ``scope_spans``; the same object for all of a guest.
         spans: a serialised ``ScopeSpans`` with nothing but ``spans``.
         span_count: how many spans these are.
     """
 
     trace_id: bytes
+    root_id: bytes
     resource: bytes
     spans: bytes
     span_count: int

@@ -73,9 +73,16 @@ REQUEST = np.dtype(
         ("wait_ns", "<i8"),  # before and between its calls: QEMU's block layer
         ("rbd_ns", "<i8"),  # union of its calls: Ceph
         ("completion_ns", "<i8"),  # after the last of them
+        ("randomness", "<u8"),  # the low 56 bits of its trace id
+        ("threshold", "<u8"),  # it was kept because its randomness is not less; 0: whatever its randomness
     ]
 )
-"""A finished SCSI request; ``complete_ns - submit_ns == wait_ns + rbd_ns + completion_ns``, exactly."""
+"""
+A finished SCSI request; ``complete_ns - submit_ns == wait_ns + rbd_ns + completion_ns``, exactly.
+
+``randomness`` and ``threshold`` are 0 until it is sampled (OpenTelemetry specification, "TraceState: Probability
+Sampling").
+"""
 
 CALL = np.dtype(
     [
@@ -93,6 +100,8 @@ CALL = np.dtype(
         ("length", "<u8"),
         ("return_value", "<i4"),  # events.RETURN_UNKNOWN when it was not seen
         ("unused2", "<u4"),
+        ("randomness", "<u8"),  # as of a request, where the call is a trace of its own
+        ("threshold", "<u8"),
     ]
 )
 """A librbd call; calls of one request are adjacent and in submit order, calls without parent come last."""
