@@ -6,6 +6,7 @@ descriptor detaches atomically.  Below it lies bcc's own way: perf_event_open, t
 """
 
 import ctypes
+import logging
 import os
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from otel_qemu.events import SITES
 from otel_qemu.probe.elf import open_binary
 from otel_qemu.probe.program import Program
 from otel_qemu.probe.sites import PROBES, Site
+
+log = logging.getLogger(__name__)
 
 MULTI, PERF = "uprobe_multi", "perf_event"
 
@@ -88,8 +91,12 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
 def route_of(program: Program) -> str:
     """The best way to attach that this kernel has, found by attaching once to this very process's own entry point."""
     try:
-        entry = Site(PROBES[0], PROBES[0].function, _entry_point(), "", "")
-        os.close(_link(program.function("scsi_site", multi=True), "/proc/self/exe", [entry]))
+        function = program.function("scsi_site", multi=True)
+    except NotPossible as error:  # any kernel loads it, whether it has the link or not
+        log.warning("%s; attaching function by function, which takes longer", error)
+        return PERF
+    try:
+        os.close(_link(function, "/proc/self/exe", [Site(PROBES[0], PROBES[0].function, _entry_point(), "", "")]))
     except NotPossible:
         return PERF
     return MULTI
