@@ -81,9 +81,9 @@ static __always_inline void count_request(struct record *request, struct setting
     add(&latency->wait, settings, duration_ns - request->rbd_ns - completion_ns);
 }
 
-static __always_inline void count_call(struct call *call, struct settings *settings)
+static __always_inline void count_call(u32 pid, struct call *call, struct settings *settings)
 {
-    struct series series = {.device = call->device, .pid = current_pid(), .layer = LAYER_RBD};
+    struct series series = {.device = call->device, .pid = pid, .layer = LAYER_RBD};
     series.operation = call->operation;
     series.failed = call_failed(call);
     struct latency *latency = latency_of(&series);

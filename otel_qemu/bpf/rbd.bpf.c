@@ -55,10 +55,10 @@ static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct
 }
 
 /* Walk from the completion to the parent; leaves in `call` the link, and the parent or where the walk ended. */
-static __always_inline struct record *link_parent(struct call *call, struct process *process, u64 completion,
+static __always_inline struct record *link_parent(u32 pid, struct call *call, struct process *process, u64 completion,
                                                   bool is_inner)
 {
-    struct key key = key_of(0);
+    struct key key = key_in(pid, 0);
     if (process->completion_argument == UNKNOWN_OFFSET || process->coroutine == UNKNOWN_OFFSET) {
         call->link = LINK_NO_LAYOUT;
         count(COUNT_PARENT_NO_LAYOUT);
@@ -127,7 +127,8 @@ static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
 static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 length, u64 iovecs, u64 completion,
                                        bool is_inner)
 {
-    struct key key = key_of(completion);
+    u64 thread = bpf_get_current_pid_tgid();
+    struct key key = key_in(thread >> 32, completion);
     struct process *process = processes.lookup(&key.pid);
     if (!process) {
         count(COUNT_FOREIGN);
@@ -136,9 +137,10 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
     struct call call = {.image = image, .offset = offset, .operation = operation};
     call.submit_ns = bpf_ktime_get_ns();
     call.length = iovecs ? iovec_bytes(iovecs, length) : length;
-    call.thread = bpf_get_current_pid_tgid();
+    call.thread = thread;
     call.return_value = RETURN_UNKNOWN;
-    struct record *parent = link_parent(&call, process, completion, is_inner);
+    call.kept = kept_anyway(process);
+    struct record *parent = link_parent(key.pid, &call, process, completion, is_inner);
     if (parent) {
         call.request_submit_ns = parent->submit_ns;
         call.device = parent->device;
@@ -209,16 +211,16 @@ static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
 }
 
 /* A released call goes to its request if that is still the one it was made for, or leaves by itself. */
-static __always_inline void end_call(struct call *call, struct settings *settings)
+static __always_inline void end_call(u32 pid, struct call *call, struct settings *settings)
 {
-    struct key key = key_of(call->request);
+    struct key key = key_in(pid, call->request);
     struct record *parent = call->link == LINK_WALK ? requests.lookup(&key) : 0;
     if (call->link == LINK_WALK && (!parent || parent->submit_ns != call->request_submit_ns)) {
         count(COUNT_PARENT_GONE);
         parent = 0;
     }
     if (!parent) {
-        emit_lone_call(call, settings);
+        emit_lone_call(pid, call, settings);
     } else if (call->index == 0) {
         parent->return_value = call->return_value;
         parent->call_complete_ns = call->complete_ns;
@@ -235,7 +237,8 @@ static __always_inline void end_call(struct call *call, struct settings *setting
  */
 static __always_inline int on_rbd_release(struct pt_regs *ctx)
 {
-    struct key key = key_of(PT_REGS_PARM1(ctx));
+    u64 thread = bpf_get_current_pid_tgid();
+    struct key key = key_in(thread >> 32, PT_REGS_PARM1(ctx));
     struct call *call = calls.lookup(&key);
     if (!call) {   /* begun at an INNER site, if we saw it begin */
         key.pointer = follow(key.pointer, 0);
@@ -244,7 +247,7 @@ static __always_inline int on_rbd_release(struct pt_regs *ctx)
     if (!call)
         return count_traced(COUNT_RBD_UNSTARTED);
     call->complete_ns = bpf_ktime_get_ns();
-    if (call->return_at && call->thread != (u32)bpf_get_current_pid_tgid()) {
+    if (call->return_at && call->thread != (u32)thread) {
         s64 value;
         if (bpf_probe_read_user(&value, sizeof(value), (void *)call->return_at))
             count(COUNT_RETURN_UNREADABLE);
@@ -253,8 +256,8 @@ static __always_inline int on_rbd_release(struct pt_regs *ctx)
     }
     struct settings *settings = current_settings();
     if (settings) {
-        count_call(call, settings);
-        end_call(call, settings);
+        count_call(key.pid, call, settings);
+        end_call(key.pid, call, settings);
     }
     calls.delete(&key);
     count(COUNT_RBD_COMPLETED);

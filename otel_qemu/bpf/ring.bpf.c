@@ -24,18 +24,14 @@ static __always_inline bool is_sampled(u64 one_in)
     return one_in == 1 || (one_in && bpf_get_prandom_u32() < 0x100000000ULL / one_in);
 }
 
-/* Why a trace is kept, by what is rarest first; 0: it is not. */
-static __always_inline u8 reason_to_keep(bool failed, u64 duration_ns, u64 slow_ns, u64 one_in)
+/* Why a trace is kept, by what is rarest first, or what it was `kept` for anyway; 0: it is not. */
+static __always_inline u8 reason_to_keep(u8 kept, bool failed, u64 duration_ns, u64 slow_ns, u64 one_in)
 {
     if (failed)
         return KEPT_ERROR;
     if (duration_ns >= slow_ns)
         return KEPT_SLOW;
-    if (is_sampled(one_in))
-        return KEPT_SAMPLED;
-    u32 pid = current_pid();
-    struct process *process = processes.lookup(&pid);
-    return process && process->keep_all ? KEPT_SAMPLED : 0;
+    return is_sampled(one_in) ? KEPT_SAMPLED : kept;
 }
 
 static __always_inline void fill_call_half(struct record *record, struct call *call)
@@ -50,10 +46,10 @@ static __always_inline void fill_call_half(struct record *record, struct call *c
     record->length = call->length;
 }
 
-static __always_inline bool emit_call(struct call *call, u8 kept)
+static __always_inline bool emit_call(u32 pid, struct call *call, u8 kept)
 {
     struct record record = {};
-    record.pid = current_pid();
+    record.pid = pid;
     record.kind = RECORD_CALL;
     record.request = call->request;
     record.submit_ns = call->request_submit_ns;
@@ -63,14 +59,15 @@ static __always_inline bool emit_call(struct call *call, u8 kept)
 }
 
 /* A call that belongs to no request, or came after its end: a trace of its own. */
-static __always_inline void emit_lone_call(struct call *call, struct settings *settings)
+static __always_inline void emit_lone_call(u32 pid, struct call *call, struct settings *settings)
 {
     u64 duration_ns = call->complete_ns - call->submit_ns;
-    u8 kept = reason_to_keep(call_failed(call), duration_ns, settings->slow_call_ns, settings->one_in);
+    u64 slow_ns = settings->slow_call_ns;
+    u8 kept = reason_to_keep(call->kept, call_failed(call), duration_ns, slow_ns, settings->one_in);
     if (!kept)
         count(COUNT_CALLS_NOT_KEPT);
     else
-        count(emit_call(call, kept) ? COUNT_RECORDS : COUNT_RING_FULL_CALL);
+        count(emit_call(pid, call, kept) ? COUNT_RECORDS : COUNT_RING_FULL_CALL);
 }
 
 /*
@@ -79,7 +76,7 @@ static __always_inline void emit_lone_call(struct call *call, struct settings *s
  */
 static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
 {
-    struct key key = key_of(request->request);
+    struct key key = key_in(request->pid, request->request);
     u64 end = request->call_complete_ns ? request->call_complete_ns : request->complete_ns;
     u64 busy = end - request->call_submit_ns;
     for (u32 i = 1; i < MAX_CALLS; i++) {
@@ -102,7 +99,7 @@ static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
 /* Emit an ended request's further calls until one finds no room: whether all did. */
 static __always_inline bool emit_held(struct record *request)
 {
-    struct key key = key_of(request->request);
+    struct key key = key_in(request->pid, request->request);
     int what = COUNT_RECORDS;
     u64 *records = counters.lookup(&what);  /* looked up in the loop, it costs the verifier four times as much */
     if (!records)
@@ -114,7 +111,7 @@ static __always_inline bool emit_held(struct record *request)
         struct call *call = held.lookup(&key);
         if (!call)
             continue;
-        if (!emit_call(call, request->kept))
+        if (!emit_call(request->pid, call, request->kept))
             return false;
         __sync_fetch_and_add(records, 1);
     }
@@ -124,7 +121,7 @@ static __always_inline bool emit_held(struct record *request)
 /* Forget them.  A loop of its own: what the one above knows of the ring would double what the verifier has to follow. */
 static __always_inline void release_held(struct record *request)
 {
-    struct key key = key_of(request->request);
+    struct key key = key_in(request->pid, request->request);
     for (u32 i = 1; i < MAX_CALLS; i++) {
         if (i >= request->calls)
             break;

@@ -38,8 +38,7 @@
  */
 struct process {
     u32 device;                /* SCSIRequest.dev */
-    u32 tag;                   /* SCSIRequest.tag, followed by .lun */
-    u32 command;               /* SCSIRequest.cmd: buf[16], len, xfer */
+    u32 tag;                   /* SCSIRequest.tag, and what follows it up to .cmd (struct told) */
     u32 sense;                 /* SCSIRequest.sense */
     u32 completion_argument;   /* librbd::io::AioCompletion.complete_arg */
     u32 coroutine;             /* in QEMU's object of one call: RBDTask.co, or RADOSCB.acb */
@@ -80,7 +79,8 @@ struct call {
     s32 return_value;
     u8 operation;
     u8 link;
-    u16 unused;
+    u8 kept;                   /* as in a record: not 0 already if every record of its process is wanted */
+    u8 unused;
 };
 
 /* What is worth a record; everything is counted in any case. */
@@ -113,11 +113,23 @@ static __always_inline u32 current_pid(void)
     return bpf_get_current_pid_tgid() >> 32;
 }
 
-/* The key of `pointer` in the current process; every byte set, for padding is part of a key. */
+/* The key of `pointer` in a process; every byte set, for padding is part of a key. */
+static __always_inline struct key key_in(u32 pid, u64 pointer)
+{
+    struct key key = {.pointer = pointer, .pid = pid, .index = 0};
+    return key;
+}
+
+/* In the current one.  Asking who that is costs as much as a counter on every CPU: once a probe is enough. */
 static __always_inline struct key key_of(u64 pointer)
 {
-    struct key key = {.pointer = pointer, .pid = current_pid(), .index = 0};
-    return key;
+    return key_in(current_pid(), pointer);
+}
+
+/* Why a trace of a process has a record before anything else is known of it: because all of them are wanted. */
+static __always_inline u8 kept_anyway(struct process *process)
+{
+    return process->keep_all ? KEPT_SAMPLED : 0;
 }
 
 /* A hit that changes nothing in flight: count it, unless it is in a process that nobody asked for. */

@@ -29,7 +29,6 @@ class Layout:
 
     device: int = UNKNOWN_OFFSET
     tag: int = UNKNOWN_OFFSET
-    command: int = UNKNOWN_OFFSET
     sense: int = UNKNOWN_OFFSET
     completion_argument: int = UNKNOWN_OFFSET
     coroutine: int = UNKNOWN_OFFSET
@@ -39,7 +38,7 @@ class Layout:
     @property
     def scsi_known(self) -> bool:
         """Whether SCSI requests can be read."""
-        return self.command != UNKNOWN_OFFSET
+        return self.tag != UNKNOWN_OFFSET
 
     @property
     def walk_known(self) -> bool:
@@ -50,8 +49,8 @@ class Layout:
 # SCSIRequest by the offset of its field `retry`: QEMU 2.12 to 9.2, and from 10.0 on, where `ctx` stands before
 # `refcount`.  `dev` lies before both.
 _SCSI_REQUEST = {
-    0x172: {"device": 0x08, "tag": 0x1C, "command": 0x38, "sense": 0x70},
-    0x17A: {"device": 0x08, "tag": 0x24, "command": 0x40, "sense": 0x78},
+    0x172: {"device": 0x08, "tag": 0x1C, "sense": 0x70},
+    0x17A: {"device": 0x08, "tag": 0x24, "sense": 0x78},
 }
 
 # QEMU's object of one call by where its callback stores the return value (block/rbd.c): RADOSCB up to 6.0; RBDTask

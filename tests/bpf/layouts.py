@@ -12,7 +12,6 @@ class Layout:
 
     device: int = 0x08
     tag: int = 0x1C
-    command: int = 0x38
     sense: int = 0x70
     completion_argument: int = 0x60
     coroutine: int = 8
@@ -23,7 +22,7 @@ class Layout:
         return astuple(self)
 
 
-_NEW_REQUEST = {"tag": 0x24, "command": 0x40, "sense": 0x78}
+_NEW_REQUEST = {"tag": 0x24, "sense": 0x78}
 
 QEMU_5_2 = Layout(completion_argument=0xB8, coroutine=0, through_acb=1, return_value=32)
 """RADOSCB, librbd 14.2."""

@@ -108,7 +108,7 @@ class Machine:
     def trace(self, pid: int, layout: Layout, *, keep_all: bool = False, proving: bool = False) -> None:
         """Have the process `pid` traced."""
         self._library.put(
-            "processes", struct.pack("<I", pid), struct.pack("<13I", *layout.as_words(), keep_all, proving, 0, 0, 0)
+            "processes", struct.pack("<I", pid), struct.pack("<12I", *layout.as_words(), keep_all, proving, 0, 0, 0)
         )
 
     def set_up(self, keeping: Keeping) -> None:
@@ -204,7 +204,7 @@ class Machine:
         at, layout = self.memory.allocate(_REQUEST_BYTES), self.layout
         self.memory.write(at + layout.device, "Q", DEVICE)
         self.memory.write(at + layout.tag, "II", tag, lun)
-        self.memory.write(at + layout.command, "16sIIQ", cdb.ljust(16, b"\0"), len(cdb), 0xA5A5A5A5, xfer)
+        self.memory.write(at + layout.tag + 28, "16sIIQ", cdb.ljust(16, b"\0"), len(cdb), 0xA5A5A5A5, xfer)
         return Request(at)
 
     def submit_request(self, cdb: bytes = READ_10, xfer: int = 4096, tag: int = 7, lun: int = 0) -> Request:

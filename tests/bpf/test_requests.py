@@ -198,9 +198,9 @@ def test_a_retry_without_submit_is_counted(machine: Machine) -> None:
     assert machine.counted() == {"scsi_retried": 1}
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, 2])
 def test_a_request_that_cannot_be_read_is_not_in_flight(any_machine: Machine, number: int) -> None:
-    """Each of the three reads at submit, failing, counts the request as unreadable and keeps nothing of it."""
+    """Each of the two reads at submit, failing, counts the request as unreadable and keeps nothing of it."""
     request = any_machine.allocate_request()
     any_machine.fail_read(number)
     any_machine.enqueue(request)

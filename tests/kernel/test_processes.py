@@ -103,7 +103,7 @@ def test_an_upgrade_under_a_running_process(copy: Path) -> None:
         with FakeQemu(QEMU_11_1, folder=copy) as new, Tracing(old, new) as tracing:
             before, after = sorted(tracing.tracer.inspections, key=lambda found: found.process.pid != old.pid)
             assert before.process.executable.name.endswith(f"{EXECUTABLE} (deleted)")
-            assert (before.layout.command, after.layout.command) == (0x38, 0x40)
+            assert (before.layout.tag, after.layout.tag) == (0x1C, 0x24)
             assert tracing.attached == 4
             assert_traced(tracing, old, 23)
             assert_traced(tracing, new, 211)

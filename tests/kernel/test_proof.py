@@ -51,7 +51,7 @@ def test_a_process_that_comes_later_is_proven_too() -> None:
     assert (counted["scsi_handed"], counted["scsi_submitted"]) == (5, 5)
 
 
-@pytest.mark.parametrize("field", ["device", "tag", "command"])
+@pytest.mark.parametrize("field", ["device", "tag"])
 def test_a_refuted_layout_is_not_used_and_told_once(
     field: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

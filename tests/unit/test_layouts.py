@@ -10,8 +10,8 @@ from otel_qemu.probe.layouts import UNKNOWN_OFFSET, Layout
 from tests.unit.builders import compiled
 from tests.unit.test_elf import BLOCK_RBD, LIBRBD, QEMU
 
-OLD_REQUEST = {"device": 0x08, "tag": 0x1C, "command": 0x38, "sense": 0x70}
-NEW_REQUEST = {"device": 0x08, "tag": 0x24, "command": 0x40, "sense": 0x78}
+OLD_REQUEST = {"device": 0x08, "tag": 0x1C, "sense": 0x70}
+NEW_REQUEST = {"device": 0x08, "tag": 0x24, "sense": 0x78}
 RADOSCB = {"coroutine": 0, "through_acb": 1, "return_value": 0x20}
 OLD_TASK = {"coroutine": 8, "through_acb": 0, "return_value": 0x18}
 NEW_TASK = {"coroutine": 0, "through_acb": 0, "return_value": 0x08}

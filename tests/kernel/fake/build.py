@@ -37,8 +37,8 @@ class Variant:
     endbr64: bool = field(default=False)
 
 
-_OLD_REQUEST = {"device": 0x08, "tag": 0x1C, "command": 0x38, "sense": 0x70}
-_NEW_REQUEST = {"device": 0x08, "tag": 0x24, "command": 0x40, "sense": 0x78}
+_OLD_REQUEST = {"device": 0x08, "tag": 0x1C, "sense": 0x70}
+_NEW_REQUEST = {"device": 0x08, "tag": 0x24, "sense": 0x78}
 _RADOSCB = {"coroutine": 0, "through_acb": 1, "return_value": 0x20}
 _TASK_FROM_6_1 = {"coroutine": 8, "return_value": 0x18}
 _TASK_FROM_10_0_7 = {"coroutine": 0, "return_value": 0x08}
