@@ -196,6 +196,9 @@ def record(
 @click.option("--tree", "form", flag_value="tree", default=True, help="Each trace as an indented tree (the default).")
 @click.option("--json", "form", flag_value="json", help="One JSON object a line, a line a trace.")
 @click.option("--hist", "form", flag_value="hist", help="Latency histograms.")
+@click.option(
+    "--otlp", "form", flag_value="otlp", help="Send them, as `run` would (the OTEL_* variables say where to)."
+)
 @click.option("--bounds", callback=_bounds, help="With --hist: upper bounds of the bins, such as 1ms,5ms,10ms.")
 @click.option("--slowest", type=click.IntRange(1), metavar="N", help="Only the N slowest requests, slowest first.")
 def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None) -> None:
@@ -203,13 +206,17 @@ def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None
     recording = Recording.open(file)
     everything = replay_traces(recording.batches(), Correlator())
     traces = slowest_of(everything, slowest) if slowest else everything
+    lost = False
     if form == "hist":
         _replay_histograms(traces, recording, bounds)
+    elif form == "otlp":
+        lost = _send(traces, recording)
     else:
         for some in traces:
             _write_lines(_json_lines(some, recording) if form == "json" else tree_lines(some, recording.names))
     if recording.damage:
         _say(f"warning: {file}: {recording.damage}")
+    if recording.damage or lost:
         raise click.exceptions.Exit(EXIT_DAMAGED)
 
 
@@ -218,6 +225,16 @@ def _replay_histograms(traces: Iterable[Traces], recording: Recording, bounds: t
     for some in traces:
         sink.histograms.add(some)
     _print_histograms(sink.rows(recording.names), as_json=False)
+
+
+def _send(traces: Iterable[Traces], recording: Recording) -> bool:
+    """Send traces and say what became of them; whether any were lost."""
+    from otel_qemu.export.sink import ExportSink
+
+    with ExportSink() as sink:
+        sink.resend(traces, recording.names)
+    _say(sink.summary())
+    return sink.lost_spans > 0
 
 
 def _json_lines(traces: Traces, recording: Recording) -> Iterable[str]:

@@ -1,111 +1,56 @@
-"""The attributes of each kind of span: names from `semconv`, plain values, and no key where nothing is known."""
+"""Attributes as OTLP has them, and those that say which disk a span is about."""
 
-from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
+from collections.abc import Mapping
+from functools import lru_cache
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
 from otel_qemu.export import semconv
-from otel_qemu.export.text import integer, printable
-from otel_qemu.export.verdict import CHECK_CONDITION, call_error, request_error
-from otel_qemu.export.waits import Row
+from otel_qemu.export.text import printable
 from otel_qemu.trace.names import Disk
-from otel_qemu.trace.scsi import OPERATIONS, READS, WRITES, status_name
-from otel_qemu.trace.traces import Join
 
-Values = dict[str, str | bool | int | float]
+Value = str | bool | int | float
+Values = dict[str, Value]
 
-_DIRECTIONS = {**dict.fromkeys(READS, "read"), **dict.fromkeys(WRITES, "write")}
-_RBD_DIRECTIONS = {RbdOperation.READ: "read", RbdOperation.WRITE: "write"}
-_JOINS = {join.value: join.label for join in Join}
-_NS_A_SECOND = 1e9
+_KEPT = 4096
 
 
-def of_request(row: Row, disk: Disk) -> Values:
-    """Attributes of a SCSI request's span."""
-    operation = OPERATIONS[row["operation"]] if row["operation"] < len(OPERATIONS) else OPERATIONS[0]
-    values: Values = {
-        semconv.SCSI_OPERATION_NAME: operation,
-        semconv.SCSI_OPCODE: row["opcode"],
-        semconv.SCSI_LUN: row["lun"],
-        semconv.SCSI_TAG: row["tag"],
-        semconv.SCSI_TRANSFER_SIZE: integer(row["bytes"]),
-    }
-    if operation in _DIRECTIONS:
-        values[semconv.DISK_IO_DIRECTION] = _DIRECTIONS[operation]
-    # A command that addresses no blocks has neither; one that does has its block size, or an address.
-    if row["block_bytes"] or row["lba"]:
-        values[semconv.SCSI_LBA] = integer(row["lba"])
-    if row["block_bytes"]:
-        values[semconv.SCSI_BLOCK_SIZE] = row["block_bytes"]
-    if row["retries"]:
-        values[semconv.SCSI_RETRIES] = row["retries"]
-    return values | of_disk(disk) | _times(row) | _ending(row)
+def key_values(values: Mapping[str, Value]) -> list[KeyValue]:
+    """
+    Attributes, in this order.
+
+    Raises:
+        ValueError: an integer is beyond OTLP's int64, or a text has a lone surrogate.
+    """
+    return [KeyValue(key=key, value=_any_value(value)) for key, value in values.items()]
 
 
-def of_call(row: Row, disk: Disk) -> Values:
-    """Attributes of a librbd call's span."""
-    operation = row["operation"]
-    values: Values = {
-        semconv.RBD_OPERATION_NAME: semconv.RBD_OPERATIONS.get(operation, "other"),
-        semconv.SERVICE_PEER_NAME: semconv.CEPH,
-        semconv.PEER_SERVICE: semconv.CEPH,
-        semconv.JOIN: _JOINS.get(row["join"], semconv.OTHER),
-    }
-    if operation in _RBD_DIRECTIONS:
-        values[semconv.DISK_IO_DIRECTION] = _RBD_DIRECTIONS[RbdOperation(operation)]
-    if operation != RbdOperation.FLUSH:
-        values[semconv.RBD_OFFSET] = integer(row["offset"])
-        values[semconv.RBD_LENGTH] = integer(row["length"])
-    return values | of_disk(disk) | _image(disk) | _result(row)
+@lru_cache(maxsize=_KEPT)
+def serialised_disk(disk: Disk) -> bytes:
+    """A `Span` with nothing but which of the guest's disks it is about; no key where nothing is known."""
+    return Span(attributes=key_values(_of_disk(disk))).SerializeToString()
 
 
-def of_disk(disk: Disk) -> Values:
-    """Which of the guest's disks it is."""
-    return _texts({semconv.DISK_ALIAS: disk.alias, semconv.DISK_TARGET: disk.target})
+@lru_cache(maxsize=_KEPT)
+def serialised_image(disk: Disk) -> bytes:
+    """The same, and which RBD image is behind the disk."""
+    image = texts({semconv.RBD_POOL: disk.pool, semconv.RBD_IMAGE: disk.image})
+    return Span(attributes=key_values(_of_disk(disk) | image)).SerializeToString()
 
 
-def _image(disk: Disk) -> Values:
-    return _texts({semconv.RBD_POOL: disk.pool, semconv.RBD_IMAGE: disk.image})
+def texts(named: Mapping[str, str | None]) -> Values:
+    """Those texts that there are, printable."""
+    return {key: printable(text) for key, text in named.items() if text}
 
 
-def _texts(texts: dict[str, str | None]) -> Values:
-    return {key: printable(text) for key, text in texts.items() if text}
+def _of_disk(disk: Disk) -> Values:
+    return texts({semconv.DISK_ALIAS: disk.alias, semconv.DISK_TARGET: disk.target})
 
 
-def _times(row: Row) -> Values:
-    """Where the time went, in seconds; nothing for a request whose end was not seen."""
-    if row["ending"] == Ending.LOST:
-        return {semconv.INCOMPLETE: True}
-    values: Values = {
-        semconv.BLOCK_WAIT_DURATION: row["wait_ns"] / _NS_A_SECOND,
-        semconv.RBD_DURATION: row["rbd_ns"] / _NS_A_SECOND,
-        semconv.COMPLETION_DURATION: row["completion_ns"] / _NS_A_SECOND,
-    }
-    return values | ({semconv.INCOMPLETE: True} if row["incomplete"] else {})
-
-
-def _ending(row: Row) -> Values:
-    """Status, sense data and error, each only where the request has one."""
-    values: Values = {}
-    if row["ending"] == Ending.COMPLETED:
-        values = {semconv.SCSI_STATUS_CODE: row["status"], semconv.SCSI_STATUS: status_name(row["status"])}
-        if row["status"] == CHECK_CONDITION:
-            values |= {
-                semconv.SCSI_SENSE_KEY: row["sense_key"],
-                semconv.SCSI_SENSE_ASC: row["asc"],
-                semconv.SCSI_SENSE_ASCQ: row["ascq"],
-            }
-    elif row["ending"] == Ending.FAILED:
-        values = {semconv.SCSI_HOST_STATUS_CODE: row["host_status"]}
-    return values | _error(request_error(row))
-
-
-def _result(row: Row) -> Values:
-    """What the call returned, if it did, and what is wrong with it."""
-    values: Values = {semconv.DISAGREEMENT: True} if row["disagrees"] else {}
-    if not row["complete_ns"]:
-        return values | {semconv.INCOMPLETE: True}
-    if row["return_value"] != RETURN_UNKNOWN:
-        values[semconv.RBD_RETURN_VALUE] = row["return_value"]
-    return values | _error(call_error(row))
-
-
-def _error(error: str | None) -> Values:
-    return {semconv.ERROR_TYPE: error} if error else {}
+def _any_value(value: Value) -> AnyValue:
+    if isinstance(value, bool):
+        return AnyValue(bool_value=value)
+    if isinstance(value, int):
+        return AnyValue(int_value=value)
+    return AnyValue(double_value=value) if isinstance(value, float) else AnyValue(string_value=value)

@@ -11,6 +11,11 @@ from typing import NamedTuple
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
+from otel_qemu.export.wire import Field
+
+_RESOURCE_SPANS = Field(ExportTraceServiceRequest(resource_spans=[ResourceSpans()]))
+_SCOPE_SPANS = Field(ResourceSpans(scope_spans=[ScopeSpans()]))
+
 
 class EncodedTrace(NamedTuple):
     """
@@ -47,11 +52,6 @@ def request_of(traces: Iterable[EncodedTrace], scope: bytes) -> bytes:
     by_resource: dict[bytes, list[bytes]] = {}
     for trace in traces:
         by_resource.setdefault(trace.resource, [scope]).append(trace.spans)
-    # Parsing joins the parts; upb does it faster than Python could copy them.
-    return b"".join(_resource_spans(resource, b"".join(parts)) for resource, parts in by_resource.items())
-
-
-def _resource_spans(resource: bytes, scope_spans: bytes) -> bytes:
-    message = ResourceSpans.FromString(resource)
-    message.scope_spans.append(ScopeSpans.FromString(scope_spans))
-    return ExportTraceServiceRequest(resource_spans=[message]).SerializeToString()
+    return b"".join(
+        _RESOURCE_SPANS.of(resource + _SCOPE_SPANS.of(b"".join(parts))) for resource, parts in by_resource.items()
+    )

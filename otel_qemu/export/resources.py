@@ -1,5 +1,5 @@
 """
-One OpenTelemetry resource a guest: whose telemetry it is, and on which hypervisor.
+One OpenTelemetry resource a guest, serialised: whose telemetry it is, and on which hypervisor.
 
 ``host.*`` is the hypervisor, ``process.*`` its QEMU process.  ``OTEL_RESOURCE_ATTRIBUTES`` and ``OTEL_SERVICE_NAME``
 win over what is found out about the host, but nothing wins over which guest it is.
@@ -11,10 +11,13 @@ import re
 import socket
 from pathlib import Path, PurePosixPath
 
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from opentelemetry.sdk.resources import OTELResourceDetector
 
 from otel_qemu import __version__
 from otel_qemu.export import semconv
+from otel_qemu.export.attributes import Values, key_values, texts
 from otel_qemu.export.text import printable
 from otel_qemu.trace.names import Guest
 
@@ -36,33 +39,26 @@ class Resources:
         self._shared = {printable(key): printable(str(value)) for key, value in found.items()}
         self._made = functools.lru_cache(maxsize=_KEPT)(self._resource)
 
-    def of(self, guest: Guest) -> Resource:
-        """The resource of a guest; the same object as long as it is the same process and domain."""
+    def of(self, guest: Guest) -> bytes:
+        """
+        A message with the resource of a guest and nothing else; the same object as long as it is the same guest.
+
+        Its resource is field 1, as in ``ResourceSpans`` and in ``ResourceMetrics``: it is either.
+        """
         return self._made(guest.pid, guest.executable, guest.uuid, guest.name)
 
-    def _resource(self, pid: int, executable: str, uuid: str | None, name: str | None) -> Resource:
+    def _resource(self, pid: int, executable: str, uuid: str | None, name: str | None) -> bytes:
         instance = uuid or f"pid-{pid}@{self._shared[semconv.HOST_NAME]}"
         # /proc/PID/exe of an upgraded binary says so in its text.
         program = PurePosixPath(executable.removesuffix(" (deleted)")).name
-        texts = {
+        own = {
             semconv.SERVICE_INSTANCE_ID: instance,
             semconv.DOMAIN_UUID: uuid,
             semconv.DOMAIN_NAME: name,
             semconv.PROCESS_EXECUTABLE_NAME: program,
         }
-        own = {key: printable(text) for key, text in texts.items() if text}
-        return _HashedOnce({**self._shared, **own, semconv.PROCESS_PID: pid})
-
-
-class _HashedOnce(Resource):
-    """The encoder hashes each span's resource, and the SDK's hash is a JSON dump: as dear as the span itself."""
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        return super().__hash__()
-
-    def __hash__(self) -> int:
-        return self._hash
+        values: Values = {**self._shared, **texts(own), semconv.PROCESS_PID: pid}
+        return ResourceSpans(resource=Resource(attributes=key_values(values))).SerializeToString()
 
 
 def _distribution() -> dict[str, str]:

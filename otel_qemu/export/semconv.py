@@ -74,6 +74,7 @@ CEPH: Final = "ceph"
 JOIN: Final = "otel_qemu.join"  # traces.Join.label
 DISAGREEMENT: Final = "otel_qemu.disagreement"  # true: the pointer walk and the other witnesses disagree
 INCOMPLETE: Final = "otel_qemu.incomplete"  # true: the end, or the records of some calls, were not seen
+SAMPLING_RATIO: Final = "otel_qemu.sampling.ratio"  # 0 to 1, on roots that stand for more than themselves
 
 ERROR_TYPE: Final = "error.type"
 OTHER: Final = "_OTHER"

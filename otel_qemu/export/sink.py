@@ -1,30 +1,86 @@
-"""Traces of the service's loop into spans, and off to the network."""
+"""Traces of the service's loop, or of a recording, into spans, and off to the network."""
 
-from typing import Self
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, Self
 
 from otel_qemu.events import Batch
 from otel_qemu.export.client import TraceClient
+from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.ids import Ids
+from otel_qemu.export.readable import readable
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import spans_of
+from otel_qemu.export.spans import encode, halves
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Traces
 
 CLOSE_TIMEOUT_S = 5.0
+PATIENCE_S = 60.0
+"""How long a recording's traces wait for an endpoint that takes none."""
+SLICE = 4096
+"""Requests encoded at once, which bounds what stands in memory beside the queue: about 5 MB."""
+PORTION_SPANS = 2048
+"""So many of a recording's are on their way at once; every queue has room for them."""
+_LOOK_S = 1.0
+
+
+class Fates(Protocol):
+    """What became of the spans so far."""
+
+    @property
+    def sent_spans(self) -> int:
+        """The endpoint has them."""
+
+    @property
+    def lost_spans(self) -> int:
+        """Were to be sent and never will be."""
+
+
+class Target(Protocol):
+    """Where spans go."""
+
+    @property
+    def name(self) -> str:
+        """As a person knows it."""
+
+
+class Client(Protocol):
+    """What is needed of `client.TraceClient`."""
+
+    @property
+    def stats(self) -> Fates:
+        """The counts now."""
+
+    @property
+    def target(self) -> Target:
+        """Where they go."""
+
+    def send(self, traces: Sequence[EncodedTrace]) -> None:
+        """Queue whole traces; never waits for the network."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send all that is queued now; whether it was done in time, however it went."""
+
+    def close(self, timeout_s: float) -> object:
+        """Send what can be sent in the time given, and stop."""
 
 
 class ExportSink:
     """
     Sends every trace to where the ``OTEL_*`` variables say.
 
+    Args:
+        client: that sends them; by default the one that the variables ask for.
+
     Raises:
         BadInput: a variable is set to what it cannot be.
     """
 
-    def __init__(self) -> None:
-        self._client = TraceClient.from_environment()
+    def __init__(self, client: Client | None = None) -> None:
+        self._client = client or _FromEnvironment()
         self._resources = Resources()
         self._ids = Ids()
+        self._halves = 0
 
     def __enter__(self) -> Self:
         return self
@@ -32,11 +88,103 @@ class ExportSink:
     def __exit__(self, *_: object) -> None:
         self._client.close(CLOSE_TIMEOUT_S)
 
+    @property
+    def lost_spans(self) -> int:
+        """Spans that were to be sent and never will be."""
+        return self._client.stats.lost_spans
+
+    @property
+    def halves(self) -> int:
+        """RBD calls that were not sent because their request was lost before it came here."""
+        return self._halves
+
     def take(self, _batch: Batch, traces: Traces, names: Names) -> None:
         """Queue a batch's traces; never waits for the network."""
-        self._client.send(spans_of(traces, names, self._resources, self._ids))
+        for encoded in self._encoded(traces, names):
+            self._client.send(encoded)
+
+    def resend(self, everything: Iterable[Traces], names: Names, patience_s: float = PATIENCE_S) -> None:
+        """
+        Send a recording's traces no faster than the endpoint takes them.
+
+        Args:
+            everything: batches of whole traces.
+            names: of what is in them.
+            patience_s: when it has taken none for so long, the rest is queued without waiting, and what has no room
+                there or no time at the close is lost.
+        """
+        is_patient = True
+        for traces in everything:
+            for encoded in self._encoded(traces, names):
+                for portion in portions(encoded, PORTION_SPANS):
+                    self._client.send(portion)
+                    is_patient = is_patient and self._wait(patience_s)
 
     def summary(self) -> str:
         """What became of the spans so far, in a sentence."""
         stats = self._client.stats
-        return f"{stats.sent_spans} spans sent to {self._client.target.name}, {stats.lost_spans} lost"
+        sent = f"{stats.sent_spans} spans sent to {self._client.target.name}, {stats.lost_spans} lost"
+        return f"{sent}; {self._halves} RBD calls left out, for their request was lost" if self._halves else sent
+
+    def _encoded(self, traces: Traces, names: Names) -> Iterator[list[EncodedTrace]]:
+        self._halves += halves(traces)
+        for some in slices(traces, SLICE):
+            yield encode(some, names, self._resources, self._ids)
+
+    def _wait(self, patience_s: float) -> bool:
+        """Until all is sent or lost; whether the endpoint got on."""
+        before, given_up_s = self._settled, time.monotonic() + patience_s
+        while not self._client.flush(min(_LOOK_S, patience_s)):
+            if self._settled != before:
+                before, given_up_s = self._settled, time.monotonic() + patience_s
+            elif time.monotonic() >= given_up_s:
+                return False
+        return True
+
+    @property
+    def _settled(self) -> int:
+        stats = self._client.stats
+        return stats.sent_spans + stats.lost_spans
+
+
+def slices(traces: Traces, most: int) -> Iterator[Traces]:
+    """The same traces in the same order, at most so many requests, or calls without one, at once."""
+    if len(traces.requests) <= most and len(traces.orphans) <= most:
+        yield traces
+        return
+    for first in range(0, len(traces.requests), most):
+        requests = traces.requests[first : first + most].copy()
+        begin, count = int(requests["first_call"][0]), int(requests["calls"].sum())
+        calls = traces.calls[begin : begin + count].copy()
+        requests["first_call"] -= begin
+        calls["parent"] -= first
+        yield Traces(requests, calls, traces.unix_offset_ns)
+    for first in range(0, len(traces.orphans), most):
+        yield Traces(traces.requests[:0], traces.orphans[first : first + most], traces.unix_offset_ns)
+
+
+def portions(traces: Sequence[EncodedTrace], most_spans: int) -> Iterator[Sequence[EncodedTrace]]:
+    """Whole traces in the same order, at most so many spans at once, or a single larger trace."""
+    first = spans = 0
+    for index, trace in enumerate(traces):
+        if index > first and spans + trace.span_count > most_spans:
+            yield traces[first:index]
+            first, spans = index, 0
+        spans += trace.span_count
+    if first < len(traces):
+        yield traces[first:]
+
+
+class _FromEnvironment:
+    """Temporary: the client as it is takes `ReadableSpan`; its successor takes encoded traces, and stands here."""
+
+    def __init__(self) -> None:
+        self._client = TraceClient.from_environment()
+        self.target, self.flush, self.close = self._client.target, self._client.flush, self._client.close
+
+    @property
+    def stats(self) -> Fates:
+        return self._client.stats
+
+    def send(self, traces: Sequence[EncodedTrace]) -> None:
+        self._client.send(readable(traces))

@@ -1,41 +1,47 @@
 """
-Whole traces into OpenTelemetry spans: one a SCSI request, one a librbd call, one a wait that is worth seeing.
+Whole traces into OTLP spans, serialised: one a SCSI request, one a librbd call, one a wait that is worth seeing.
 
-In: a batch of `Traces` and what people call things.  Out: `ReadableSpan`, the spans of a trace side by side, root
-first.  Pure: the same input and ids give the same spans.
+In: a batch of `Traces` and what people call things.  Out: an `EncodedTrace` each, its root first.  Pure: the same input
+and ids give the same bytes.  All is done by the column: a span is its ids and times (`wire.Block`), what it has in
+common with many (`kinds`), its disk, its trace state, and the numbers that are its own, one behind the other.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from itertools import accumulate, pairwise, repeat
+from typing import NamedTuple
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+import numpy as np
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 from otel_qemu import __version__
 from otel_qemu.events import Ending
-from otel_qemu.export import attributes, semconv
-from otel_qemu.export.attributes import Values
-from otel_qemu.export.ids import Ids
+from otel_qemu.export import kinds, numbers, sampling, semconv
+from otel_qemu.export.attributes import serialised_disk, serialised_image
+from otel_qemu.export.encoded import EncodedTrace
+from otel_qemu.export.ids import IdColumn, Ids
+from otel_qemu.export.numbers import CHILD, ROOT
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.text import unix_ns
-from otel_qemu.export.waits import Row, WaitThreshold
+from otel_qemu.export.times import Times, unix_ns
+from otel_qemu.export.waits import Rows, Waits, WaitThreshold
+from otel_qemu.export.wire import Field, Remembered, joined
 from otel_qemu.trace.names import Names
-from otel_qemu.trace.traces import Table, Traces
+from otel_qemu.trace.traces import Join, Table, Traces
 
-_SCOPE = InstrumentationScope(semconv.SCOPE_NAME, __version__)
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_SUCCESS = Status(StatusCode.UNSET)
-_FAILURE = Status(StatusCode.ERROR)
+SCOPE = ScopeSpans(scope=InstrumentationScope(name=semconv.SCOPE_NAME, version=__version__)).SerializeToString()
+"""A serialised ``ScopeSpans`` with everything but ``spans``."""
+
+_SPANS = Field(ScopeSpans(spans=[Span()]))
 _DEFAULT_THRESHOLD = WaitThreshold()
 
 
-def spans_of(
+def encode(
     traces: Traces, names: Names, resources: Resources, ids: Ids, threshold: WaitThreshold = _DEFAULT_THRESHOLD
-) -> list[ReadableSpan]:
+) -> list[EncodedTrace]:
     """
-    The spans of every trace in a batch.
+    Every trace of a batch: those of the requests, in their order, then one for each call without a request.
+
+    Calls whose request was lost (`halves`) are left out: half a trace looks like a whole one.
 
     Args:
         traces: whole traces; a request's ``submit_ns`` is not 0.
@@ -44,87 +50,126 @@ def spans_of(
         ids: where trace and span ids come from.
         threshold: from when on a wait has a span of its own.
     """
-    calls = _rows(traces.calls)
-    builder = _Builder(names, resources, ids, threshold, traces.unix_offset_ns)
-    for request in _rows(traces.requests):
-        first = request["first_call"]
-        builder.add_request(request, calls[first : first + request["calls"]])
-    for call in calls:
-        if call["parent"] < 0:
-            builder.add_orphan(call)
-    return builder.spans
+    encoder = _Encoder(names, resources, ids, traces.unix_offset_ns)
+    calls = traces.calls
+    alone = calls[(calls["parent"] < 0) & (calls["join"] != Join.PARENT_LOST)]
+    of_requests = encoder.requests(traces.requests, calls[calls["parent"] >= 0], threshold)
+    return of_requests + encoder.calls(alone)
 
 
-def _rows(table: Table) -> list[Row]:
-    columns = table.dtype.names or ()
-    return [dict(zip(columns, row, strict=True)) for row in table.tolist()]
+def halves(traces: Traces) -> int:
+    """How many calls `encode` leaves out, because their request was lost on its way here."""
+    return int(np.count_nonzero(traces.orphans["join"] == Join.PARENT_LOST))
 
 
-@dataclass
-class _Builder:
-    """The spans of one batch, as they are made."""
+class _Roots(NamedTuple):
+    """
+    The roots of a batch, and what the spans below have of them; each of shape (n,).
 
-    names: Names
-    resources: Resources
-    ids: Ids
-    threshold: WaitThreshold
-    unix_offset_ns: int
-    spans: list[ReadableSpan] = field(default_factory=list)
+    Attributes:
+        trace_ids, span_ids: theirs.
+        thresholds: what their traces were sampled by.
+        disks: serialised.
+    """
 
-    def add_request(self, request: Row, calls: Sequence[Row]) -> None:
-        """A request's span, and those of its waits and of its calls."""
-        interval = request["submit_ns"], request["complete_ns"]
-        disk = self.names.disk(request["pid"], request["device"])
-        values = attributes.of_request(request, disk)
-        parent = self._span(str(values[semconv.SCSI_OPERATION_NAME]), SpanKind.SERVER, request["pid"], interval, values)
-        known = request["ending"] != Ending.LOST
-        waits = self.threshold.waits(request, calls) if known else []
-        for wait in waits:
-            values = attributes.of_disk(disk)
-            self._span(semconv.BLOCK_WAIT, SpanKind.INTERNAL, request["pid"], wait, values, parent)
-        for call in calls:
-            self._add_call(call, call["complete_ns"] or request["complete_ns"], parent)
+    trace_ids: IdColumn
+    span_ids: IdColumn
+    thresholds: list[int]
+    disks: list[bytes]
 
-    def add_orphan(self, call: Row) -> None:
-        """A trace of one call; without an end, of no duration."""
-        self._add_call(call, call["complete_ns"])
 
-    def _add_call(self, call: Row, end_ns: int, parent: SpanContext | None = None) -> None:
-        values = attributes.of_call(call, self.names.image(call["pid"], call["image"]))
-        name = f"{semconv.RBD_SPAN_PREFIX}{values[semconv.RBD_OPERATION_NAME]}"
-        self._span(name, SpanKind.CLIENT, call["pid"], (call["submit_ns"], end_ns), values, parent)
+class _Encoder:
+    """Encodes one batch: what names and resources give is asked for once."""
 
-    def _span(
-        self,
-        name: str,
-        kind: SpanKind,
-        pid: int,
-        interval: tuple[int, int],
-        values: Values,
-        parent: SpanContext | None = None,
-    ) -> SpanContext:
-        context = SpanContext(
-            parent.trace_id if parent else self.ids.trace_id(),
-            self.ids.span_id(),
-            is_remote=False,
-            trace_flags=_SAMPLED,
+    def __init__(self, names: Names, resources: Resources, ids: Ids, unix_offset_ns: int) -> None:
+        self._ids = ids
+        self._unix_offset_ns = unix_offset_ns
+        self._disks = Remembered[tuple[int, int]](lambda key: serialised_disk(names.disk(*key)))
+        self._images = Remembered[tuple[int, int]](lambda key: serialised_image(names.image(*key)))
+        self._resources = Remembered[int](lambda pid: resources.of(names.guest(pid)))
+
+    def requests(self, requests: Table, calls: Table, threshold: WaitThreshold) -> list[EncodedTrace]:
+        """Traces of requests, with their waits and calls."""
+        if not len(requests):
+            return []
+        roots, waits = self._roots(requests), threshold.waits(requests, calls)
+        parents = calls["parent"].astype(np.intp)
+        ends_ns = np.where(calls["complete_ns"] > 0, calls["complete_ns"], requests["complete_ns"][parents])
+        below = self._wait_spans(waits, roots) + self._call_spans(calls, parents, ends_ns, roots)
+        owners = np.concatenate((np.arange(len(requests)), waits.request, parents))
+        counts, spans = _by_owner(owners, _SPANS.column(self._root_spans(requests, roots) + below))
+        return self._traces(requests, roots.trace_ids, roots.span_ids, spans, counts)
+
+    def calls(self, calls: Table) -> list[EncodedTrace]:
+        """Traces of one call each; one without an end lasts no time."""
+        if not len(calls):
+            return []
+        trace_ids, span_ids = self._ids.trace_ids(calls["randomness"]), self._ids.span_ids(len(calls))
+        times = self._times(calls["submit_ns"], calls["complete_ns"])
+        spans = joined(
+            ROOT.column(len(calls), trace_id=trace_ids, span_id=span_ids, **times),
+            *self._of_calls(calls),
+            kinds.ROOT_STATES.column(calls["threshold"].tolist()),
         )
-        begin_ns, end_ns = interval
-        self.spans.append(
-            ReadableSpan(
-                name,
-                context,
-                parent,
-                self._resource(pid),
-                values,
-                kind=kind,
-                status=_FAILURE if semconv.ERROR_TYPE in values else _SUCCESS,
-                start_time=unix_ns(begin_ns + self.unix_offset_ns),
-                end_time=unix_ns(max(begin_ns, end_ns) + self.unix_offset_ns),
-                instrumentation_scope=_SCOPE,
-            )
-        )
-        return context
+        return self._traces(calls, trace_ids, span_ids, _SPANS.column(spans), repeat(1))
 
-    def _resource(self, pid: int) -> Resource:
-        return self.resources.of(self.names.guest(pid))
+    def _roots(self, requests: Table) -> _Roots:
+        # Of what hangs, nobody knows how many others there are.
+        thresholds = np.where(requests["ending"] == Ending.HUNG, sampling.UNKNOWN, requests["threshold"])
+        return _Roots(
+            self._ids.trace_ids(requests["randomness"]),
+            self._ids.span_ids(len(requests)),
+            thresholds.tolist(),
+            self._disks.column(_keys(requests, "device")),
+        )
+
+    def _root_spans(self, requests: Table, roots: _Roots) -> list[bytes]:
+        times = self._times(requests["submit_ns"], requests["complete_ns"])
+        return joined(
+            ROOT.column(len(requests), trace_id=roots.trace_ids, span_id=roots.span_ids, **times),
+            kinds.REQUESTS.column(requests),
+            roots.disks,
+            kinds.ROOT_STATES.column(roots.thresholds),
+            *numbers.of_requests(requests),
+        )
+
+    def _wait_spans(self, waits: Waits, roots: _Roots) -> list[bytes]:
+        disks = [roots.disks[root] for root in waits.request.tolist()]
+        return joined(self._below(roots, *waits), [kinds.WAIT] * len(disks), disks)
+
+    def _call_spans(self, calls: Table, parents: Rows, ends_ns: Times, roots: _Roots) -> list[bytes]:
+        return joined(self._below(roots, parents, calls["submit_ns"], ends_ns), *self._of_calls(calls))
+
+    def _below(self, roots: _Roots, owners: Rows, begin_ns: Times, end_ns: Times) -> list[bytes]:
+        """Ids, times and trace states of spans below roots, a row each."""
+        shared = {"trace_id": roots.trace_ids[owners], "parent_id": roots.span_ids[owners]}
+        own = {"span_id": self._ids.span_ids(len(owners)), **self._times(begin_ns, end_ns)}
+        states = kinds.STATES.column(roots.thresholds[root] for root in owners.tolist())
+        return joined(CHILD.column(len(owners), **shared, **own), states)
+
+    def _of_calls(self, calls: Table) -> tuple[list[bytes], ...]:
+        of_kind = kinds.CALLS.column(calls, has_ended=calls["complete_ns"] > 0)
+        return of_kind, self._images.column(_keys(calls, "image")), *numbers.of_calls(calls)
+
+    def _traces(
+        self, rows: Table, trace_ids: IdColumn, root_ids: IdColumn, spans: list[bytes], counts: Iterable[int]
+    ) -> list[EncodedTrace]:
+        resources = self._resources.column(rows["pid"].tolist())
+        return list(map(EncodedTrace, trace_ids.tolist(), root_ids.tolist(), resources, spans, counts))
+
+    def _times(self, begin_ns: Times, end_ns: Times) -> dict[str, Times]:
+        """As Unix time; nothing ends before it begins."""
+        last_ns = np.maximum(begin_ns, end_ns)
+        return {"begin_ns": unix_ns(begin_ns, self._unix_offset_ns), "end_ns": unix_ns(last_ns, self._unix_offset_ns)}
+
+
+def _keys(table: Table, pointer: str) -> Iterable[tuple[int, int]]:
+    return zip(table["pid"].tolist(), table[pointer].tolist(), strict=True)
+
+
+def _by_owner(owners: Rows, spans: list[bytes]) -> tuple[list[int], list[bytes]]:
+    """How many spans each owner has, and these behind each other, in their order; every owner has one."""
+    ordered = [spans[row] for row in np.argsort(owners, kind="stable").tolist()]
+    counts: list[int] = np.bincount(owners).tolist()
+    ends = accumulate(counts, initial=0)
+    return counts, [b"".join(ordered[begin:end]) for begin, end in pairwise(ends)]

@@ -8,9 +8,6 @@ guests' spans.
 LONGEST_TEXT = 255
 """Characters kept of a text; RBD image names and libvirt domain names are shorter."""
 
-_INT64_END = 1 << 63
-_FIXED64_LAST = (1 << 64) - 1
-
 
 def printable(text: str) -> str:
     """The text as one printable line: what is not printable (controls, lone surrogates) is escaped, a long end cut."""
@@ -20,13 +17,3 @@ def printable(text: str) -> str:
         return text
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return escaped if len(escaped) <= LONGEST_TEXT else escaped[: LONGEST_TEXT - 1] + "…"
-
-
-def integer(value: int) -> int | str:
-    """The value, or its decimal digits where OTLP's int64 cannot hold it, as OpenTelemetry's type mapping says."""
-    return value if -_INT64_END <= value < _INT64_END else str(value)
-
-
-def unix_ns(time_ns: int) -> int:
-    """A time that OTLP's fixed64 can hold: only a broken recording has another."""
-    return min(max(time_ns, 0), _FIXED64_LAST)

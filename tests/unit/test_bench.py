@@ -4,9 +4,17 @@ import io
 import json
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
 
-from bench import bpftrace, guest, hit, kernel, machine, probe, programs, sidecar
+from bench import bpftrace, guest, hit, kernel, machine, probe, programs, sidecar, spans
 from bench.figures import Figure, added, as_json, print_table, ratios
+from otel_qemu.export.ids import Ids
+from otel_qemu.export.resources import Resources
+from otel_qemu.export.spans import encode
+from tests.unit.decoded import spans_in
+from tests.unit.readable_spans import spans_of
+from tests.unit.test_export_against_sdk import ids_of, normal
 
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu vme {}\nmodel name\t: Another\n"
 
@@ -157,3 +165,57 @@ def test_bpftrace_is_attached_when_every_probe_has_its_event(monkeypatch: pytest
 def test_each_layer_has_a_script() -> None:
     """Two of them, as they are run by hand."""
     assert [script.stem for script in bpftrace.SCRIPTS] == ["librbd", "scsi"]
+
+
+def test_ways_to_encode_are_compared_span_by_span() -> None:
+    """A quarter of the SDK's CPU time is the aim, with its construction of spans and without."""
+    samples = {"encode": [1000.0], "encode_request": [2000.0], "encode_request_gzip": [3000.0]}
+    samples |= {"sdk_encode": [8000.0], "sdk": [10000.0], "sdk_gzip": [30000.0]}
+    figures = spans.summarised(samples, {"request": 480.0})
+    by_name = {figure.name: figure for figure in figures}
+
+    assert by_name["to_sdk_ratio"].median == 0.2
+    assert by_name["to_sdk_ratio"].met
+    assert by_name["to_sdk_encode_ratio"].median == 0.25
+    assert by_name["to_sdk_gzip_ratio"].median == 0.1
+    assert by_name["encode_request_spans_a_s"].median == 500_000
+    assert by_name["encode_request_us_a_span"].met
+    assert by_name["request_bytes_a_span"].median == 480
+
+
+def test_spans_that_are_measured_are_those_of_a_busy_hypervisor() -> None:
+    """Times add up, all guests and disks are there, some requests wait, and their names are known."""
+    traces, names = spans.some_traces(2000), spans.some_names()
+    requests, calls = traces.requests, traces.calls
+    parts_ns = requests["wait_ns"] + requests["rbd_ns"] + requests["completion_ns"]
+
+    assert (requests["complete_ns"] - requests["submit_ns"] == parts_ns).all()
+    assert (calls["complete_ns"] - calls["submit_ns"] == requests["rbd_ns"]).all()
+    assert (calls["submit_ns"] - requests["submit_ns"] == requests["wait_ns"]).all()
+    assert set(zip(requests["pid"].tolist(), requests["device"].tolist(), strict=True)) == names.devices.keys()
+    assert set(zip(calls["pid"].tolist(), calls["image"].tolist(), strict=True)) == names.images.keys()
+    encoded = encode(traces, names, Resources(), Ids())
+    assert 2 * 2000 < sum(trace.span_count for trace in encoded) < 3 * 2000
+
+
+def test_both_ways_make_the_same_spans() -> None:
+    """What is compared is the same work."""
+    traces, names = spans.some_traces(200), spans.some_names()
+    ours = spans_in(encode(traces, names, Resources(), Ids()))
+    theirs = spans_of(traces, names, {pid: Resource({}) for pid in names.guests}, ids_of(ours))
+    (of_resource,) = encode_spans(theirs).resource_spans
+
+    assert [*map(normal, ours)] == [*map(normal, of_resource.scope_spans[0].spans)]
+
+
+def test_a_span_costs_a_quarter_of_the_sdks_at_most() -> None:
+    """In one run, on whatever machine this is; it is some 28 times less where it is quiet."""
+    by_name = {figure.name: figure for figure in spans.measure(3, requests=512)}
+
+    assert by_name["to_sdk_ratio"].met
+    assert by_name["to_sdk_encode_ratio"].met
+
+
+def test_a_way_that_takes_longer_costs_more() -> None:
+    """CPU time of this thread, in ns."""
+    assert spans.cpu_ns(lambda: sum(range(1_000_000))) > spans.cpu_ns(lambda: None) >= 0

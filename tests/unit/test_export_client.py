@@ -28,8 +28,9 @@ from otel_qemu.export.client import Limits, TraceClient
 from otel_qemu.export.exporters import Destination, destination
 from otel_qemu.export.ids import Ids
 from otel_qemu.export.queue import Stats
+from otel_qemu.export.readable import readable
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import spans_of
+from otel_qemu.export.spans import encode
 from otel_qemu.trace.names import Guest
 
 from . import builders
@@ -147,7 +148,7 @@ def some_spans(count: int = 3) -> list[ReadableSpan]:
     rich = Request(duration_ns=100_000_000, calls=(Call(submit_ns=50_000_000), Call(submit_ns=60_000_000)))
     bad = write(pid=99, status=2, sense_key=3)
     batch = traces(*[write() for _ in range(count)], rich, bad, orphans=[Call(fields={"return_value": -5})])
-    return spans_of(batch, names, Resources(), Ids())
+    return list(readable(encode(batch, names, Resources(), Ids())))
 
 
 def client(limits: Limits = AT_ONCE) -> TraceClient:
@@ -175,7 +176,7 @@ def as_built(spans: Sequence[ReadableSpan]) -> dict[bytes, tuple[Any, ...]]:
         span.context.span_id.to_bytes(8, "big"): (
             span.context.trace_id.to_bytes(16, "big"), span.parent.span_id.to_bytes(8, "big") if span.parent else b"",
             span.name, span.kind.value + 1, span.start_time,
-            span.end_time, span.status.status_code.value, "", dict(span.attributes or {}),
+            span.end_time, span.status.status_code.value, "ot=th:0", dict(span.attributes or {}),
             dict(span.resource.attributes), "otel_qemu",
         )
         for span in spans

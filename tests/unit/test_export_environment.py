@@ -7,8 +7,9 @@ from otel_qemu.errors import BadInput
 from otel_qemu.export.client import Limits, TraceClient
 from otel_qemu.export.exporters import destination
 from otel_qemu.export.ids import Ids
+from otel_qemu.export.readable import readable
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import spans_of
+from otel_qemu.export.spans import encode
 
 from . import builders
 from .test_export_queue import is_conserved
@@ -21,7 +22,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spans() -> list[ReadableSpan]:
-    return spans_of(builders.traces(builders.write()), builders.names(), Resources(), Ids())
+    return list(readable(encode(builders.traces(builders.write()), builders.names(), Resources(), Ids())))
 
 
 @pytest.mark.parametrize(("variable", "value"), [("OTEL_SDK_DISABLED", "TRUE"), ("OTEL_TRACES_EXPORTER", "none")])

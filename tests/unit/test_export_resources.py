@@ -9,6 +9,7 @@ from otel_qemu.export.resources import Resources
 from otel_qemu.trace.names import Guest
 
 from .builders import ALPHA
+from .decoded import resource_of
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 
@@ -28,7 +29,7 @@ def machine_id(tmp_path: Path) -> Path:
 
 
 def of(guest: Guest, machine_id: Path) -> dict[str, Any]:
-    return dict(Resources(machine_id).of(guest).attributes)
+    return resource_of(Resources(machine_id).of(guest))
 
 
 def test_a_guest_is_named_by_its_domain(machine_id: Path) -> None:
@@ -86,4 +87,4 @@ def test_a_guest_has_one_resource(machine_id: Path) -> None:
     resources = Resources(machine_id)
     assert resources.of(ALPHA) is resources.of(Guest(ALPHA.pid, ALPHA.executable, ALPHA.uuid, ALPHA.name))
     assert resources.of(ALPHA) != resources.of(Guest(ALPHA.pid + 1, ALPHA.executable, ALPHA.uuid, ALPHA.name))
-    assert hash(resources.of(ALPHA)) == hash(Resources(machine_id).of(ALPHA))
+    assert resources.of(ALPHA) == Resources(machine_id).of(ALPHA)

@@ -1,19 +1,20 @@
 """Traces into spans: names, kinds, times, attributes and errors, as the naming contract has them."""
 
+import functools
+import operator
 import random
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
-from otel_qemu.export import semconv
+from otel_qemu.export import kinds, semconv
 from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import spans_of
+from otel_qemu.export.spans import encode, halves
 from otel_qemu.export.text import LONGEST_TEXT, printable
 from otel_qemu.export.waits import WaitThreshold
 from otel_qemu.trace.names import Disk, Guest, Names
@@ -21,27 +22,26 @@ from otel_qemu.trace.traces import Join, Traces
 
 from . import builders
 from .builders import PID, UNIX_OFFSET_NS, Call, Request, traces, write
+from .decoded import resource_of, spans_in, values_of
 
 MS = 1_000_000
 
 
-def spans(batch: Traces, names: Names | None = None, threshold: WaitThreshold | None = None) -> list[ReadableSpan]:
+def spans(batch: Traces, names: Names | None = None, threshold: WaitThreshold | None = None) -> list[Span]:
     resources, ids = Resources(), Ids(random.Random(7))
-    return spans_of(batch, names or builders.names(), resources, ids, threshold or WaitThreshold())
+    return spans_in(encode(batch, names or builders.names(), resources, ids, threshold or WaitThreshold()))
 
 
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
+def attributes(span: Span) -> dict[str, Any]:
+    return values_of(span.attributes)
 
 
 def first(*requests: Request, **orphans: Any) -> dict[str, Any]:
     return attributes(spans(traces(*requests, **orphans))[0])
 
 
-def times(span: ReadableSpan) -> tuple[int, int]:
-    assert span.start_time is not None
-    assert span.end_time is not None
-    return span.start_time - UNIX_OFFSET_NS, span.end_time - UNIX_OFFSET_NS
+def times(span: Span) -> tuple[int, int]:
+    return span.start_time_unix_nano - UNIX_OFFSET_NS, span.end_time_unix_nano - UNIX_OFFSET_NS
 
 
 def waits(*calls: Call, threshold: WaitThreshold | None = None, **fields: Any) -> list[tuple[int, int]]:
@@ -55,13 +55,13 @@ def call(submit_ms: int, duration_ms: int | None, **fields: Any) -> Call:
 
 def test_a_write_is_a_server_span_with_a_client_child() -> None:
     request, child = spans(traces(write()))
-    assert (request.name, request.kind, times(request)) == ("WRITE", SpanKind.SERVER, (1_000_000, 1_412_000))
-    assert (child.name, child.kind, times(child)) == ("rbd.aio_write", SpanKind.CLIENT, (1_018_000, 1_389_000))
-    assert request.parent is None
-    assert child.parent == request.context
-    assert child.context.trace_id == request.context.trace_id
-    assert {span.status.status_code for span in (request, child)} == {StatusCode.UNSET}
-    assert all(span.context.trace_flags.sampled for span in (request, child))
+    assert (request.name, request.kind, times(request)) == ("WRITE", Span.SPAN_KIND_SERVER, (1_000_000, 1_412_000))
+    assert (child.name, child.kind, times(child)) == ("rbd.aio_write", Span.SPAN_KIND_CLIENT, (1_018_000, 1_389_000))
+    assert not request.parent_span_id
+    assert child.parent_span_id == request.span_id
+    assert child.trace_id == request.trace_id
+    assert {span.status.code for span in (request, child)} == {Status.STATUS_CODE_UNSET}
+    assert {span.flags for span in (request, child)} == {0x103}  # sampled, random trace id, parent known as not remote
 
 
 def test_a_write_has_exactly_these_attributes() -> None:
@@ -137,8 +137,8 @@ def test_an_unknown_operation_is_told_by_its_opcode() -> None:
 def test_how_a_request_ended(fields: dict[str, int], error: str | None) -> None:
     (request,) = spans(traces(Request(duration_ns=MS // 2, fields=fields)))
     assert attributes(request).get(semconv.ERROR_TYPE) == error
-    assert request.status.status_code is (StatusCode.ERROR if error else StatusCode.UNSET)
-    assert request.status.description is None
+    assert request.status.code == (Status.STATUS_CODE_ERROR if error else Status.STATUS_CODE_UNSET)
+    assert not request.status.message
 
 
 def test_sense_data_comes_with_a_check_condition_only() -> None:
@@ -170,14 +170,14 @@ def test_a_negative_return_value_is_an_errno(value: int, error: str | None) -> N
     request, child = spans(traces(Request(calls=(Call(fields={"return_value": value}),))))
     assert attributes(child).get(semconv.ERROR_TYPE) == error
     assert attributes(child)[semconv.RBD_RETURN_VALUE] == value
-    assert child.status.status_code is (StatusCode.ERROR if error else StatusCode.UNSET)
-    assert request.status.status_code is StatusCode.UNSET
+    assert child.status.code == (Status.STATUS_CODE_ERROR if error else Status.STATUS_CODE_UNSET)
+    assert request.status.code == Status.STATUS_CODE_UNSET
 
 
 def test_an_unseen_return_value_is_neither_told_nor_an_error() -> None:
     child = spans(traces(Request(calls=(Call(fields={"return_value": RETURN_UNKNOWN}),))))[1]
     assert semconv.RBD_RETURN_VALUE not in attributes(child)
-    assert child.status.status_code is StatusCode.UNSET
+    assert child.status.code == Status.STATUS_CODE_UNSET
 
 
 def test_a_call_that_had_not_ended_ends_with_its_request() -> None:
@@ -188,16 +188,18 @@ def test_a_call_that_had_not_ended_ends_with_its_request() -> None:
 
 
 def test_a_call_without_parent_is_a_trace_of_its_own_and_says_why() -> None:
-    orphans = [Call(join=join) for join in (Join.INTERNAL, Join.STARTED_BEFORE, Join.PARENT_LOST, Join.UNMATCHED)]
+    orphans = [Call(join=join) for join in (Join.INTERNAL, Join.STARTED_BEFORE, Join.UNMATCHED)]
     made = spans(traces(write(), orphans=orphans))[2:]
-    assert [(span.parent, span.kind) for span in made] == [(None, SpanKind.CLIENT)] * 4
-    assert [attributes(span)[semconv.JOIN] for span in made] == [
-        "internal",
-        "started_before",
-        "parent_lost",
-        "unmatched",
-    ]
-    assert len({span.context.trace_id for span in made}) == 4
+    assert [(span.parent_span_id, span.kind) for span in made] == [(b"", Span.SPAN_KIND_CLIENT)] * 3
+    assert [attributes(span)[semconv.JOIN] for span in made] == ["internal", "started_before", "unmatched"]
+    assert len({span.trace_id for span in made}) == 3
+
+
+def test_half_a_trace_is_never_sent_and_counted() -> None:
+    batch = traces(write(), orphans=[Call(join=join) for join in (Join.PARENT_LOST, Join.INTERNAL, Join.PARENT_LOST)])
+    assert [span.name for span in spans(batch)] == ["WRITE", "rbd.aio_write", "rbd.aio_write"]
+    assert halves(batch) == 2
+    assert halves(traces(write())) == 0
 
 
 def test_an_endless_call_without_parent_lasts_no_time() -> None:
@@ -218,8 +220,8 @@ def test_waits_before_and_between_calls_are_spans_of_their_own() -> None:
 
 def test_a_wait_lies_under_its_request() -> None:
     request, wait, child = spans(traces(Request(duration_ns=100 * MS, calls=(call(60, 10),))))
-    assert (wait.name, wait.kind, wait.parent) == ("block.wait", SpanKind.INTERNAL, request.context)
-    assert child.parent == request.context
+    assert (wait.name, wait.kind, wait.parent_span_id) == ("block.wait", Span.SPAN_KIND_INTERNAL, request.span_id)
+    assert child.parent_span_id == request.span_id
     assert attributes(wait) == {"qemu.disk.alias": "ua-ceph-root", "qemu.disk.target": "sda"}
 
 
@@ -251,35 +253,75 @@ def test_a_command_that_qemu_answers_itself_shows_a_wait_only_when_it_is_long() 
 
 def test_spans_of_a_trace_are_side_by_side_root_first() -> None:
     made = spans(traces(*[Request(duration_ns=100 * MS, calls=(call(30, 10), call(70, 10))) for _ in range(3)]))
-    ids = [span.context.trace_id for span in made]
+    ids = [span.trace_id for span in made]
     assert ids == sorted(ids, key=ids.index)
     assert list(Counter(ids).values()) == [5, 5, 5]
-    assert [span.parent is None for span in made] == [True, False, False, False, False] * 3
+    assert [not span.parent_span_id for span in made] == [True, False, False, False, False] * 3
+
+
+def drawn(ids: Ids, *randomness: int) -> tuple[list[bytes], list[bytes]]:
+    return ids.trace_ids(np.array(randomness, "u8")).tolist(), ids.span_ids(len(randomness)).tolist()
 
 
 def test_a_seed_gives_the_same_ids_and_the_default_never_does() -> None:
-    def drawn(ids: Ids) -> list[int]:
-        return [ids.trace_id(), ids.span_id()]
+    assert drawn(Ids(random.Random(1)), 0, 5) == drawn(Ids(random.Random(1)), 0, 5)
+    assert drawn(Ids(), 0, 5) != drawn(Ids(), 0, 5)
 
-    assert drawn(Ids(random.Random(1))) == drawn(Ids(random.Random(1)))
-    assert drawn(Ids()) != drawn(Ids())
+
+def test_the_low_bits_of_a_trace_id_are_those_it_was_sampled_by() -> None:
+    given = [1, 0x00F0_0000_0000_0001, (1 << 56) - 1]
+    found, _ = drawn(Ids(random.Random(3)), *given)
+    assert [int.from_bytes(one) % (1 << 56) for one in found] == given
+    assert len({one[:9] for one in found}) == len(given)
 
 
 def test_ids_are_never_zero_and_use_all_their_bits() -> None:
     class Zeros(random.Random):
-        """Gives 0 first, then all bits."""
+        """Gives 0 twice, then all bits."""
 
-        answers = iter([0, 0])
+        zeros = 2
 
-        def getrandbits(self, k: int, /) -> int:
-            return next(self.answers, (1 << k) - 1)
+        def randbytes(self, n: int) -> bytes:
+            self.zeros -= 1
+            return bytes(n) if self.zeros >= 0 else b"\xff" * n
 
-    assert Ids(Zeros()).trace_id() == (1 << 128) - 1
-    seen = [0, 0]
-    ids = Ids(random.Random(3))
-    for _ in range(200):
-        seen = [seen[0] | ids.trace_id(), seen[1] | ids.span_id()]
-    assert seen == [(1 << 128) - 1, (1 << 64) - 1]
+    assert Ids(Zeros()).trace_ids(np.zeros(2, "u8")).tolist() == [b"\xff" * 16] * 2
+    assert Ids(Zeros()).span_ids(2).tolist() == [b"\xff" * 8] * 2
+    trace_ids, span_ids = drawn(Ids(random.Random(3)), *[0] * 200)
+    assert functools.reduce(operator.or_, map(int.from_bytes, trace_ids)) == (1 << 128) - 1
+    assert functools.reduce(operator.or_, map(int.from_bytes, span_ids)) == (1 << 64) - 1
+
+
+SAMPLED = [
+    (0, "ot=th:0", None),
+    (1 << 55, "ot=th:8", 0.5),
+    (0xFFBE7700000000, "ot=th:ffbe77", 0x418900000000 / (1 << 56)),
+    (0xFFBE76C8B43958, "ot=th:ffbe76c8b43958", 0.001),
+    (1, "ot=th:00000000000001", 1.0),
+    ((1 << 56) - 1, "ot=th:ffffffffffffff", 2**-56),
+    (1 << 56, "", None),
+    ((1 << 64) - 1, "", None),
+]
+
+
+@pytest.mark.parametrize(("threshold", "state", "share"), SAMPLED)
+def test_all_spans_of_a_trace_say_how_it_was_sampled(threshold: int, state: str, share: float | None) -> None:
+    request = Request(duration_ns=100 * MS, calls=(call(60, 10),), fields={"threshold": threshold})
+    made = spans(traces(request, orphans=[Call(join=Join.INTERNAL, fields={"threshold": threshold})]))
+    root, wait, child, alone = made
+    assert [span.trace_state for span in made] == [state] * 4
+    for span in (root, alone):
+        assert attributes(span).get(semconv.SAMPLING_RATIO) == (
+            None if share is None else pytest.approx(share, rel=1e-12)
+        )
+    assert not {semconv.SAMPLING_RATIO} & {*attributes(wait), *attributes(child)}
+
+
+def test_a_request_that_hangs_stands_for_nobody_else() -> None:
+    made = spans(traces(write(ending=Ending.HUNG, threshold=1 << 55)))
+    assert [span.trace_state for span in made] == ["", ""]
+    assert semconv.SAMPLING_RATIO not in attributes(made[0])
+    assert attributes(made[0])[semconv.ERROR_TYPE] == "timeout"
 
 
 NASTY = ["\x00\x1b[31m\n", "\ud800", "\u202eevil", "é" * 5000, "\U0001f600" * 300, "\x01" * 5000, "", "a=b,c;d\"'<&>"]
@@ -293,9 +335,8 @@ def test_no_name_breaks_the_export(text: str) -> None:
     printed = printable(text)
     assert len(printed) <= LONGEST_TEXT
     assert printed.isprintable()
-    (resource_spans,) = encode_spans(spans(traces(write()), names)).resource_spans
-    span = resource_spans.scope_spans[0].spans[0]
-    sent = {item.key: item.value.string_value for item in (*resource_spans.resource.attributes, *span.attributes)}
+    (trace,) = encode(traces(write()), names, Resources(), Ids())
+    sent = resource_of(trace.resource) | attributes(spans_in([trace])[0])
     assert {sent.get(key, "") for key in (semconv.DOMAIN_NAME, semconv.DISK_ALIAS)} == {printed}
 
 
@@ -305,20 +346,29 @@ def test_printable_leaves_readable_text_as_it_is() -> None:
     assert printable("a\nb") == "a\\nb"
 
 
-def test_a_guest_cannot_break_the_export_with_numbers(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guest_cannot_break_the_export_with_numbers() -> None:
     huge = (1 << 64) - 1
     batch = traces(Request(calls=(Call(fields={"offset": huge, "length": huge}),), fields={"lba": huge, "bytes": huge}))
-    (resource_spans,) = encode_spans(spans(batch)).resource_spans
-    request, child = resource_spans.scope_spans[0].spans
-    texts = {item.key: item.value.string_value for item in (*request.attributes, *child.attributes)}
-    assert {texts[key] for key in (semconv.SCSI_LBA, semconv.RBD_OFFSET, semconv.RBD_LENGTH)} == {str(huge)}
-    assert not caplog.records
+    request, child = map(attributes, spans(batch))
+    assert {request[semconv.SCSI_LBA], request[semconv.SCSI_TRANSFER_SIZE]} == {str(huge)}
+    assert {child[semconv.RBD_OFFSET], child[semconv.RBD_LENGTH]} == {str(huge)}
+
+
+@pytest.mark.parametrize("value", [0, *[(1 << bits) + by for bits in range(7, 63, 7) for by in (-1, 0)], (1 << 63) - 1])
+def test_numbers_of_any_length_arrive(value: int) -> None:
+    assert first(write(lba=value))[semconv.SCSI_LBA] == value
+
+
+def test_a_guest_cannot_make_us_remember_without_end() -> None:
+    for start in range(0, 3 * 8192, 4096):
+        rows = [write(lun=number % 65536, opcode=number // 65536) for number in range(start, start + 4096)]
+        assert len(spans(traces(*rows))) == 2 * 4096
+    assert len(kinds.REQUESTS) <= 8192
 
 
 @pytest.mark.parametrize("offset_ns", [-(1 << 62), 1 << 70])
 def test_absurd_times_are_clamped(offset_ns: int) -> None:
-    (resource_spans,) = encode_spans(spans(traces(write(), unix_offset_ns=offset_ns))).resource_spans
-    span = resource_spans.scope_spans[0].spans[0]
+    span = spans(traces(write(), unix_offset_ns=offset_ns))[0]
     assert span.start_time_unix_nano <= span.end_time_unix_nano
 
 

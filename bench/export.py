@@ -1,0 +1,29 @@
+"""``python -m bench.export``: what a span costs from the trace to the bytes of a request, against the SDK's own way."""
+
+import json
+import sys
+
+import click
+
+from bench import spans
+from bench.figures import print_table
+from bench.machine import machine
+from bench.probe import report
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--repetitions", type=click.IntRange(1), default=7, show_default=True, help="Of each way, in turn.")
+@click.option("--json", "to_json", is_flag=True, help="One object of plain numbers.")
+def main(repetitions: int, to_json: bool) -> None:
+    """Measure; medians and minima of alternating repetitions."""
+    on = machine()
+    figures = spans.measure(repetitions)
+    if to_json:
+        click.echo(json.dumps(report(on, {"spans": figures})))
+        return
+    click.echo(" ".join(f"{name}={value}" for name, value in on.items()) + "\n")
+    print_table("spans: CPU time a span, on one core", figures, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The sink between the loop, or a recording, and the client: everything is handed on, nothing twice."""
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from otel_qemu.events import NO_RECORDS, Batch, RbdOperation
+from otel_qemu.export import sink as sinks
+from otel_qemu.export.encoded import EncodedTrace
+from otel_qemu.export.ids import Ids
+from otel_qemu.export.resources import Resources
+from otel_qemu.export.sink import ExportSink, portions, slices
+from otel_qemu.export.spans import encode
+from otel_qemu.trace.traces import Join, Traces
+
+from . import builders
+from .builders import Call, Request, traces, write
+from .decoded import spans_in
+
+NOTHING = Batch(NO_RECORDS, 0)
+
+
+@dataclass
+class FakeClient:
+    """Notes what it is handed; each flush sends what it was handed since the last, or loses it."""
+
+    takes: bool = True
+    """False: the endpoint takes nothing, and nothing is given up either."""
+    sent_spans: int = 0
+    lost_spans: int = 0
+    handed: list[Sequence[EncodedTrace]] = field(default_factory=list)
+    flushed: int = 0
+    flushes: int = 0
+    closed: bool = False
+    name: str = "http://collector:4317"
+
+    @property
+    def stats(self) -> "FakeClient":
+        return self
+
+    @property
+    def target(self) -> "FakeClient":
+        return self
+
+    @property
+    def waiting(self) -> int:
+        """Portions that no flush has sent."""
+        return len(self.handed) - self.flushed
+
+    def send(self, handed: Sequence[EncodedTrace]) -> None:
+        self.handed.append(handed)
+
+    def flush(self, timeout_s: float) -> bool:
+        self.flushes += 1
+        if self.takes:
+            self.sent_spans += sum(trace.span_count for some in self.handed[self.flushed :] for trace in some)
+            self.flushed = len(self.handed)
+        return self.takes
+
+    def close(self, timeout_s: float) -> None:
+        self.closed = True
+
+    @property
+    def names(self) -> list[str]:
+        return [span.name for span in spans_in(trace for some in self.handed for trace in some)]
+
+
+def rich(count: int) -> Traces:
+    """Requests with 0, 1, 2, 0, ... calls, in which the sizes count up; and as many calls without one."""
+    requests = [
+        Request(calls=tuple(Call(RbdOperation.READ) for _ in range(n % 3)), fields={"bytes": n}) for n in range(count)
+    ]
+    return traces(*requests, orphans=[Call(join=Join.INTERNAL, fields={"length": n}) for n in range(count)])
+
+
+def test_a_batch_goes_to_the_client_whole() -> None:
+    client = FakeClient()
+    with ExportSink(client) as sink:
+        sink.take(NOTHING, traces(write(), orphans=[Call(join=Join.INTERNAL)]), builders.names())
+        sink.take(NOTHING, traces(write()), builders.names())
+        assert not client.closed
+    assert client.closed
+    assert client.names == ["WRITE", "rbd.aio_write", "rbd.aio_write", "WRITE", "rbd.aio_write"]
+    assert client.flushes == 0  # the loop waits for nobody
+
+
+def test_halves_are_left_out_and_said() -> None:
+    client = FakeClient(sent_spans=4, lost_spans=3)
+    sink = ExportSink(client)
+    assert sink.summary() == "4 spans sent to http://collector:4317, 3 lost"
+    for _ in range(2):
+        sink.take(NOTHING, traces(write(), orphans=[Call(join=Join.PARENT_LOST)]), builders.names())
+    assert sink.halves == 2
+    assert sink.summary().endswith("3 lost; 2 RBD calls left out, for their request was lost")
+    assert client.names == ["WRITE", "rbd.aio_write"] * 2
+
+
+def test_a_large_batch_is_encoded_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "SLICE", 7)
+    client = FakeClient()
+    ExportSink(client).take(NOTHING, rich(20), builders.names())
+    assert [len(some) for some in client.handed] == [7, 7, 6, 7, 7, 6]
+    assert client.names == [span.name for span in spans_in(encode(rich(20), builders.names(), Resources(), Ids()))]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 19, 20, 21])
+def test_slices_are_the_same_traces(most: int) -> None:
+    whole = rich(20)
+    found = list(slices(whole, most))
+    assert all(len(some.requests) <= most and len(some.orphans) <= most for some in found)
+    for name in ("bytes", "submit_ns"):
+        assert np.concatenate([some.requests[name] for some in found]).tolist() == whole.requests[name].tolist()
+    calls = [some.calls_of(index).tolist() for some in found for index in range(len(some.requests))]
+    assert [len(own) for own in calls] == [n % 3 for n in range(20)]
+    for some in found:
+        assert some.unix_offset_ns == whole.unix_offset_ns
+        for index in range(len(some.requests)):
+            assert (some.calls_of(index)["parent"] == index).all()
+    assert np.concatenate([some.orphans for some in found]).tolist() == whole.orphans.tolist()
+
+
+def test_nothing_gives_nothing() -> None:
+    client = FakeClient()
+    ExportSink(client).take(NOTHING, traces(), builders.names())
+    assert sum(map(len, client.handed)) == 0
+
+
+@pytest.mark.parametrize("most_spans", [1, 2, 3, 5, 100])
+def test_portions_are_whole_traces(most_spans: int) -> None:
+    encoded = encode(rich(20), builders.names(), Resources(), Ids(random.Random(1)))
+    found = list(portions(encoded, most_spans))
+    assert [trace for some in found for trace in some] == encoded
+    assert all(sum(trace.span_count for trace in some) <= most_spans or len(some) == 1 for some in found)
+    joined = [[*one, *other] for one, other in itertools.pairwise(found)]
+    assert all(sum(trace.span_count for trace in both) > most_spans for both in joined)
+    assert list(portions([], most_spans)) == []
+
+
+def test_a_recording_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "PORTION_SPANS", 5)
+    most_waiting = 0
+
+    class Watching(FakeClient):
+        """Notes how much waits at once."""
+
+        def send(self, handed: Sequence[EncodedTrace]) -> None:
+            nonlocal most_waiting
+            super().send(handed)
+            most_waiting = max(most_waiting, self.waiting)
+
+    client = Watching()
+    ExportSink(client).resend([rich(20), traces(), rich(4)], builders.names())
+    assert most_waiting == 1
+    assert client.sent_spans == len(client.names) == 20 + 19 + 20 + 4 + 4 + 3
+
+
+def test_an_endpoint_that_takes_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "PORTION_SPANS", 5)
+    client = FakeClient(takes=False)
+    ExportSink(client).resend([rich(20)], builders.names(), patience_s=0.0)
+    assert len(client.names) == 59  # all of it is handed over, to be counted
+    assert client.flushes < len(client.handed)
+
+
+def test_an_endpoint_that_gets_on_is_waited_for() -> None:
+    class Slow(FakeClient):
+        """Every second look finds one span more, until ten are sent."""
+
+        def flush(self, timeout_s: float) -> bool:
+            self.flushes += 1
+            self.sent_spans = self.flushes // 2
+            return self.sent_spans >= 10
+
+    client = Slow()
+    ExportSink(client).resend([rich(5)], builders.names(), patience_s=5.0)
+    assert client.flushes == 20
