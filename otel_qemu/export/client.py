@@ -1,58 +1,35 @@
 """
 Send whole traces to wherever the ``OTEL_*`` variables say, from a thread of its own.
 
-In: the spans of whole traces.  Out: OTLP requests of whole traces, and a count of what became of every span.  Neither a
-slow, a dead nor a lying endpoint delays the one who calls `TraceClient.send`, or ends the thread.
+In: encoded traces.  Out: OTLP requests of whole traces, and a count of what became of every one.  Neither a slow, a
+dead nor a lying endpoint delays the one who calls `TraceClient.send`, or ends the thread.
 """
 
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Self
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-from otel_qemu.export import environment
-from otel_qemu.export.exporters import Destination, destination
+from otel_qemu.export.backoff import Backoff
+from otel_qemu.export.destination import Destination, destination
+from otel_qemu.export.encoded import SCOPE, EncodedTrace
+from otel_qemu.export.limits import Limits
 from otel_qemu.export.losses import LossReport
-from otel_qemu.export.queue import Stats, Trace, TraceQueue
+from otel_qemu.export.portions import Bounds
+from otel_qemu.export.queue import TraceQueue
+from otel_qemu.export.sender import Sender
+from otel_qemu.export.spool import Spool
+from otel_qemu.export.spooler import Spooler
+from otel_qemu.export.stats import Ledger, Stats
+from otel_qemu.export.transport import Transport
 
-_GRACE_S = 0.5
+SPOOL_BYTES = 256 << 20
+_GRACE_S = 1.0
 _logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Limits:
-    """
-    Bounds of the queue and of the requests that leave it.
-
-    Attributes:
-        queue_spans: room for spans that wait or are on their way; about 2 KB of memory each.
-        request_spans: spans a request, unless one trace has more.
-        delay_s: how long traces may wait for others to fill a request.
-    """
-
-    queue_spans: int = 16_384
-    request_spans: int = 512
-    delay_s: float = 1.0
-
-    @classmethod
-    def from_environment(cls) -> Self:
-        """
-        Limits that the standard ``OTEL_BSP_*`` variables set; our defaults where they do not.
-
-        Raises:
-            BadInput: one is not a number, or out of range.
-        """
-        return cls(
-            environment.number(cls.queue_spans, 1, environment.QUEUE_SPANS, int),
-            environment.number(cls.request_spans, 1, environment.REQUEST_SPANS, int),
-            environment.number(cls.delay_s * 1000, 0.0, environment.DELAY_MS, float) / 1000,
-        )
+OnSent = Callable[[Sequence[EncodedTrace]], None]
 
 
 class TraceClient:
@@ -62,29 +39,52 @@ class TraceClient:
     Args:
         target: where traces go.
         limits: of the queue and of the requests.
+        on_sent: called, by the sending thread, with the traces of each request that the endpoint took as a whole.
+        spool_directory: where traces are kept that memory has no room for or that are left at the close.
+            None: nowhere.
+        spool_bytes: the most that they may take there.
+        scope: a serialised ``ScopeSpans`` without spans.
         warn_interval_s: the least time between two warnings about losses.
+
+    Raises:
+        BadInput: the spool's directory cannot be used.
     """
 
-    def __init__(self, target: Destination, limits: Limits | None = None, warn_interval_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        target: Destination,
+        limits: Limits | None = None,
+        on_sent: OnSent | None = None,
+        spool_directory: Path | None = None,
+        spool_bytes: int = SPOOL_BYTES,
+        scope: bytes = SCOPE,
+        warn_interval_s: float = 60.0,
+    ) -> None:
         self.target = target
+        self.on_sent = on_sent
+        """May be set later."""
         self._limits = limits or Limits()
+        self._ledger = Ledger()
         self._losses = LossReport(target.name, warn_interval_s)
-        self._queue = TraceQueue(self._limits.queue_spans, None if target.exporter else "dropped_disabled")
-        self._worker: threading.Thread | None = None
-        if target.exporter:
-            self._losses.start()
-            self._worker = threading.Thread(target=self._work, args=(target.exporter,), name="export", daemon=True)
-            self._worker.start()
+        room = Bounds(self._limits.queue_spans, self._limits.queue_bytes)
+        self._queue = TraceQueue(room, self._ledger, None if target.transport else "dropped_disabled")
+        self._spooler: Spooler | None = None
+        self._threads: list[threading.Thread] = []
+        if target.transport:
+            spool = Spool(spool_directory, spool_bytes, self._ledger) if spool_directory else None
+            self._start(self._sender(target.transport, scope, spool), spool)
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(
+        cls, on_sent: OnSent | None = None, spool_directory: Path | None = None, spool_bytes: int = SPOOL_BYTES
+    ) -> Self:
         """
         The client that the ``OTEL_*`` variables ask for.
 
         Raises:
             BadInput: a variable has a value that it must not have.
         """
-        return cls(destination(), Limits.from_environment())
+        return cls(destination(), Limits.from_environment(), on_sent, spool_directory, spool_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -95,11 +95,11 @@ class TraceClient:
     @property
     def stats(self) -> Stats:
         """What became of the spans so far."""
-        return self._queue.stats
+        return self._ledger.stats
 
-    def send(self, spans: Iterable[ReadableSpan]) -> None:
-        """Queue the spans of whole traces, those of a trace side by side; never waits for the endpoint."""
-        self._queue.put([list(trace) for _, trace in itertools.groupby(spans, _trace_id)])
+    def send(self, traces: Sequence[EncodedTrace]) -> None:
+        """Queue whole traces; never waits for the endpoint or a disk, and never raises for either."""
+        self._queue.put(traces, self._limits.delay_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Send all that is queued now; whether it was done in time, however it went."""
@@ -107,51 +107,59 @@ class TraceClient:
 
     def close(self, timeout_s: float = 5.0) -> Stats:
         """
-        Send what can be sent in the time given, count the rest as lost, and stop; more calls do nothing.
+        Send what can be sent in the time given, spool or count the rest, and stop; more calls do nothing.
 
         Returns:
             The final counts; nothing is queued any more.
         """
-        worker, self._worker = self._worker, None
-        if worker is None:
+        threads, self._threads = self._threads, []
+        if not threads:
             return self.stats
         deadline_s = time.monotonic() + timeout_s
         grace_s = min(_GRACE_S, timeout_s / 4)
         self._queue.drain(timeout_s - grace_s)
         self._queue.close()
-        # Aborts retries and gRPC calls; an HTTP request that waits for its answer is left to its own timeout.
-        threading.Thread(target=self._shut_down, name="export-shutdown", daemon=True).start()
-        worker.join(max(0.0, deadline_s - time.monotonic()))
+        # Aborts what is on its way, where it can; what cannot be aborted is left behind.
+        _start(self._shut_down, "export-shutdown")
+        _join(threads, deadline_s - grace_s / 2)
+        self._queue.recall()
+        if self._spooler:
+            _join([_start(self._spooler.finish, "export-rest")], deadline_s)
         self._queue.abandon()
         self._losses.report(self.stats)
         return self.stats
 
-    def _work(self, exporter: SpanExporter) -> None:
+    def _sender(self, transport: Transport, scope: bytes, spool: Spool | None) -> Sender:
         limits = self._limits
-        while (traces := self._queue.take(limits.request_spans, limits.delay_s, self._losses.interval_s)) is not None:
-            if traces:
-                self._queue.settle("sent" if _export(exporter, traces) else "dropped_failed")
-            self._losses.report(self.stats)
-        # Not in `close`: an export that it had to leave behind would still have its say in everybody's log.
-        self._losses.stop()
+        return Sender(
+            transport, scope, Bounds(limits.request_spans, limits.request_bytes), self._queue, spool,
+            self._ledger, self._losses, Backoff(limits.first_pause_s, limits.longest_pause_s), self._tell,
+        )  # fmt: skip
+
+    def _start(self, sender: Sender, spool: Spool | None) -> None:
+        self._threads.append(_start(sender.run, "export"))
+        if spool:
+            self._spooler = Spooler(self._queue, spool, self._losses)
+            self._threads.append(_start(self._spooler.run, "export-spool"))
+
+    def _tell(self, traces: Sequence[EncodedTrace]) -> None:
+        if self.on_sent:
+            self.on_sent(traces)
 
     def _shut_down(self) -> None:
         try:
-            if self.target.exporter:
-                self.target.exporter.shutdown()
+            if self.target.transport:
+                self.target.transport.close()
         except Exception as error:
-            _logger.debug("closing the exporter: %s", error)
+            _logger.debug("closing the transport: %s", error)
 
 
-def _trace_id(span: ReadableSpan) -> int:
-    return span.context.trace_id if span.context else 0
+def _start(work: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
-def _export(exporter: SpanExporter, traces: Iterable[Trace]) -> bool:
-    """Whether the endpoint took them; an exporter that raises has not sent them."""
-    try:
-        result = exporter.export(list(itertools.chain.from_iterable(traces)))
-    except Exception as error:
-        logging.getLogger("opentelemetry.exporter").warning("%s: %s", type(error).__name__, error)
-        return False
-    return result is SpanExportResult.SUCCESS
+def _join(threads: Sequence[threading.Thread], deadline_s: float) -> None:
+    for thread in threads:
+        thread.join(max(0.0, deadline_s - time.monotonic()))

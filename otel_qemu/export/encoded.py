@@ -9,9 +9,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
+from otel_qemu import __version__
+from otel_qemu.export import semconv
 from otel_qemu.export.wire import Field
+
+SCOPE = ScopeSpans(scope=InstrumentationScope(name=semconv.SCOPE_NAME, version=__version__)).SerializeToString()
+"""A serialised ``ScopeSpans`` with everything but ``spans``."""
 
 _RESOURCE_SPANS = Field(ExportTraceServiceRequest(resource_spans=[ResourceSpans()]))
 _SCOPE_SPANS = Field(ResourceSpans(scope_spans=[ScopeSpans()]))

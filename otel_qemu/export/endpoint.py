@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export import environment
+from otel_qemu.export.certificates import check_authorities, check_pair
 from otel_qemu.export.text import printable
 
 GRPC, HTTP = "grpc", "http/protobuf"
@@ -82,9 +82,8 @@ def endpoint(signal: Signal) -> Endpoint:
         protocol,
         _url(signal, protocol),
         _parsed(_variables(signal, "HEADERS"), _headers, ()),
-        _parsed(_variables(signal, "CERTIFICATE"), _file, None),
-        _parsed(_variables(signal, "CLIENT_KEY"), _file, None),
-        _parsed(_variables(signal, "CLIENT_CERTIFICATE"), _file, None),
+        _parsed(_variables(signal, "CERTIFICATE"), check_authorities, None),
+        *_client_pair(signal),
         compression == "gzip",
         _parsed(_variables(signal, "TIMEOUT"), _milliseconds, _DEFAULT_TIMEOUT_MS) / 1000,
     )
@@ -112,12 +111,14 @@ def _url(signal: Signal, protocol: str) -> str:
     """Of HTTP, the general one is a folder, and the one of the signal is used as it is."""
     own, general = _variables(signal, "ENDPOINT")
     variable, url = environment.setting(own, general)
-    url = _with_scheme(signal, url or _DEFAULT_URLS[protocol])
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(url):
+    url = url or _DEFAULT_URLS[protocol]
+    if protocol == GRPC:
+        url = _with_scheme(signal, url)
+    if not _is_url(url):
         raise BadInput(f"{variable} is {printable(url)!r}: it must be a URL like {_DEFAULT_URLS[protocol]}")
     if protocol == HTTP and variable != own:
-        return f"{url.rstrip('/')}/v1/{signal}"
+        parts = urlsplit(url)
+        return parts._replace(path=f"{parts.path.rstrip('/')}/v1/{signal}").geturl()
     return url
 
 
@@ -129,12 +130,28 @@ def _with_scheme(signal: Signal, url: str) -> str:
     return f"{'http' if insecure == 'true' else 'https'}://{url}"
 
 
-def _has_port(url: str) -> bool:
-    """Whether what stands for the port, if anything does, is one."""
+def _is_url(url: str) -> bool:
+    """Whether there is a host, and what stands for the port, if anything does, is one."""
     try:
-        return urlsplit(url).port != 0
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def _client_pair(signal: Signal) -> tuple[str | None, str | None]:
+    """The client's key and certificate: both, neither, or a certificate whose file holds the key as well."""
+    of_key, key = environment.setting(*_variables(signal, "CLIENT_KEY"))
+    of_certificate, certificate = environment.setting(*_variables(signal, "CLIENT_CERTIFICATE"))
+    if key and not certificate:
+        raise BadInput(f"{of_key} is set and {of_certificate} is not: set both, or neither")
+    try:
+        if certificate:
+            check_pair(certificate, key or None)
+    except ValueError as error:
+        variables = f"{of_certificate} and {of_key}" if key else of_certificate
+        raise BadInput(f"{variables}: {printable(str(error))}") from None
+    return key or None, certificate or None
 
 
 def _headers(text: str) -> tuple[tuple[str, str], ...]:
@@ -147,15 +164,7 @@ def _headers(text: str) -> tuple[tuple[str, str], ...]:
     return found
 
 
-def _file(text: str) -> str:
-    try:
-        Path(text).read_bytes()
-    except OSError as error:
-        raise ValueError(f"{text} cannot be read: {error.strerror}; it must be a PEM file") from None
-    return text
-
-
 def _milliseconds(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise ValueError(f"{text!r} is not a number of milliseconds, 1 or more")
+    if not re.fullmatch("[0-9]{1,8}", text) or not int(text):
+        raise ValueError(f"it must be a number of milliseconds, 1 to 99999999, not {text!r}")
     return int(text)

@@ -1,5 +1,5 @@
 """
-What the standard ``OTEL_*`` variables ask for, beyond those that the SDK's exporters read themselves.
+What the standard ``OTEL_*`` variables ask for.
 
 An empty variable is an unset one, as the specification says.
 """
@@ -14,9 +14,6 @@ _T = TypeVar("_T", int, float)
 
 DISABLED = "OTEL_SDK_DISABLED"
 EXPORTER = "OTEL_TRACES_EXPORTER"
-PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
 QUEUE_SPANS = "OTEL_BSP_MAX_QUEUE_SIZE"
 REQUEST_SPANS = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
 DELAY_MS = "OTEL_BSP_SCHEDULE_DELAY"

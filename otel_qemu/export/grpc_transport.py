@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from otel_qemu import __version__
 from otel_qemu.export.endpoint import Endpoint, Signal
 from otel_qemu.export.text import printable
 from otel_qemu.export.transport import LONGEST_ANSWER_BYTES, Answer, Outcome, accepted
@@ -28,6 +29,15 @@ _RETRYABLE = {
 """Whatever else they say; RESOURCE_EXHAUSTED only with a RetryInfo (OTLP specification, "OTLP/gRPC Throttling")."""
 
 _TOO_LARGE = "larger than max"  # in the details of RESOURCE_EXHAUSTED, by gRPC's own libraries
+_ANSWER_TOO_LARGE = "CLIENT:"  # the same of what the client, we, received
+_OPTIONS = [
+    ("grpc.max_receive_message_length", LONGEST_ANSWER_BYTES),
+    ("grpc.enable_retries", 0),
+    ("grpc.primary_user_agent", f"otel-qemu/{__version__}"),
+    # We decide when to try again: the channel's own pause, which grows to two minutes, would come on top of ours.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 class GrpcTransport:
@@ -44,6 +54,9 @@ class GrpcTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._channel = _channel(endpoint)
+        self._metadata = [
+            (name, value.encode() if name.endswith("-bin") else value) for name, value in endpoint.headers
+        ]
         # As bytes: the request is serialised already, and an answer that is not OTLP must not raise in gRPC's thread.
         self._export = self._channel.unary_unary(_METHODS[endpoint.signal])
 
@@ -52,7 +65,7 @@ class GrpcTransport:
         compression = grpc.Compression.Gzip if self._endpoint.gzip else grpc.Compression.NoCompression
         try:
             answer = self._export(
-                body, timeout=self._endpoint.timeout_s, metadata=self._endpoint.headers, compression=compression
+                body, timeout=self._endpoint.timeout_s, metadata=self._metadata, compression=compression
             )
         except grpc.RpcError as error:
             return _failure(error)
@@ -67,23 +80,23 @@ class GrpcTransport:
 
 def _channel(endpoint: Endpoint) -> Any:
     target = urlsplit(endpoint.url).netloc.rpartition("@")[2]
-    options = [("grpc.max_receive_message_length", LONGEST_ANSWER_BYTES), ("grpc.enable_retries", 0)]
     if not endpoint.secure:
-        return grpc.insecure_channel(target, options)
+        return grpc.insecure_channel(target, _OPTIONS)
+    key = endpoint.client_key or endpoint.client_certificate  # one file may hold both
     read = [
-        Path(path).read_bytes() if path else None
-        for path in (endpoint.certificate, endpoint.client_key, endpoint.client_certificate)
+        Path(path).read_bytes() if path else None for path in (endpoint.certificate, key, endpoint.client_certificate)
     ]
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*read), options)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*read), _OPTIONS)
 
 
 def _failure(error: Any) -> Answer:
     code, details = error.code(), printable(error.details() or "")
     reason = f"{code.name}: {details}" if details else code.name
     wait_s = _retry_info_s(error)
-    if code in _RETRYABLE or wait_s is not None:
+    exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    if code in _RETRYABLE or (exhausted and wait_s is not None):
         return Answer(Outcome.RETRY, reason, retry_after_s=wait_s)
-    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details
+    too_large = exhausted and _TOO_LARGE in details and _ANSWER_TOO_LARGE not in details
     return Answer(Outcome.TOO_LARGE if too_large else Outcome.REFUSED, reason)
 
 

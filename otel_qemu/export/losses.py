@@ -1,20 +1,18 @@
 """
-Say that traces are being lost: one line, at most once a minute, instead of all that the SDK's exporters would say.
+Say that traces are not getting through: a line at most once a minute, and one when they do again.
 """
 
 import logging
 import time
 
-from otel_qemu.export.queue import Stats
-from otel_qemu.export.text import printable
+from otel_qemu.export.stats import LOSSES, Stats
 
-_EXPORTERS = logging.getLogger("opentelemetry.exporter")
 _logger = logging.getLogger(__name__)
 
 
 class LossReport:
     """
-    Counts become one warning a minute; what the exporters log becomes its reason.
+    Counts and reasons become one warning a minute.
 
     Args:
         endpoint: to name in the warning.
@@ -24,62 +22,50 @@ class LossReport:
     def __init__(self, endpoint: str, interval_s: float = 60.0) -> None:
         self.interval_s = interval_s
         self._endpoint = endpoint
+        self._reason = ""
+        self._failing = False
+        self._told_failing = False
         self._reported_spans = 0
         self._due_s = time.monotonic()
-        self._ear = _Ear()
 
-    def start(self) -> None:
-        """Take over what the exporters log."""
-        self._ear.listen()
+    def note(self, reason: str) -> None:
+        """Note why traces were lost."""
+        self._reason = reason
 
-    def stop(self) -> None:
-        """Give it back."""
-        self._ear.leave()
+    def failing(self, reason: str) -> None:
+        """Note that a request was not taken, and why."""
+        self._reason = reason
+        self._failing = True
+
+    def working(self, reason: str = "") -> None:
+        """Note that a request was taken, and why not all of it; say so if the last warning said otherwise."""
+        self._failing = False
+        self._reason = reason or self._reason
+        if self._told_failing:
+            self._told_failing = False
+            _logger.warning("traces are sent again: endpoint %s", self._endpoint)
 
     def report(self, stats: Stats) -> None:
-        """Warn, if spans were lost since the last warning and that one is old enough."""
-        if stats.lost_spans == self._reported_spans or time.monotonic() < self._due_s:
+        """Warn, if spans were lost since the last warning or nothing is sent, and that one is old enough."""
+        lost = stats.lost_spans > self._reported_spans
+        if not (lost or (self._failing and not self._told_failing)) or time.monotonic() < self._due_s:
             return
+        self._told_failing = self._failing
         self._reported_spans = stats.lost_spans
         self._due_s = time.monotonic() + self.interval_s
         _logger.warning(
-            "traces are being lost: endpoint %s: %d spans lost so far (%s)",
+            "traces are %s: endpoint %s: %d spans lost so far%s, %d wait%s",
+            "being lost" if lost else "not getting through",
             self._endpoint,
             stats.lost_spans,
-            _reason(stats, self._ear.last),
+            _counts(stats),
+            stats.queued_spans + stats.spooled_spans,
+            f"; last reason: {self._reason}" if self._reason else "",
         )
 
 
-def _reason(stats: Stats, last: str) -> str:
-    counts = {
-        "queue full": stats.dropped_queue_full_spans,
-        "not sent": stats.dropped_failed_spans,
-        "at close": stats.dropped_at_close_spans,
-    }
+def _counts(stats: Stats) -> str:
+    """How many by each reason, in brackets."""
+    counts = {fate.removeprefix("dropped_").replace("_", " "): stats.of(fate)[0] for fate in LOSSES}
     parts = [f"{name} {count}" for name, count in counts.items() if count]
-    return "; ".join([", ".join(parts), *([last] if last else [])])
-
-
-class _Ear(logging.Handler):
-    """Hears the exporters' records instead of everyone else, and remembers the last that matters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last = ""
-
-    def listen(self) -> None:
-        _EXPORTERS.propagate = False
-        _EXPORTERS.addHandler(self)
-
-    def leave(self) -> None:
-        _EXPORTERS.removeHandler(self)
-        if not any(isinstance(handler, _Ear) for handler in _EXPORTERS.handlers):
-            _EXPORTERS.propagate = True
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            # The text may hold what the endpoint answered.
-            self.last = printable(record.getMessage())
-        except Exception:
-            self.handleError(record)
-        _logger.debug("%s", self.last)
+    return f" ({', '.join(parts)})" if parts else ""

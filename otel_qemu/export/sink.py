@@ -8,7 +8,6 @@ from otel_qemu.events import Batch
 from otel_qemu.export.client import TraceClient
 from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.ids import Ids
-from otel_qemu.export.readable import readable
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode, halves
 from otel_qemu.trace.names import Names
@@ -77,7 +76,7 @@ class ExportSink:
     """
 
     def __init__(self, client: Client | None = None) -> None:
-        self._client = client or _FromEnvironment()
+        self._client = client or TraceClient.from_environment()
         self._resources = Resources()
         self._ids = Ids()
         self._halves = 0
@@ -173,18 +172,3 @@ def portions(traces: Sequence[EncodedTrace], most_spans: int) -> Iterator[Sequen
         spans += trace.span_count
     if first < len(traces):
         yield traces[first:]
-
-
-class _FromEnvironment:
-    """Temporary: the client as it is takes `ReadableSpan`; its successor takes encoded traces, and stands here."""
-
-    def __init__(self) -> None:
-        self._client = TraceClient.from_environment()
-        self.target, self.flush, self.close = self._client.target, self._client.flush, self._client.close
-
-    @property
-    def stats(self) -> Fates:
-        return self._client.stats
-
-    def send(self, traces: Sequence[EncodedTrace]) -> None:
-        self._client.send(readable(traces))

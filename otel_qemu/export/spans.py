@@ -11,12 +11,10 @@ from itertools import accumulate, pairwise, repeat
 from typing import NamedTuple
 
 import numpy as np
-from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
-from otel_qemu import __version__
 from otel_qemu.events import Ending
-from otel_qemu.export import kinds, numbers, sampling, semconv
+from otel_qemu.export import kinds, numbers, sampling
 from otel_qemu.export.attributes import serialised_disk, serialised_image
 from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.ids import IdColumn, Ids
@@ -27,9 +25,6 @@ from otel_qemu.export.waits import Rows, Waits, WaitThreshold
 from otel_qemu.export.wire import Field, Remembered, joined
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Join, Table, Traces
-
-SCOPE = ScopeSpans(scope=InstrumentationScope(name=semconv.SCOPE_NAME, version=__version__)).SerializeToString()
-"""A serialised ``ScopeSpans`` with everything but ``spans``."""
 
 _SPANS = Field(ScopeSpans(spans=[Span()]))
 _DEFAULT_THRESHOLD = WaitThreshold()

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
 
+from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otel_qemu.errors import BadInput
 from otel_qemu.export.endpoint import GRPC, Endpoint, Signal
 from otel_qemu.export.text import printable
 
@@ -61,22 +61,14 @@ class Transport(Protocol):
 
 
 def open_transport(endpoint: Endpoint) -> Transport:
-    """
-    A transport to an endpoint; nothing is connected before the first request.
+    """A transport to an endpoint; nothing is connected before the first request."""
+    if endpoint.protocol == GRPC:
+        from otel_qemu.export.grpc_transport import GrpcTransport
 
-    Raises:
-        BadInput: a certificate is none.
-    """
-    try:
-        if endpoint.protocol == GRPC:
-            from otel_qemu.export.grpc_transport import GrpcTransport
+        return GrpcTransport(endpoint)
+    from otel_qemu.export.http_transport import HttpTransport
 
-            return GrpcTransport(endpoint)
-        from otel_qemu.export.http_transport import HttpTransport
-
-        return HttpTransport(endpoint)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"OTEL_EXPORTER_OTLP_CERTIFICATE and its like: {printable(str(error))}") from error
+    return HttpTransport(endpoint)
 
 
 _RESPONSES: dict[Signal, Any] = {
@@ -94,8 +86,15 @@ def accepted(signal: Signal, body: bytes) -> Answer:
         body: of the answer: a serialised ``Export...ServiceResponse``.
     """
     try:
-        partial = _RESPONSES[signal].FromString(body).partial_success
-    except DecodeError:
+        partial = _response(signal, body).partial_success
+    except (DecodeError, ParseError):
         return Answer(Outcome.REFUSED, "its answer is not OTLP: something else listens there")
     rejected = partial.rejected_spans if signal == Signal.TRACES else partial.rejected_data_points
     return Answer(Outcome.SENT, printable(partial.error_message), max(0, rejected))
+
+
+def _response(signal: Signal, body: bytes) -> Any:
+    """The answer's message; some endpoints answer in JSON, whatever they are sent."""
+    if body[:1] == b"{":  # in protobuf it begins a group, which OTLP has none of
+        return Parse(body, _RESPONSES[signal](), ignore_unknown_fields=True)
+    return _RESPONSES[signal].FromString(body)

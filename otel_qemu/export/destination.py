@@ -1,0 +1,40 @@
+"""The transport that the ``OTEL_*`` variables ask for."""
+
+import sys
+from dataclasses import dataclass
+
+from otel_qemu.export import environment
+from otel_qemu.export.console import ConsoleTransport
+from otel_qemu.export.endpoint import Signal, endpoint
+from otel_qemu.export.transport import Transport, open_transport
+
+
+@dataclass(frozen=True)
+class Destination:
+    """
+    Where traces go.
+
+    Attributes:
+        transport: takes requests there; None: they are to be thrown away.
+        name: of the endpoint, as a person knows it; without the password that its URL may hold.
+    """
+
+    transport: Transport | None
+    name: str
+
+
+def destination() -> Destination:
+    """
+    The destination that the environment asks for: OTLP over gRPC to this machine by default.
+
+    Raises:
+        BadInput: a variable has a value that it must not have.
+    """
+    disabled = environment.choice("false", ("true", "false"), environment.DISABLED) == "true"
+    kind = environment.choice("otlp", ("otlp", "console", "none"), environment.EXPORTER)
+    if disabled or kind == "none":
+        return Destination(None, "none")
+    if kind == "console":
+        return Destination(ConsoleTransport(sys.stdout), "console")
+    place = endpoint(Signal.TRACES)
+    return Destination(open_transport(place), place.name)

@@ -1,0 +1,225 @@
+"""
+Traces on disk: what memory had no room for while the endpoint was away, and what was left at the end.
+
+In: portions of the queue.  Out: the same, oldest first, also to the next run.  A file is written at its end only, read
+whole, and deleted when the fate of its last trace is known.  Nothing is forced to the disk: what was written survives
+the end of this process, however it ends, but not necessarily a loss of power.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from otel_qemu.errors import BadInput
+from otel_qemu.export.encoded import EncodedTrace
+from otel_qemu.export.frames import framed, read_frames
+from otel_qemu.export.portions import Bounds, count_leading
+from otel_qemu.export.queue import settle
+from otel_qemu.export.stats import Ledger
+
+FILE_BYTES = 1 << 20
+"""From this size on a file gets no more: what is sent twice after a kill is no more than that."""
+_SUFFIX, _BESIDE = ".traces", ".new"
+_logger = logging.getLogger(__name__)
+
+
+class Spool:
+    """
+    A folder of files of traces; one process at a time.
+
+    Args:
+        directory: made if it is not there.
+        most_bytes: of all files together; the oldest are dropped to make room.
+        ledger: where every fate is entered.
+
+    Raises:
+        BadInput: the folder cannot be used, or another process uses it.
+    """
+
+    def __init__(self, directory: Path, most_bytes: int, ledger: Ledger) -> None:
+        self._directory = directory
+        self._most_bytes = most_bytes
+        self._file_bytes = min(FILE_BYTES, max(1, most_bytes // 4))
+        self._ledger = ledger
+        self._mutex = threading.Lock()
+        self._lock_fd = _locked(directory)
+        for unfinished in directory.glob(f"*{_BESIDE}"):
+            unfinished.unlink(missing_ok=True)
+        self._files = deque(sorted(path for path in directory.iterdir() if path.suffix == _SUFFIX))
+        self._sizes = {path: path.stat().st_size for path in self._files}
+        self._counts: dict[Path, tuple[int, int]] = {}  # spans and traces of the files that this run wrote
+        self._next = 1 + max((int(path.stem) for path in self._files if path.stem.isdecimal()), default=0)
+        self._written: tuple[Path, int] | None = None  # the file that is written, and its descriptor
+        self._closed = False
+        self._read: Path | None = None
+        self._remaining: deque[EncodedTrace] = deque()
+
+    @property
+    def has_traces(self) -> bool:
+        """Whether anything is left to be sent."""
+        return bool(self._remaining or self._files)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files."""
+        return sum(self._sizes.values())
+
+    def append(self, traces: Sequence[EncodedTrace]) -> None:
+        """
+        Write traces that are entered as ``spooled``; where that fails, they are entered as ``dropped_spool``.
+
+        Raises:
+            OSError: it failed.
+        """
+        with self._mutex:
+            try:
+                if self._closed:
+                    raise OSError("it is closed")
+                content = framed(traces)
+                self._make_room(len(content))
+                self._write(traces, content)
+            except OSError:
+                self._ledger.move(traces, "dropped_spool", "spooled")
+                raise
+
+    def peek(self, request: Bounds, scope_bytes: int) -> list[EncodedTrace]:
+        """The oldest traces, as many as go into a request; none: there are none."""
+        with self._mutex:
+            while not self._remaining and self._files:
+                self._load()
+            count = count_leading(self._remaining, request, scope_bytes)
+            return list(islice(self._remaining, count))
+
+    def settle(self, count: int, fate: str, rejected_spans: int = 0) -> Sequence[EncodedTrace]:
+        """Say what became of the first of the traces that `peek` gave; those that are settled by this."""
+        with self._mutex:
+            settled = [self._remaining.popleft() for _ in range(min(count, len(self._remaining)))]
+            settle(self._ledger, settled, fate, "spooled", rejected_spans)
+            if not self._remaining:
+                self._forget()
+            return settled
+
+    def put_back(self, count: int) -> None:
+        """Let the first of the traces that `peek` gave come after the others of their file."""
+        with self._mutex:
+            self._remaining.rotate(-count)
+
+    def close(self) -> None:
+        """Leave on disk what is not settled, and nothing else; more calls of `settle` do nothing."""
+        with self._mutex:
+            self._finish_writing()
+            if self._read and self._remaining:
+                beside = self._read.with_suffix(_BESIDE)
+                beside.write_bytes(framed(self._remaining))
+                beside.replace(self._read)
+            self._read = None
+            self._remaining.clear()
+            self._files.clear()
+            self._closed = True
+            os.close(self._lock_fd)
+
+    def _write(self, traces: Sequence[EncodedTrace], content: bytes) -> None:
+        path, descriptor = self._written or self._begin()
+        size_bytes = self._sizes[path]
+        try:
+            _write_all(descriptor, content)
+        except OSError:
+            os.ftruncate(descriptor, size_bytes)
+            raise
+        spans, count = self._counts[path]
+        self._counts[path] = spans + sum(trace.span_count for trace in traces), count + len(traces)
+        self._sizes[path] = size_bytes + len(content)
+        if self._sizes[path] >= self._file_bytes:
+            self._finish_writing()
+
+    def _begin(self) -> tuple[Path, int]:
+        path = self._directory / f"{self._next:012}{_SUFFIX}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._next += 1
+        self._files.append(path)
+        self._sizes[path], self._counts[path] = 0, (0, 0)
+        self._written = path, descriptor
+        return self._written
+
+    def _finish_writing(self) -> None:
+        written, self._written = self._written, None
+        if written:
+            with contextlib.suppress(OSError):  # nothing was left to be written
+                os.close(written[1])
+
+    def _load(self) -> None:
+        """Read the oldest file, so that its traces are the next to be sent."""
+        path = self._files.popleft()
+        if self._written and self._written[0] == path:
+            self._finish_writing()
+        self._read = path
+        self._remaining.extend(self._content(path))
+        if not self._remaining:
+            self._forget()
+
+    def _content(self, path: Path) -> list[EncodedTrace]:
+        """The traces of a file, entered as ``spooled`` if they are not yet; those that cannot be read, as lost."""
+        try:
+            traces, damage = read_frames(path.read_bytes())
+        except OSError as error:
+            traces, damage = [], str(error.strerror)
+        if damage:
+            _logger.warning("spool file %s is %s: %d traces before that are sent", path, damage, len(traces))
+        spans = sum(trace.span_count for trace in traces)
+        if path not in self._counts:
+            self._ledger.move(traces, "spooled", "restored")
+        else:
+            known_spans, known = self._counts[path]
+            self._ledger.move_counts(known_spans - spans, known - len(traces), "dropped_spool", "spooled")
+        return traces
+
+    def _forget(self) -> None:
+        path, self._read = self._read, None
+        if path:
+            self._delete(path)
+
+    def _make_room(self, needed_bytes: int) -> None:
+        """Drop the oldest files until so much more fits, but not the one that is being sent."""
+        while self.size_bytes + needed_bytes > self._most_bytes and self._files:
+            path = self._files.popleft()
+            if self._written and self._written[0] == path:
+                self._finish_writing()
+            self._ledger.move(self._content(path), "dropped_spool", "spooled")
+            self._delete(path)
+        if self.size_bytes + needed_bytes > self._most_bytes:
+            raise OSError(f"more than the {self._most_bytes} bytes that the spool may take")
+
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _logger.warning("spool file %s cannot be deleted, the next run sends it again: %s", path, error.strerror)
+        self._sizes.pop(path, None)
+        self._counts.pop(path, None)
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor that holds the lock on the folder as long as it is open, or this process runs."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BadInput(f"spool {directory}: {error.strerror}: name a folder that can be written") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise BadInput(f"spool {directory} is used by another otel-qemu: name another folder") from None
+    return descriptor
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]

@@ -1,0 +1,45 @@
+"""Clients for tests: to a URL, in a hurry."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from otel_qemu.export.client import OnSent, TraceClient
+from otel_qemu.export.destination import Destination
+from otel_qemu.export.endpoint import Endpoint, Signal
+from otel_qemu.export.limits import Limits
+from otel_qemu.export.stats import Stats
+from otel_qemu.export.transport import open_transport
+
+from .test_export_queue import is_conserved
+
+WAIT_S = 20.0
+LIMITS = Limits(delay_s=0.0, first_pause_s=0.01, longest_pause_s=0.05)
+
+
+def sender_to(
+    url: str,
+    protocol: str,
+    *,
+    limits: Limits = LIMITS,
+    on_sent: OnSent | None = None,
+    spool_directory: Path | None = None,
+    **of_endpoint: Any,
+) -> TraceClient:
+    """A client of an endpoint; what else is given is the endpoint's."""
+    place = Endpoint(Signal.TRACES, protocol, url, **of_endpoint)
+    return TraceClient(Destination(open_transport(place), place.name), limits, on_sent, spool_directory)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, with a deadline."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def is_final(stats: Stats) -> bool:
+    """Everything has a fate, and nothing waits in memory."""
+    return is_conserved(stats) and stats.queued_traces == stats.queued_spans == 0
