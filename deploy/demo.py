@@ -50,7 +50,8 @@ def record(guest: Guest, recording: Path) -> None:
 def export(guest: Guest, jaeger: Running) -> Trace:
     """Trace the workload again, to Jaeger; returns the slowest WRITE that stands there."""
     begin_ns = time.time_ns()
-    with Tracing("run", "--domain", guest.name, env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp_grpc}):
+    only_traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp_grpc, "OTEL_METRICS_EXPORTER": "none"}
+    with Tracing("run", "--domain", guest.name, env={**os.environ, **only_traces}):
         guest.run(WORKLOAD)
     reader = Reader(jaeger.query)
     found = wait_for(lambda: reader.traces("qemu", begin_ns, time.time_ns(), operation="WRITE"), 30, "the traces")

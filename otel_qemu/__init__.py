@@ -8,9 +8,9 @@ part may import (`tests/unit/test_architecture.py` holds both).
     events   the record a probe emits, and batches of them
     trace    batches into whole traces and counts: numpy and nothing else
     probe    processes, symbols, layouts, tracer, ring: QEMU's memory and the kernel, into batches  [elftools, capstone]
-    export   traces into OTLP  [opentelemetry, grpc, requests]
+    export   traces and counts into OTLP  [opentelemetry, grpc, requests]
     views    traces into something a person reads
-    sinks    where the loop's results go
+    sinks    where the loop's results go, and who measures
     service  the loop
     cli      the commands  [click]
 """

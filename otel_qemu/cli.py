@@ -15,7 +15,7 @@ import click
 
 from otel_qemu import __version__
 from otel_qemu.errors import BadInput, OtelQemuError
-from otel_qemu.events import COUNTERS
+from otel_qemu.events import COUNTERS, LOSSES
 from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
@@ -70,11 +70,6 @@ _DURATION, _OPERATION_DURATION = _Duration(), _OperationDuration()
 
 EXIT_DAMAGED = 1
 EXIT_INTERRUPTED = 130
-
-LOSSES = tuple(
-    name for name in COUNTERS if name.endswith(("_full", "_lost", "_unreadable", "_held", "_gone", "_request", "_call"))
-)
-"""Counters that mean something was not seen as it was; the summary at the end shows those that are not 0."""
 
 
 def selected(command: Command) -> Command:
@@ -145,14 +140,18 @@ def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> Non
 @timed
 @kept
 def run(domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, keeping: Keeping) -> None:
-    """Trace, and send the traces over OTLP (the standard OTEL_* variables say where to), until stopped."""
+    """Trace, and send traces and metrics over OTLP (the OTEL_* variables say where to), until stopped."""
+    from otel_qemu.export.metric_client import MetricsClient
     from otel_qemu.export.sink import ExportSink
 
-    with ExportSink() as sink:
-        service = Service(Selection(domains, pids), [sink], keeping)
+    # Traces stop first, and the last metrics say what became of them.
+    with MetricsClient.from_environment() as metrics, ExportSink(metrics.exemplars) as sink:
+        metrics.trace_stats = sink.stats
+        service = Service(Selection(domains, pids), [sink], keeping, metrics.settings.bounds_s, [metrics])
         service.run(duration_s, _announce)
     _summarise(service)
     _say(sink.summary())
+    _say(metrics.report.summary())
 
 
 @cli.command()

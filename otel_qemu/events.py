@@ -75,6 +75,11 @@ NO_RECORDS: Records = np.zeros(0, dtype=RECORD)
 COUNTERS = _counters()
 """Name → meaning of every kernel counter, in the order of the ``counters`` map."""
 
+LOSSES = tuple(
+    name for name in COUNTERS if name.endswith(("_full", "_lost", "_unreadable", "_held", "_gone", "_request", "_call"))
+)
+"""Counters that mean something was not seen as it was; nothing is wrong while they are 0."""
+
 
 class Kind(IntEnum):
     """`record_kind`: what a record is."""

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import FrameType
 
 from otel_qemu.events import NO_RECORDS, Batch
@@ -18,10 +19,11 @@ from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.one_sided import one_sided
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer, unix_offset_ns
-from otel_qemu.sinks import Sink
+from otel_qemu.sinks import Meter, Sink
 from otel_qemu.trace.correlate import Correlator, traces_of_requests
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms
 from otel_qemu.trace.hung import HungRequests
+from otel_qemu.trace.measurements import Measurements, ProcessCounts
 from otel_qemu.trace.names import Guest, Names
 from otel_qemu.trace.traces import Traces
 
@@ -44,6 +46,7 @@ class Service:
         sinks: Sequence[Sink],
         keeping: Keeping = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
+        meters: Sequence[Meter] = (),
     ) -> None:
         """
         Prepare; `run` does the rest.
@@ -53,8 +56,10 @@ class Service:
             sinks: each is handed everything.
             keeping: which traces get a record.
             bounds_s: of the exact histograms.
+            meters: each is handed measurements when it is due, and the last ones.
         """
         self._selection = selection
+        self._meters = meters
         self._sinks = sinks
         self._keeping = keeping
         self._bounds_s = bounds_s
@@ -96,6 +101,8 @@ class Service:
             self._drain(tracer)
             self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), self.correlator.finish())
             self._naming.learn_devices(tracer.series())
+            if self._meters:
+                self._measure(tracer, self._meters, last=True)
             self.counters, self.histograms = tracer.counters(), tracer.histograms()
 
     def stop(self) -> None:
@@ -119,13 +126,43 @@ class Service:
                 self._tell_one_sided(tracer)
                 self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
                 look_at = time.monotonic() + LOOK_INTERVAL_S
+            if due := [meter for meter in self._meters if meter.is_due()]:
+                self._measure(tracer, due)
 
     def _refresh(self, tracer: Tracer) -> None:
         problem = self._selection.problem
-        tracer.refresh()
+        if ended := tracer.refresh():
+            self._measure_ended(ended)
         if self._selection.problem and self._selection.problem != problem:
             log.warning("%s", self._selection.problem)
         self._naming.learn_guests(self._selection.guests)
+
+    def _measure(self, tracer: Tracer, meters: Sequence[Meter], last: bool = False) -> None:
+        self._selection.describe_all()
+        self._naming.learn_guests(self._selection.guests)
+        time_unix_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        processes, in_flight = tracer.counts(), tracer.in_flight()
+        for rows in (*(process.series for process in processes), in_flight):
+            self._naming.learn_devices(rows)
+        measurements = Measurements(
+            time_unix_ns,
+            monotonic_ns,
+            self.names.copy(),
+            tuple(processes),
+            in_flight=in_flight,
+            counters=tracer.counters(),
+            correlated=replace(self.correlator.stats),
+            probes=tracer.probes,
+            last=last,
+        )
+        for meter in meters:
+            meter.measure(measurements)
+
+    def _measure_ended(self, ended: Sequence[ProcessCounts]) -> None:
+        """Their last counts, under names that another guest with their process ids may take over now."""
+        measurements = Measurements(time.time_ns(), time.monotonic_ns(), self.names.copy(), ended=tuple(ended))
+        for meter in self._meters:
+            meter.measure(measurements)
 
     def _tell_hung(self, tracer: Tracer) -> None:
         """Hand out requests that hang, once, without waiting for an end that may never come."""

@@ -108,11 +108,37 @@ HOST_STATUSES: Final[dict[int, str]] = {
 }
 """``error.type`` of a failed request: enum SCSIHostStatus of QEMU's include/scsi/utils.h (6.0 and later)."""
 
-# Metrics, with their units.
-SCSI_REQUEST_DURATION: Final = "qemu.scsi.request.duration"  # histogram, s
-RBD_OPERATION_DURATION: Final = "ceph.rbd.client.operation.duration"  # histogram, s
-BLOCK_WAIT_METRIC: Final = BLOCK_WAIT_DURATION  # histogram, s
-SCSI_IO: Final = "qemu.scsi.io"  # counter, By
-RBD_IO: Final = "ceph.rbd.client.io"  # counter, By
-SCSI_REQUEST_ACTIVE: Final = "qemu.scsi.request.active"  # up-down counter, {request}
-SCSI_REQUEST_OLDEST_AGE: Final = "qemu.scsi.request.oldest.age"  # gauge, s
+# Metrics: `instruments.INSTRUMENTS` says of each its kind, its unit and its attributes.
+SCSI_REQUEST_DURATION: Final = "qemu.scsi.request.duration"
+RBD_OPERATION_DURATION: Final = "ceph.rbd.client.operation.duration"
+BLOCK_WAIT_METRIC: Final = BLOCK_WAIT_DURATION
+BLOCK_COMPLETION_METRIC: Final = COMPLETION_DURATION
+SCSI_IO: Final = "qemu.scsi.io"
+RBD_IO: Final = "ceph.rbd.client.io"
+SCSI_REQUEST_ACTIVE: Final = "qemu.scsi.request.active"
+SCSI_REQUEST_OLDEST_AGE: Final = "qemu.scsi.request.oldest.age"
+
+# Metrics about ourselves.
+BPF_EVENTS: Final = "otel_qemu.bpf.events"
+BPF_EVENTS_LOST: Final = "otel_qemu.bpf.events.lost"
+CORRELATED_CALLS: Final = "otel_qemu.correlation.calls"
+DISAGREEMENTS: Final = "otel_qemu.correlation.disagreements"
+INCOMPLETE_REQUESTS: Final = "otel_qemu.correlation.incomplete"
+TRACES_SENT: Final = "otel_qemu.traces.sent"
+TRACES_LOST: Final = "otel_qemu.traces.lost"
+SPANS_SENT: Final = "otel_qemu.spans.sent"
+SPANS_LOST: Final = "otel_qemu.spans.lost"
+SPANS_QUEUED: Final = "otel_qemu.spans.queued"
+SPANS_SPOOLED: Final = "otel_qemu.spans.spooled"
+METRIC_EXPORTS: Final = "otel_qemu.metrics.exports"
+DATA_POINTS_REJECTED: Final = "otel_qemu.metrics.rejected"
+SERIES_LOST: Final = "otel_qemu.metrics.series.lost"
+PROBES_ATTACHED: Final = "otel_qemu.probes.attached"
+PROCESSES_TRACED: Final = "otel_qemu.processes.traced"
+PROCESS_CPU_TIME: Final = "process.cpu.time"
+PROCESS_MEMORY_USAGE: Final = "process.memory.usage"
+
+BPF_EVENT: Final = "otel_qemu.bpf.event"  # a kernel counter's name, `events.COUNTERS`
+REASON: Final = "otel_qemu.reason"
+OUTCOME: Final = "otel_qemu.outcome"  # sent, failed
+CPU_MODE: Final = "cpu.mode"  # user, system

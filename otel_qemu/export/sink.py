@@ -7,9 +7,11 @@ from typing import Protocol, Self
 from otel_qemu.events import Batch
 from otel_qemu.export.client import TraceClient
 from otel_qemu.export.encoded import EncodedTrace
+from otel_qemu.export.exemplars import Exemplars
 from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode, halves
+from otel_qemu.export.stats import Stats
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Traces
 
@@ -21,18 +23,6 @@ SLICE = 4096
 PORTION_SPANS = 2048
 """So many of a recording's are on their way at once; every queue has room for them."""
 _LOOK_S = 1.0
-
-
-class Fates(Protocol):
-    """What became of the spans so far."""
-
-    @property
-    def sent_spans(self) -> int:
-        """The endpoint has them."""
-
-    @property
-    def lost_spans(self) -> int:
-        """Were to be sent and never will be."""
 
 
 class Target(Protocol):
@@ -47,7 +37,7 @@ class Client(Protocol):
     """What is needed of `client.TraceClient`."""
 
     @property
-    def stats(self) -> Fates:
+    def stats(self) -> Stats:
         """The counts now."""
 
     @property
@@ -69,14 +59,17 @@ class ExportSink:
     Sends every trace to where the ``OTEL_*`` variables say.
 
     Args:
+        exemplars: told of what is about to be sent; None: nobody wants to know.
         client: that sends them; by default the one that the variables ask for.
 
     Raises:
         BadInput: a variable is set to what it cannot be.
     """
 
-    def __init__(self, client: Client | None = None) -> None:
-        self._client = client or TraceClient.from_environment()
+    def __init__(self, exemplars: Exemplars | None = None, client: Client | None = None) -> None:
+        self._exemplars = exemplars
+        on_sent = exemplars.on_sent if exemplars else None
+        self._client = client or TraceClient.from_environment(on_sent)
         self._resources = Resources()
         self._ids = Ids()
         self._halves = 0
@@ -99,6 +92,8 @@ class ExportSink:
 
     def take(self, _batch: Batch, traces: Traces, names: Names) -> None:
         """Queue a batch's traces; never waits for the network."""
+        if self._exemplars:
+            self._exemplars.consider(traces, names)
         for encoded in self._encoded(traces, names):
             self._client.send(encoded)
 
@@ -118,6 +113,10 @@ class ExportSink:
                 for portion in portions(encoded, PORTION_SPANS):
                     self._client.send(portion)
                     is_patient = is_patient and self._wait(patience_s)
+
+    def stats(self) -> Stats:
+        """What became of the spans so far."""
+        return self._client.stats
 
     def summary(self) -> str:
         """What became of the spans so far, in a sentence."""

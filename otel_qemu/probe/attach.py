@@ -49,6 +49,7 @@ class Attachment:
     """What is attached to one inode; `detach` undoes all of it."""
 
     program: Program
+    sites: int
     links: list[int] = field(default_factory=list)
     perf_events: list[tuple[str, int]] = field(default_factory=list)
 
@@ -73,7 +74,7 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
     Raises:
         NotPossible: the kernel refuses one; what was attached is detached.
     """
-    attachment = Attachment(program)
+    attachment = Attachment(program, len(sites))
     try:
         if route == MULTI:
             function = program.function(f"{sites[0].probe.layer}_site", multi=True)

@@ -81,6 +81,13 @@ class Selection:
                 self._nameless.discard(pid)
         return self.guests.get(pid)
 
+    def describe_all(self) -> None:
+        """Ask libvirt again about the guests that it knows: a disk may have been unplugged since."""
+        for process in [process for process in self._seen.values() if process]:
+            # One that it knows no more is about to end: until then it keeps its name.
+            if self.guests[process.pid].uuid and (domain := self._domain(process)):
+                self.guests[process.pid] = _guest(process, domain)
+
     def _candidates(self) -> set[int]:
         return set(self._pids) | (set() if self._pids and not self._domains else set(qemu_pids()))
 

@@ -27,6 +27,7 @@ from otel_qemu.probe.selection import Identity, Selection
 from otel_qemu.probe.sites import Site
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from otel_qemu.trace.latency import MOST_BOUNDS, histograms_of
+from otel_qemu.trace.measurements import ProcessCounts
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,11 @@ class Tracer:
         """What was found out about each process that is traced."""
         return [known.inspection for known in self._known.values() if known.attached]
 
+    @property
+    def probes(self) -> int:
+        """How many sites have a probe."""
+        return sum(attachment.sites for attachment in self._attachments.values())
+
     def require_any(self) -> None:
         """
         Insist that something is traced.
@@ -103,17 +109,17 @@ class Tracer:
         if not self.inspections:
             raise NothingToTrace("none of the QEMU processes can be traced: `otel-qemu check` says why")
 
-    def refresh(self) -> None:
-        """Attach to processes that have come; forget those that have gone."""
+    def refresh(self) -> list[ProcessCounts]:
+        """Attach to processes that have come; forget those that have gone, and return their last counts."""
         present = self._selection.processes()
-        for identity in self._known.keys() - present.keys():
-            self._forget(identity)
+        gone = [self._forget(identity) for identity in self._known.keys() - present.keys()]
         for identity, process in present.items():
             known = self._known.get(identity)
             if known is None or known.process != process:  # new, or it has loaded librbd since
                 self._known[identity] = self._take(process)
         self._detach_unused()
         self._proofs.settle()
+        return gone
 
     def read(self) -> Batch:
         """Every record since the last call, and the clock's offset now."""
@@ -124,6 +130,13 @@ class Tracer:
         found = histograms_of(*self._program.latencies(), self.bounds_s)
         found.add_all(self._ended)
         return found
+
+    def counts(self) -> list[ProcessCounts]:
+        """What each process that is traced has counted so far."""
+        series, latencies = self._program.latencies()
+        pids = series["pid"]
+        traced = [identity for identity, known in self._known.items() if known.attached]
+        return [ProcessCounts(each, series[pids == each[0]], latencies[pids == each[0]]) for each in traced]
 
     def series(self) -> NDArray[np.void]:
         """Which disks and operations are counted, dtype `latency.SERIES`, shape (n,)."""
@@ -170,13 +183,16 @@ class Tracer:
         if file.identity not in self._attachments:
             self._attachments[file.identity] = attach.attach(self._program, file.path, sites, self.route)
 
-    def _forget(self, identity: Identity) -> None:
-        if self._known.pop(identity).attached:
-            series, latencies = self._program.latencies()
-            its = series["pid"] == identity[0]
-            self._ended.add_all(histograms_of(series[its], latencies[its], self.bounds_s))
-            self.abandoned += self._program.forget_process(identity[0])
-            self._proofs.forget(identity[0])
+    def _forget(self, identity: Identity) -> ProcessCounts:
+        if not self._known.pop(identity).attached:
+            return ProcessCounts(identity)
+        series, latencies = self._program.latencies()
+        its = series["pid"] == identity[0]
+        counts = ProcessCounts(identity, series[its], latencies[its])
+        self._ended.add_all(histograms_of(counts.series, counts.latencies, self.bounds_s))
+        self.abandoned += self._program.forget_process(identity[0])
+        self._proofs.forget(identity[0])
+        return counts
 
     def _detach_unused(self) -> None:
         used = {file.identity for known in self._known.values() for file in known.attached}

@@ -48,6 +48,8 @@ class Stats:
     """Joined by the walk, but the byte range is another: normal for formats above rbd, such as qcow2."""
     incomplete: int = 0
     """Requests given out without all of their calls."""
+    by_join: tuple[int, ...] = (0,) * (max(Join) + 1)
+    """The calls given out, by the rule that joined them or the reason why none did: the index is a `Join`."""
 
 
 class Correlator:
@@ -159,6 +161,8 @@ class Correlator:
         self.stats.requests += len(requests)
         self.stats.calls += len(calls)
         self.stats.joined += int(joined.sum())
+        by_join = np.bincount(calls["join"], minlength=len(self.stats.by_join)).tolist()
+        self.stats.by_join = tuple(before + now for before, now in zip(self.stats.by_join, by_join, strict=True))
         self.stats.incomplete += int(requests["incomplete"].sum())
         return Traces(requests, calls, self._unix_offset_ns)
 

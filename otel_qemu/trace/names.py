@@ -84,6 +84,10 @@ class Names:
         self.devices.update(other.devices)
         self.images.update(other.images)
 
+    def copy(self) -> "Names":
+        """What is known now, whatever is learnt later."""
+        return Names(dict(self.guests), dict(self.devices), dict(self.images))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for a recording; `from_json` gives it back."""
         return {

@@ -51,7 +51,7 @@ def install(cache: Path, say: Say) -> Path:
     if not os.access(executable, os.X_OK):
         go = find_go()
         cache.mkdir(parents=True, exist_ok=True)
-        with _work_folder(executable.parent) as folder:
+        with work_folder(executable.parent) as folder:
             _build(go, Path(folder), say).replace(executable)
     return executable
 
@@ -81,16 +81,23 @@ def _build(go: str, folder: Path, say: Say) -> Path:
     environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOTMPDIR": str(folder)}
     say(f"building Jaeger {VERSION} with {go}; once, some minutes")
     download = [go, "mod", "download", "-json", f"{MODULE}@{MODULE_VERSION}"]
-    source = json.loads(_run(download, folder, environment, say))["Dir"]
+    source = json.loads(run_go(download, folder, environment, say))["Dir"]
     output = folder / "jaeger"
     flags = ["-v", "-trimpath", "-ldflags=-s -w", "-o", str(output)]
-    _run([go, "build", "-C", source, *flags, "./cmd/jaeger"], folder, environment, say)
+    run_go([go, "build", "-C", source, *flags, "./cmd/jaeger"], folder, environment, say)
     say(f"built Jaeger {VERSION} in {time.monotonic() - started:.0f} s")
     return output
 
 
-def _run(command: list[str], folder: Path, environment: Environment, say: Say) -> str:
-    # Its standard output, once done; meanwhile a line now and then about how far it got.
+def run_go(
+    command: list[str], folder: Path, environment: Environment, say: Say, what: str = f"Jaeger {VERSION}"
+) -> str:
+    """
+    Return its standard output, once done; meanwhile say now and then how far it got.
+
+    Raises:
+        BackendMissing: it failed; the text names `what` it was to build.
+    """
     started = time.monotonic()
     progress = _Progress()
     with (folder / "stdout").open("w+") as stdout, _spawn(command, folder, environment, stdout) as process:
@@ -98,7 +105,7 @@ def _run(command: list[str], folder: Path, environment: Environment, say: Say) -
         reader.start()
         try:
             while (code := _wait(process)) is None:
-                say(f"building Jaeger {VERSION}: {time.monotonic() - started:.0f} s, {progress}")
+                say(f"building {what}: {time.monotonic() - started:.0f} s, {progress}")
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)  # its compilers too: they would work on for nobody
             raise
@@ -107,7 +114,7 @@ def _run(command: list[str], folder: Path, environment: Environment, say: Say) -
         stdout.seek(0)
         answer = stdout.read()
     if code:
-        raise BackendMissing(f"Jaeger {VERSION} could not be built: {_reason(answer, progress)}")
+        raise BackendMissing(f"{what} could not be built: {_reason(answer, progress)}")
     return answer
 
 
@@ -119,8 +126,10 @@ def _spawn(command: list[str], cwd: Path, env: Environment, stdout: IO[str]) -> 
     )  # fmt: skip
 
 
-def _work_folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
-    # Where the executable comes into being and go keeps its work: goes away with all that is in it.
+def work_folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
+    """
+    Make the folder in which an executable comes into being and go keeps its work; it goes away with all that is in it.
+    """
     return tempfile.TemporaryDirectory(prefix=".building-", dir=cache, ignore_cleanup_errors=True)
 
 

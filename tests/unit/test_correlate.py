@@ -61,6 +61,8 @@ def check_conserved(records: Records, correlator: Correlator, found: list[Traces
     assert correlator.stats.requests == len(started)
     assert correlator.stats.calls == halves(records).total()
     assert correlator.stats.joined == sum(int((traces.calls["parent"] >= 0).sum()) for traces in found)
+    joins = Counter(join for traces in found for join in traces.calls["join"].tolist())
+    assert correlator.stats.by_join == tuple(joins[join] for join in range(max(Join) + 1))
 
 
 def check_well_formed(traces: Traces) -> None:

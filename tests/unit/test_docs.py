@@ -7,6 +7,7 @@ import click
 
 from otel_qemu.cli import cli
 from otel_qemu.events import COUNTERS
+from otel_qemu.export.instruments import INSTRUMENTS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -37,10 +38,24 @@ def test_paths_that_documents_name_exist() -> None:
 
 def test_counters_that_documents_name_exist() -> None:
     """A counter in the README's table of losses is one that the kernel program counts."""
-    named = re.findall(r"^\| `(\w+)` \| .* \|$", README, re.M)
+    losses = README.split("| counter | means |")[1]
+    named = re.findall(r"^\| `(\w+)` \| .* \|$", losses, re.M)
 
     assert named
     assert set(named) <= set(COUNTERS)
+
+
+def test_the_readme_has_every_metric() -> None:
+    """Name, kind, unit and attributes, in the order in which they are registered."""
+    rows = re.findall(r"^\| `([\w.]+)` \| ([\w -]+) \| `([^`]+)` \| (.*)\|$", README, re.M)
+    documented = [
+        (name, kind.replace("-", "_").replace(" ", "_"), unit, tuple(re.findall(r"`([\w.]+)`", attributes)))
+        for name, kind, unit, attributes in rows
+    ]
+
+    assert documented == [
+        (each.name, each.kind.name.lower(), each.unit, each.attributes) for each in INSTRUMENTS.values()
+    ]
 
 
 def test_every_counter_says_what_it_counts() -> None:

@@ -15,6 +15,7 @@ from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.sink import ExportSink, portions, slices
 from otel_qemu.export.spans import encode
+from otel_qemu.export.stats import Stats
 from otel_qemu.trace.traces import Join, Traces
 
 from . import builders
@@ -39,8 +40,8 @@ class FakeClient:
     name: str = "http://collector:4317"
 
     @property
-    def stats(self) -> "FakeClient":
-        return self
+    def stats(self) -> Stats:
+        return Stats(sent_spans=self.sent_spans, dropped_refused_spans=self.lost_spans)
 
     @property
     def target(self) -> "FakeClient":
@@ -79,7 +80,7 @@ def rich(count: int) -> Traces:
 
 def test_a_batch_goes_to_the_client_whole() -> None:
     client = FakeClient()
-    with ExportSink(client) as sink:
+    with ExportSink(client=client) as sink:
         sink.take(NOTHING, traces(write(), orphans=[Call(join=Join.INTERNAL)]), builders.names())
         sink.take(NOTHING, traces(write()), builders.names())
         assert not client.closed
@@ -90,7 +91,7 @@ def test_a_batch_goes_to_the_client_whole() -> None:
 
 def test_halves_are_left_out_and_said() -> None:
     client = FakeClient(sent_spans=4, lost_spans=3)
-    sink = ExportSink(client)
+    sink = ExportSink(client=client)
     assert sink.summary() == "4 spans sent to http://collector:4317, 3 lost"
     for _ in range(2):
         sink.take(NOTHING, traces(write(), orphans=[Call(join=Join.PARENT_LOST)]), builders.names())
@@ -102,7 +103,7 @@ def test_halves_are_left_out_and_said() -> None:
 def test_a_large_batch_is_encoded_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinks, "SLICE", 7)
     client = FakeClient()
-    ExportSink(client).take(NOTHING, rich(20), builders.names())
+    ExportSink(client=client).take(NOTHING, rich(20), builders.names())
     assert [len(some) for some in client.handed] == [7, 7, 6, 7, 7, 6]
     assert client.names == [span.name for span in spans_in(encode(rich(20), builders.names(), Resources(), Ids()))]
 
@@ -125,7 +126,7 @@ def test_slices_are_the_same_traces(most: int) -> None:
 
 def test_nothing_gives_nothing() -> None:
     client = FakeClient()
-    ExportSink(client).take(NOTHING, traces(), builders.names())
+    ExportSink(client=client).take(NOTHING, traces(), builders.names())
     assert sum(map(len, client.handed)) == 0
 
 
@@ -153,7 +154,7 @@ def test_a_recording_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.Monk
             most_waiting = max(most_waiting, self.waiting)
 
     client = Watching()
-    ExportSink(client).resend([rich(20), traces(), rich(4)], builders.names())
+    ExportSink(client=client).resend([rich(20), traces(), rich(4)], builders.names())
     assert most_waiting == 1
     assert client.sent_spans == len(client.names) == 20 + 19 + 20 + 4 + 4 + 3
 
@@ -161,7 +162,7 @@ def test_a_recording_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.Monk
 def test_an_endpoint_that_takes_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinks, "PORTION_SPANS", 5)
     client = FakeClient(takes=False)
-    ExportSink(client).resend([rich(20)], builders.names(), patience_s=0.0)
+    ExportSink(client=client).resend([rich(20)], builders.names(), patience_s=0.0)
     assert len(client.names) == 59  # all of it is handed over, to be counted
     assert client.flushes < len(client.handed)
 
@@ -176,5 +177,5 @@ def test_an_endpoint_that_gets_on_is_waited_for() -> None:
             return self.sent_spans >= 10
 
     client = Slow()
-    ExportSink(client).resend([rich(5)], builders.names(), patience_s=5.0)
+    ExportSink(client=client).resend([rich(5)], builders.names(), patience_s=5.0)
     assert client.flushes == 20

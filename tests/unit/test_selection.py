@@ -222,6 +222,23 @@ def test_describes_a_guest_anew(machine: Machine) -> None:
     assert chosen.describe(8) is None
 
 
+def test_describes_all_guests_anew(machine: Machine) -> None:
+    """A disk was unplugged; a domain that has just ended keeps its name, and a process without one is no question."""
+    libvirt = FakeLibvirt()
+    chosen = Selection(libvirt=libvirt)
+    chosen.processes()
+    libvirt.known[A] = replace(libvirt.known[A], disks=())
+    beta = libvirt.known.pop(B)
+    before = libvirt.asked
+    chosen.describe_all()
+    assert chosen.guests[7].disks == ()
+    assert chosen.guests[8].name == beta.name
+    assert libvirt.asked == before + 2
+    libvirt.up = False
+    chosen.describe_all()
+    assert chosen.guests[7].name == "alpha"
+
+
 def test_a_description_that_failed_takes_no_name(machine: Machine) -> None:
     """libvirtd is down when a new disk is met: what was known of the guest stays."""
     libvirt = FakeLibvirt()

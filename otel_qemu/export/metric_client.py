@@ -1,0 +1,190 @@
+"""
+Send metrics every so often, from a thread of its own, to wherever the ``OTEL_*`` variables say.
+
+The loop asks `MetricsClient.is_due` and hands over a measurement; folding, encoding and sending are done here.  What
+could not be sent is part of the next export: nothing is queued, and nothing is lost by a dead endpoint.
+"""
+
+import itertools
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from otel_qemu.export import own_metrics, semconv
+from otel_qemu.export.data_points import Exemplars as Shown
+from otel_qemu.export.endpoint import Signal, endpoint
+from otel_qemu.export.exemplars import Exemplars
+from otel_qemu.export.metric_report import MetricReport
+from otel_qemu.export.metric_settings import MetricSettings
+from otel_qemu.export.metrics import Metrics
+from otel_qemu.export.resources import Resources
+from otel_qemu.export.totals import Point
+from otel_qemu.export.transport import Answer, Outcome, Transport, open_transport
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
+from otel_qemu.trace.measurements import Measurements
+
+MOST_POINTS = 2_000
+"""In a request: about 1 MB, of 4 that a Collector takes by default."""
+_FIRST_WAIT_S = 1.0
+_JITTER = 0.2
+
+
+class MetricsClient:
+    """
+    A `sinks.Meter`; a context manager that sends the last measurement at its end.
+
+    Args:
+        settings: of metrics.
+        transport: to the endpoint; None: metrics are off.
+        name: of the endpoint, for people.
+        warn_interval_s: the least time between two warnings.
+    """
+
+    def __init__(
+        self,
+        settings: MetricSettings,
+        transport: Transport | None,
+        name: str = "none",
+        warn_interval_s: float = 60.0,
+    ) -> None:
+        self.settings = settings
+        self._transport = transport
+        self.trace_stats: Callable[[], Any] | None = None
+        """Gives a dataclass of what became of traces so far (`own_metrics.of_traces`); None: nobody knows."""
+        self._metrics = Metrics(settings, Resources(), time.time_ns(), self._others)
+        self.exemplars = Exemplars(settings.bounds_s, self._metrics.resource_of) if self._has_exemplars else None
+        """Tell it of traces, and of those that were sent; None: there are to be none."""
+        self.report = MetricReport(name, warn_interval_s)
+        self._mail: queue.SimpleQueue[Measurements | None] = queue.SimpleQueue()
+        self._due_s = time.monotonic() + settings.interval_s
+        self._last: Measurements | None = None
+        self._most_points = MOST_POINTS
+        self._closing = threading.Event()
+        self._deadline_s = float("inf")
+        self._worker: threading.Thread | None = None
+        if transport:
+            self._worker = threading.Thread(target=self._work, args=(transport,), name="metrics", daemon=True)
+            self._worker.start()
+
+    @classmethod
+    def from_environment(cls, bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S) -> Self:
+        """
+        The client that the ``OTEL_*`` variables ask for.
+
+        Args:
+            bounds_s: of histograms, unless they are to be exponential.
+
+        Raises:
+            BadInput: a variable has a value that it must not have.
+        """
+        settings = MetricSettings.from_environment(bounds_s)
+        if settings.exporter == "console":
+            from otel_qemu.export.metric_console import ConsoleTransport
+
+            return cls(settings, ConsoleTransport(), "console")
+        if settings.exporter == "none":
+            return cls(settings, None)
+        where = endpoint(Signal.METRICS)
+        return cls(settings, open_transport(where), where.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _has_exemplars(self) -> bool:
+        return bool(self._transport) and self.settings.exemplars
+
+    def is_due(self) -> bool:
+        """Whether an export is to begin; once for each that does."""
+        if self._worker is None or time.monotonic() < self._due_s:
+            return False
+        self._due_s = max(self._due_s + self.settings.interval_s, time.monotonic())
+        return self._mail.empty()  # else the endpoint is slower than the interval
+
+    def measure(self, measurements: Measurements) -> None:
+        """Take a measurement; the last one is kept until `close`, when traces have said what became of them."""
+        if self._worker is None:
+            return
+        if measurements.last:
+            self._last = measurements
+        else:
+            self._mail.put(measurements)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Send the last measurement if that can be done in the time given, and stop; more calls do nothing."""
+        worker, self._worker = self._worker, None
+        if worker is None or self._transport is None:
+            return
+        self._deadline_s = time.monotonic() + timeout_s
+        if self._last:
+            self._mail.put(self._last)
+        self._mail.put(None)
+        self._closing.set()
+        worker.join(timeout_s)
+        # Aborts a gRPC call; an HTTP request that waits for its answer is left to its own timeout.
+        self._transport.close()
+        self.report.close(sent_all=not worker.is_alive())
+
+    def _work(self, transport: Transport) -> None:
+        while (measurements := self._mail.get()) is not None:
+            try:
+                self._metrics.fold(measurements)
+                if not measurements.ended:
+                    self._export(transport)
+            except Exception as error:  # a defect of ours must not end all metrics
+                self.report.break_down(error)
+
+    def _export(self, transport: Transport) -> None:
+        """Send all there is, in requests that an endpoint takes, within the time that one export has."""
+        deadline_s = time.monotonic() + self.settings.timeout_s
+        shown: Shown = self.exemplars.collect(self._metrics.time_unix_ns) if self.exemplars else {}
+        points = sorted(self._metrics.points(), key=lambda point: point.name)
+        while points:
+            part = points[: self._most_points]
+            answer = self._send(transport, self._metrics.request(part, shown), deadline_s)
+            if answer.outcome is Outcome.TOO_LARGE and len(part) > 1:
+                self._most_points = len(part) // 2
+                continue
+            self._settle(part, answer)
+            # An endpoint that is not there is not asked again for the rest: that is part of the next export too.
+            points = [] if answer.outcome is Outcome.RETRY else points[len(part) :]
+
+    def _settle(self, part: Sequence[Point], answer: Answer) -> None:
+        if answer.outcome is Outcome.SENT:
+            self._metrics.deliver(part)
+        self.report.settle(answer, len(part))
+
+    def _send(self, transport: Transport, body: bytes, deadline_s: float) -> Answer:
+        """Send a request, again and again while the endpoint asks for that and there is time."""
+        for attempt in itertools.count():
+            answer = transport.send(body)
+            if answer.outcome is not Outcome.RETRY:
+                break
+            pause_s = answer.retry_after_s
+            if pause_s is None:
+                pause_s = _FIRST_WAIT_S * 2**attempt * random.uniform(1 - _JITTER, 1 + _JITTER)
+            if not self._pause(pause_s, deadline_s):
+                break
+            self.report.retry()
+        return answer
+
+    def _pause(self, pause_s: float, deadline_s: float) -> bool:
+        """Wait so long; False if there is not the time, which `close` may shorten meanwhile."""
+        until_s = time.monotonic() + pause_s
+        if until_s > min(deadline_s, self._deadline_s):
+            return False
+        if self._closing.wait(pause_s):
+            if until_s > self._deadline_s:
+                return False
+            time.sleep(max(0.0, until_s - time.monotonic()))
+        return True
+
+    def _others(self) -> own_metrics.Numbers:
+        numbers = own_metrics.of_traces(self.trace_stats()) if self.trace_stats else {}
+        return {**numbers, **self.report.numbers(), (semconv.SERIES_LOST, ()): self._metrics.lost_series}
