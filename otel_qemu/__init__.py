@@ -4,15 +4,17 @@ Trace every SCSI request of QEMU guests over the librbd calls it became.
 Read it in this order.  A part imports only from parts above it; the packages in brackets are its own, which no other
 part may import (`tests/unit/test_architecture.py` holds both).
 
-    errors   what a person can do something about
-    events   the record a probe emits, and batches of them
-    trace    batches into whole traces and counts: numpy and nothing else
-    probe    processes, symbols, layouts, tracer, ring: QEMU's memory and the kernel, into batches  [elftools, capstone]
-    export   traces and counts into OTLP  [opentelemetry, grpc, requests]
-    views    traces into something a person reads
-    sinks    where the loop's results go, and who measures
-    service  the loop
-    cli      the commands  [click]
+    errors    what a person can do something about
+    events    the record a probe emits, and batches of them
+    trace     batches into whole traces and counts: numpy and nothing else
+    probe     processes, symbols, layouts, tracer, ring: kernel and QEMU's memory into batches  [elftools, capstone]
+    export    traces and counts into OTLP  [opentelemetry, grpc, requests]
+    views     traces into something a person reads
+    sinks     where the loop's results go, and who measures
+    settings  what the service is told: flags, environment, one file
+    notify    tells the service manager how it goes
+    service   the loop
+    cli       the commands  [click]
 """
 
 __version__ = "0.1.0"

@@ -9,18 +9,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from otel_qemu import __version__
 from otel_qemu.errors import BadInput, OtelQemuError
 from otel_qemu.events import COUNTERS, LOSSES
+from otel_qemu.notify import Notifier
 from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.probe.trial import try_all
-from otel_qemu.service import Service
+from otel_qemu.service import Intervals, Service
+from otel_qemu.settings import DEFAULT_FILE, SETTINGS, Settings, print_config, read_settings
 from otel_qemu.sinks import HistogramSink, RecordSink
 from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, parse_bounds
@@ -33,6 +35,10 @@ from otel_qemu.views.check import check_line, check_text
 from otel_qemu.views.json_lines import histogram_line, trace_lines
 from otel_qemu.views.table import print_histograms
 from otel_qemu.views.tree import tree_lines
+
+if TYPE_CHECKING:
+    from otel_qemu.export.exemplars import Exemplars
+    from otel_qemu.export.sink import ExportSink
 
 Command = Callable[..., Any]
 
@@ -107,6 +113,33 @@ def kept(command: Command) -> Command:
     return with_keeping
 
 
+def configured(command: Command) -> Command:
+    """A flag for every setting, the file that holds the others, and a way to see what holds."""
+
+    @functools.wraps(command)
+    def with_settings(config: Path | None, print_only: bool, **others: Any) -> Any:
+        flags = {name: others.pop(setting.field) for name, setting in SETTINGS.items()}
+        effective = read_settings(flags, os.environ, config)
+        if print_only:
+            click.echo(print_config(effective, os.environ), nl=False)
+            return None
+        return command(settings=effective.settings, **others)
+
+    for setting in reversed(SETTINGS.values()):
+        several = "; repeatable" if setting.kind.repeatable else ""
+        default = f"  [default: {setting.default_text}{several}]"
+        with_settings = click.option(
+            f"--{setting.name}", setting.field, type=str, metavar=setting.kind.metavar,
+            multiple=setting.kind.repeatable, help=setting.help + default,
+        )(with_settings)  # fmt: skip
+    with_settings = click.option("--print-config", "print_only", is_flag=True, help="Print the settings that hold.")(
+        with_settings
+    )
+    return click.option(
+        "--config", type=click.Path(path_type=Path), metavar="FILE", help=f"A file of settings, not {DEFAULT_FILE}."
+    )(with_settings)
+
+
 def _bounds(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...]:
     try:
         return parse_bounds(text) if text else DEFAULT_BOUNDS_S
@@ -136,22 +169,38 @@ def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> Non
 
 
 @cli.command()
-@selected
+@configured
+@click.option("--pid", "pids", type=click.IntRange(1), multiple=True, help="A QEMU process id; repeatable.")
 @timed
-@kept
-def run(domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, keeping: Keeping) -> None:
+@click.option("--wait", is_flag=True, help="Wait for a first guest, rather than to end when there is none.")
+def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wait: bool) -> None:
     """Trace, and send traces and metrics over OTLP (the OTEL_* variables say where to), until stopped."""
     from otel_qemu.export.metric_client import MetricsClient
-    from otel_qemu.export.sink import ExportSink
 
+    intervals = Intervals(settings.drain_s, settings.refresh_s, settings.look_s)
+    selection = Selection(settings.domains, pids)
     # Traces stop first, and the last metrics say what became of them.
-    with MetricsClient.from_environment() as metrics, ExportSink(metrics.exemplars) as sink:
+    with MetricsClient.from_environment(settings.bounds_s) as metrics, _sink(settings, metrics.exemplars) as sink:
         metrics.trace_stats = sink.stats
-        service = Service(Selection(domains, pids), [sink], keeping, metrics.settings.bounds_s, [metrics])
-        service.run(duration_s, _announce)
+        bounds_s = metrics.settings.bounds_s
+        service = Service(selection, [sink], settings.keeping, bounds_s, [metrics], intervals, Notifier())
+        service.run(duration_s, _announce, wait)
     _summarise(service)
     _say(sink.summary())
     _say(metrics.report.summary())
+
+
+def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
+    from otel_qemu.export.client import TraceClient
+    from otel_qemu.export.limits import Limits
+    from otel_qemu.export.sink import ExportSink
+
+    limits = Limits.from_environment(settings.queue_bytes)
+    spool = Path(settings.spool) if settings.spool else None
+    client = TraceClient.from_environment(limits, spool, settings.spool_bytes)
+    if exemplars:
+        client.on_sent = exemplars.on_sent
+    return ExportSink(client, exemplars, settings.wait_threshold)
 
 
 @cli.command()

@@ -9,10 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from otel_qemu.events import NO_RECORDS, Batch
+from otel_qemu.notify import Notifier
 from otel_qemu.probe.footprint import release_compiler_memory
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.naming import Naming
@@ -31,10 +32,22 @@ log = logging.getLogger(__name__)
 
 Ready = Callable[[Tracer, Iterable[Guest]], None]
 
-DRAIN_INTERVAL_S = 0.5
-"""At this rate the ring holds some 240,000 records a second; a drain costs the same however much it finds."""
-REFRESH_INTERVAL_S = 1.0
-LOOK_INTERVAL_S = 5.0
+
+@dataclass(frozen=True)
+class Intervals:
+    """
+    How often the loop does what.
+
+    Attributes:
+        drain_s: takes the records; at this rate the ring holds some 240,000 of them a second, and a drain costs the
+            same however much it finds.
+        refresh_s: looks for new guests.
+        look_s: looks for requests that hang, and tells the service manager how it goes.
+    """
+
+    drain_s: float = 0.5
+    refresh_s: float = 1.0
+    look_s: float = 5.0
 
 
 class Service:
@@ -47,6 +60,8 @@ class Service:
         keeping: Keeping = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         meters: Sequence[Meter] = (),
+        intervals: Intervals | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         """
         Prepare; `run` does the rest.
@@ -57,12 +72,16 @@ class Service:
             keeping: which traces get a record.
             bounds_s: of the exact histograms.
             meters: each is handed measurements when it is due, and the last ones.
+            intervals: of the loop.
+            notifier: is told that we are ready, alive and stopping.
         """
         self._selection = selection
         self._meters = meters
         self._sinks = sinks
         self._keeping = keeping
         self._bounds_s = bounds_s
+        self._intervals = intervals or Intervals()
+        self._notifier = notifier or Notifier({})
         self._hung = HungRequests()
         self._naming = Naming(selection.describe)
         self._stopping = threading.Event()
@@ -78,25 +97,36 @@ class Service:
         """What guests, disks and images are called, as far as it is known."""
         return self._naming.names
 
-    def run(self, duration_s: float | None = None, ready: Ready = lambda *_: None) -> None:
+    def run(self, duration_s: float | None = None, ready: Ready = lambda *_: None, wait: bool = False) -> None:
         """
         Trace until told to stop.
 
         Args:
-            duration_s: or until so much time has passed.
+            duration_s: or until so much time has passed, once it traces.
             ready: called once everything is attached.
+            wait: for a first process that can be traced, rather than to raise that there is none.
 
         Raises:
             NothingToTrace: no process fits the selection.
             NotPossible: rights or parts are missing.
         """
-        self._selection.require()
-        with _SignalsSet(self._stopping), self._tracer() as tracer:
+        with _SignalsSet(self._stopping):
+            if not wait:
+                self._selection.require()
+            elif not self._wait_for_guest():
+                return
+            self._trace(duration_s, ready, wait)
+
+    def _trace(self, duration_s: float | None, ready: Ready, wait: bool) -> None:
+        with self._tracer() as tracer:
             self._refresh(tracer)
-            tracer.require_any()
+            if not wait:
+                tracer.require_any()
             release_compiler_memory()
             ready(tracer, self._selection.guests.values())
+            self._notifier.ready()
             self._loop(tracer, duration_s)
+            self._notifier.stopping()
             tracer.detach()  # so that what is read now is all there is
             self._drain(tracer)
             self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), self.correlator.finish())
@@ -104,6 +134,16 @@ class Service:
             if self._meters:
                 self._measure(tracer, self._meters, last=True)
             self.counters, self.histograms = tracer.counters(), tracer.histograms()
+
+    def _wait_for_guest(self) -> bool:
+        """Whether one is there now; else we were told to stop."""
+        while not self._selection.processes():
+            self._notifier.ready()  # for the first guest, whenever it comes
+            self._notifier.status("waiting for a guest")
+            self._notifier.alive()
+            if self._stopping.wait(self._intervals.refresh_s):
+                return False
+        return True
 
     def stop(self) -> None:
         """End `run` soon, from any thread."""
@@ -116,18 +156,25 @@ class Service:
         end = None if duration_s is None else time.monotonic() + duration_s
         refresh_at = look_at = time.monotonic()
         while not self._stopping.is_set() and (end is None or time.monotonic() < end):
-            self._stopping.wait(DRAIN_INTERVAL_S)
+            self._stopping.wait(self._intervals.drain_s)
             self._drain(tracer)
             if time.monotonic() >= refresh_at:
                 self._refresh(tracer)
-                refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+                refresh_at = time.monotonic() + self._intervals.refresh_s
             if time.monotonic() >= look_at:
                 self._tell_hung(tracer)
                 self._tell_one_sided(tracer)
                 self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
-                look_at = time.monotonic() + LOOK_INTERVAL_S
+                self._notifier.status(self._status(tracer))
+                look_at = time.monotonic() + self._intervals.look_s
             if due := [meter for meter in self._meters if meter.is_due()]:
                 self._measure(tracer, due)
+            self._notifier.alive()
+
+    def _status(self, tracer: Tracer) -> str:
+        guests, stats = len(self._selection.guests), self.correlator.stats
+        traced = f"{len(tracer.inspections)} of {guests} guests traced"
+        return f"{traced}; {stats.requests} SCSI requests and {stats.calls} RBD calls kept"
 
     def _refresh(self, tracer: Tracer) -> None:
         problem = self._selection.problem

@@ -18,8 +18,9 @@ say "mypy"
 .venv/bin/mypy
 say "pytest"
 required=unit,bpf,replay,kernel,lab
-# Jaeger is built with Go, which Debian 12 has only in a version too old for it.
-if PATH=$PATH:/usr/local/go/bin command -v go >/dev/null || compgen -G "${OTEL_QEMU_CACHE:-/var/cache/otel-qemu}/jaeger-*" >/dev/null; then
+# Jaeger and the Collector are built with Go, which Debian 12 has only in a version too old for them.
+cached() { compgen -G "${OTEL_QEMU_CACHE:-/var/cache/otel-qemu}/$1-*" >/dev/null; }
+if PATH=$PATH:/usr/local/go/bin command -v go >/dev/null || { cached jaeger && cached otelcol && cached compose-spec; }; then
     required+=,backends
 else
     say "no Go toolchain: the backends layer is not run"

@@ -76,15 +76,15 @@ class TraceClient:
 
     @classmethod
     def from_environment(
-        cls, on_sent: OnSent | None = None, spool_directory: Path | None = None, spool_bytes: int = SPOOL_BYTES
+        cls, limits: Limits | None = None, spool_directory: Path | None = None, spool_bytes: int = SPOOL_BYTES
     ) -> Self:
         """
-        The client that the ``OTEL_*`` variables ask for.
+        The client that the ``OTEL_*`` variables ask for; by default within the limits that they set.
 
         Raises:
             BadInput: a variable has a value that it must not have.
         """
-        return cls(destination(), Limits.from_environment(), on_sent, spool_directory, spool_bytes)
+        return cls(destination(), limits or Limits.from_environment(), None, spool_directory, spool_bytes)
 
     def __enter__(self) -> Self:
         return self

@@ -33,9 +33,12 @@ class Limits:
     longest_pause_s: float = 30.0
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(cls, queue_bytes: int = 32 << 20) -> Self:
         """
         Limits that the standard ``OTEL_BSP_*`` variables set; our defaults where they do not.
+
+        Args:
+            queue_bytes: for which there is no such variable.
 
         Raises:
             BadInput: one is not a number, or out of range.
@@ -44,4 +47,5 @@ class Limits:
             environment.number(cls.queue_spans, 1, environment.QUEUE_SPANS, int),
             environment.number(cls.request_spans, 1, environment.REQUEST_SPANS, int),
             environment.number(cls.delay_s * 1000, 0.0, environment.DELAY_MS, float) / 1000,
+            queue_bytes,
         )

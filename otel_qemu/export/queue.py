@@ -33,6 +33,7 @@ class TraceQueue:
         self._taken = Pile()
         self._due_s = 0.0
         self._hurries = self._drains = 0
+        self._woken = False
         self._changed = threading.Condition()
 
     @property
@@ -71,10 +72,11 @@ class TraceQueue:
         Take a request's worth of traces, or a single larger one; they are on their way until they are settled.
 
         Returns:
-            The traces; none at the timeout.  None: the queue is closed.
+            The traces; none at the timeout, or after `wake`.  None: the queue is closed.
         """
         with self._changed:
-            self._wait(lambda: self.is_closed or self.is_due(request), time.monotonic() + timeout_s)
+            self._wait(lambda: self.is_closed or self._woken or self.is_due(request), time.monotonic() + timeout_s)
+            self._woken = False
             if self.is_closed:
                 return None
             if not self.is_due(request):
@@ -82,6 +84,12 @@ class TraceQueue:
             taken = self._waiting.pop(count_leading(self._waiting, request, scope_bytes))
             self._taken.extend(taken)
             return taken
+
+    def wake(self) -> None:
+        """Let `take` end, the one that waits or the next, and `shed` ask again: something has changed elsewhere."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
     def settle(self, count: int, fate: str, rejected_spans: int = 0) -> Sequence[EncodedTrace]:
         """
@@ -109,15 +117,22 @@ class TraceQueue:
         with self._changed:
             self._waiting.extend(self._release(count))
 
-    def shed(self, portion: Bounds, timeout_s: float) -> list[EncodedTrace] | None:
+    def shed(
+        self, portion: Bounds, timeout_s: float, wanted: Callable[[], bool] = lambda: False
+    ) -> list[EncodedTrace] | None:
         """
         Take the oldest out for the spool, once more than half of the room is taken by traces that wait.
 
+        Args:
+            portion: how much at a time.
+            timeout_s: how long to wait for it.
+            wanted: whether not to wait; asked again after each `wake`.
+
         Returns:
-            The traces, entered as ``spooled``; none at the timeout.  None: the queue is closed.
+            The traces, entered as ``spooled``; none if there is no need.  None: the queue is closed.
         """
         with self._changed:
-            self._wait(lambda: self.is_closed or self._is_half_full(), time.monotonic() + timeout_s)
+            self._wait(lambda: self.is_closed or self._is_half_full() or wanted(), time.monotonic() + timeout_s)
             if self.is_closed:
                 return None
             return self._spooled(portion) if self._is_half_full() else []

@@ -85,13 +85,16 @@ class Sender:
     def _turn(self) -> None:
         backlog = self._backlog()
         traces = backlog or self._queue.take(self._request, len(self._scope), self._losses.interval_s)
-        if traces:
-            self._deliver(self._spool if backlog and self._spool else self._queue, traces)
+        if backlog and self._spool:
+            self._deliver(self._spool, backlog)
+            self._queue.wake()  # the disk's thread may have a file to read
+        elif traces:
+            self._deliver(self._queue, traces)
         self._losses.report(self._ledger.stats)
 
     def _backlog(self) -> list[EncodedTrace]:
         """A request out of the spool, if the queue has none that is due."""
-        if self._spool is None or not self._spool.has_traces or self._queue.is_due(self._request):
+        if self._spool is None or self._queue.is_due(self._request):
             return []
         return self._spool.peek(self._request, len(self._scope))
 

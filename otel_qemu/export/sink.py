@@ -12,6 +12,7 @@ from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode, halves
 from otel_qemu.export.stats import Stats
+from otel_qemu.export.waits import WaitThreshold
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Traces
 
@@ -59,17 +60,20 @@ class ExportSink:
     Sends every trace to where the ``OTEL_*`` variables say.
 
     Args:
-        exemplars: told of what is about to be sent; None: nobody wants to know.
         client: that sends them; by default the one that the variables ask for.
+        exemplars: told of what is about to be sent; None: nobody wants to know.
+        threshold: from when on a wait has a span of its own.
 
     Raises:
         BadInput: a variable is set to what it cannot be.
     """
 
-    def __init__(self, exemplars: Exemplars | None = None, client: Client | None = None) -> None:
+    def __init__(
+        self, client: Client | None = None, exemplars: Exemplars | None = None, threshold: WaitThreshold | None = None
+    ) -> None:
+        self._client = client or TraceClient.from_environment()
         self._exemplars = exemplars
-        on_sent = exemplars.on_sent if exemplars else None
-        self._client = client or TraceClient.from_environment(on_sent)
+        self._threshold = threshold or WaitThreshold()
         self._resources = Resources()
         self._ids = Ids()
         self._halves = 0
@@ -127,7 +131,7 @@ class ExportSink:
     def _encoded(self, traces: Traces, names: Names) -> Iterator[list[EncodedTrace]]:
         self._halves += halves(traces)
         for some in slices(traces, SLICE):
-            yield encode(some, names, self._resources, self._ids)
+            yield encode(some, names, self._resources, self._ids, self._threshold)
 
     def _wait(self, patience_s: float) -> bool:
         """Until all is sent or lost; whether the endpoint got on."""

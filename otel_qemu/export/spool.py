@@ -33,10 +33,16 @@ class Spool:
     """
     A folder of files of traces; one process at a time.
 
+    One thread works on the disk, by `append`, `refill` and `close`; another sends, by `peek`, `settle` and `put_back`,
+    which are about memory only: a disk that hangs holds up nothing but itself.
+
     Args:
         directory: made if it is not there.
         most_bytes: of all files together; the oldest are dropped to make room.
         ledger: where every fate is entered.
+
+    Attributes:
+        file_bytes: from this size on a file gets no more.
 
     Raises:
         BadInput: the folder cannot be used, or another process uses it.
@@ -45,9 +51,10 @@ class Spool:
     def __init__(self, directory: Path, most_bytes: int, ledger: Ledger) -> None:
         self._directory = directory
         self._most_bytes = most_bytes
-        self._file_bytes = min(FILE_BYTES, max(1, most_bytes // 4))
+        self.file_bytes = min(FILE_BYTES, max(1, most_bytes // 4))
         self._ledger = ledger
-        self._mutex = threading.Lock()
+        self._disk = threading.Lock()
+        self._memory = threading.Lock()
         self._lock_fd = _locked(directory)
         for unfinished in directory.glob(f"*{_BESIDE}"):
             unfinished.unlink(missing_ok=True)
@@ -61,9 +68,9 @@ class Spool:
         self._remaining: deque[EncodedTrace] = deque()
 
     @property
-    def has_traces(self) -> bool:
-        """Whether anything is left to be sent."""
-        return bool(self._remaining or self._files)
+    def needs_refill(self) -> bool:
+        """Whether the traces of a file have all been settled, and there are others, or it is to be deleted."""
+        return not self._remaining and bool(self._files or self._read)
 
     @property
     def size_bytes(self) -> int:
@@ -77,7 +84,7 @@ class Spool:
         Raises:
             OSError: it failed.
         """
-        with self._mutex:
+        with self._disk:
             try:
                 if self._closed:
                     raise OSError("it is closed")
@@ -88,41 +95,58 @@ class Spool:
                 self._ledger.move(traces, "dropped_spool", "spooled")
                 raise
 
+    def refill(self) -> bool:
+        """Delete the file of which all is settled, and read the oldest; whether there are traces to be sent."""
+        with self._disk:
+            while self.needs_refill:
+                self._forget()
+                if self._files:
+                    self._load(self._files.popleft())
+            return bool(self._remaining)
+
     def peek(self, request: Bounds, scope_bytes: int) -> list[EncodedTrace]:
-        """The oldest traces, as many as go into a request; none: there are none."""
-        with self._mutex:
-            while not self._remaining and self._files:
-                self._load()
+        """The oldest traces that are in memory, as many as go into a request; none: there are none."""
+        with self._memory:
             count = count_leading(self._remaining, request, scope_bytes)
             return list(islice(self._remaining, count))
 
     def settle(self, count: int, fate: str, rejected_spans: int = 0) -> Sequence[EncodedTrace]:
         """Say what became of the first of the traces that `peek` gave; those that are settled by this."""
-        with self._mutex:
+        with self._memory:
             settled = [self._remaining.popleft() for _ in range(min(count, len(self._remaining)))]
             settle(self._ledger, settled, fate, "spooled", rejected_spans)
-            if not self._remaining:
-                self._forget()
             return settled
 
     def put_back(self, count: int) -> None:
         """Let the first of the traces that `peek` gave come after the others of their file."""
-        with self._mutex:
+        with self._memory:
             self._remaining.rotate(-count)
 
     def close(self) -> None:
         """Leave on disk what is not settled, and nothing else; more calls of `settle` do nothing."""
-        with self._mutex:
-            self._finish_writing()
-            if self._read and self._remaining:
-                beside = self._read.with_suffix(_BESIDE)
-                beside.write_bytes(framed(self._remaining))
-                beside.replace(self._read)
-            self._read = None
-            self._remaining.clear()
-            self._files.clear()
+        with self._disk:
+            if self._closed:
+                return
             self._closed = True
-            os.close(self._lock_fd)
+            with self._memory:
+                left = list(self._remaining)
+                self._remaining.clear()
+            self._files.clear()
+            self._finish_writing()
+            try:
+                self._leave(left)
+            finally:
+                os.close(self._lock_fd)
+
+    def _leave(self, traces: Sequence[EncodedTrace]) -> None:
+        """Have the file that is read hold these, and no others."""
+        if not traces:
+            self._forget()
+        elif self._read:
+            beside = self._read.with_suffix(_BESIDE)
+            beside.write_bytes(framed(traces))
+            beside.replace(self._read)
+            self._read = None
 
     def _write(self, traces: Sequence[EncodedTrace], content: bytes) -> None:
         path, descriptor = self._written or self._begin()
@@ -135,7 +159,7 @@ class Spool:
         spans, count = self._counts[path]
         self._counts[path] = spans + sum(trace.span_count for trace in traces), count + len(traces)
         self._sizes[path] = size_bytes + len(content)
-        if self._sizes[path] >= self._file_bytes:
+        if self._sizes[path] >= self.file_bytes:
             self._finish_writing()
 
     def _begin(self) -> tuple[Path, int]:
@@ -153,15 +177,14 @@ class Spool:
             with contextlib.suppress(OSError):  # nothing was left to be written
                 os.close(written[1])
 
-    def _load(self) -> None:
-        """Read the oldest file, so that its traces are the next to be sent."""
-        path = self._files.popleft()
+    def _load(self, path: Path) -> None:
+        """Read a file, so that its traces are the next to be sent."""
         if self._written and self._written[0] == path:
             self._finish_writing()
         self._read = path
-        self._remaining.extend(self._content(path))
-        if not self._remaining:
-            self._forget()
+        traces = self._content(path)
+        with self._memory:
+            self._remaining.extend(traces)
 
     def _content(self, path: Path) -> list[EncodedTrace]:
         """The traces of a file, entered as ``spooled`` if they are not yet; those that cannot be read, as lost."""
@@ -186,14 +209,15 @@ class Spool:
 
     def _make_room(self, needed_bytes: int) -> None:
         """Drop the oldest files until so much more fits, but not the one that is being sent."""
-        while self.size_bytes + needed_bytes > self._most_bytes and self._files:
+        kept_bytes = self._sizes[self._read] if self._read else 0
+        if kept_bytes + needed_bytes > self._most_bytes:
+            raise OSError(f"{needed_bytes} bytes more do not fit into the {self._most_bytes} that it may take")
+        while self.size_bytes + needed_bytes > self._most_bytes:
             path = self._files.popleft()
             if self._written and self._written[0] == path:
                 self._finish_writing()
             self._ledger.move(self._content(path), "dropped_spool", "spooled")
             self._delete(path)
-        if self.size_bytes + needed_bytes > self._most_bytes:
-            raise OSError(f"more than the {self._most_bytes} bytes that the spool may take")
 
     def _delete(self, path: Path) -> None:
         try:

@@ -1,4 +1,4 @@
-"""From the queue to the spool: what the spool's thread does."""
+"""Between the queue and the spool: what the disk's thread does."""
 
 import logging
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from otel_qemu.export.portions import Bounds
 from otel_qemu.export.queue import TraceQueue
 from otel_qemu.export.spool import Spool
 
-_PORTION = Bounds(4096, 1 << 18)
+_PORTION_SPANS, _PORTION_BYTES = 4096, 1 << 18
 _DISK_PAUSE_S = 10.0
 _logger = logging.getLogger(__name__)
 
 
 class Spooler:
     """
-    Writes traces to disk, apart from whoever makes them and whoever sends them: a disk may be slow as well.
+    Writes traces to disk and reads them, apart from who makes them and who sends them: a disk may hang as well.
 
     Args:
         queue: they come from.
@@ -28,21 +28,34 @@ class Spooler:
         self._queue = queue
         self._spool = spool
         self._losses = losses
+        self._portion = Bounds(_PORTION_SPANS, min(_PORTION_BYTES, spool.file_bytes))
 
     def run(self) -> None:
-        """Keep half of the queue's room free, until it is closed."""
-        while (traces := self._queue.shed(_PORTION, _DISK_PAUSE_S)) is not None:
+        """Keep half of the queue's room free, and traces ready to be sent, until the queue is closed."""
+        while (traces := self._queue.shed(self._portion, _DISK_PAUSE_S, self._is_wanted)) is not None:
             if traces and not self._keep(traces):
                 self._queue.pause(_DISK_PAUSE_S)
+            self._refill()
 
     def finish(self) -> None:
         """Keep all that the queue still has, and close the spool."""
-        while (traces := self._queue.rest(_PORTION)) and self._keep(traces):
+        while (traces := self._queue.rest(self._portion)) and self._keep(traces):
             pass
         try:
             self._spool.close()
         except OSError as error:
             _logger.warning("the spool could not be closed: %s", error)
+
+    def _is_wanted(self) -> bool:
+        return self._spool.needs_refill
+
+    def _refill(self) -> None:
+        try:
+            if self._is_wanted() and self._spool.refill():
+                self._queue.wake()  # the sender may have found nothing
+        except Exception:  # a defect, but no reason to keep nothing any more
+            _logger.exception("reading the spool has failed")
+            self._queue.pause(_DISK_PAUSE_S)
 
     def _keep(self, traces: Sequence[EncodedTrace]) -> bool:
         try:

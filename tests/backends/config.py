@@ -76,8 +76,15 @@ class Ports:
         """
         Choose ports that nobody listens on at this moment.
         """
-        with contextlib.ExitStack() as held:
-            return cls(*(_hold_port(held) for _ in fields(cls)))
+        return cls(*free_ports(len(fields(cls))))
+
+
+def free_ports(count: int) -> list[int]:
+    """
+    Choose different ports that nobody listens on at this moment.
+    """
+    with contextlib.ExitStack() as held:
+        return [_hold_port(held) for _ in range(count)]
 
 
 def config_yaml(ports: Ports) -> str:

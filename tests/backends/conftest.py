@@ -11,6 +11,7 @@ import pytest
 
 from tests.kernel.fake_qemu import FakeQemu
 
+from . import collector
 from . import prometheus as prometheus_backend
 from .jaeger import BackendMissing, Jaeger, cache_folder, install
 from .prometheus import Prometheus
@@ -32,6 +33,14 @@ def prometheus_binary(request: pytest.FixtureRequest) -> Path:
     Prometheus's executable; the same holds for it.
     """
     return _installed(request, prometheus_backend.install)
+
+
+@pytest.fixture(scope="session")
+def otelcol(request: pytest.FixtureRequest) -> Path:
+    """
+    The Collector's executable; the same holds for it.
+    """
+    return _installed(request, collector.install)
 
 
 def _installed(request: pytest.FixtureRequest, install: Install) -> Path:

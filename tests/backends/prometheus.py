@@ -29,7 +29,7 @@ global:
 otlp:
   promote_resource_attributes: [qemu.domain.name, process.pid]
 """
-FEATURES = "exemplar-storage,otlp-deltatocumulative,native-histograms"
+FEATURES = "exemplar-storage,otlp-deltatocumulative"
 
 MODULE = "github.com/prometheus/prometheus"
 MODULE_VERSION = "v0.314.0"

@@ -80,7 +80,7 @@ def test_a_disk_that_is_unplugged_ends(prometheus: Prometheus, lab: Lab, monkeyp
     guest = lab.guest("unplugged", disks=[kept, gone])
     with Tracing("run", "--domain", guest.name, "--one-in", "0", env=dict(os.environ)) as run:
         for disk in (kept, gone):
-            guest.run(f"dd if={guest.device(disk)} of=/dev/null bs=4k count=23 iflag=direct")
+            guest.run(f"dd if=/dev/{guest.device(disk)} of=/dev/null bs=4k count=23 iflag=direct")
         wait_for(lambda: reads(prometheus, guest, "") == {kept.alias: 23, gone.alias: 23}, WAIT_S, "both disks' reads")
         guest.qmp({"execute": "device_del", "arguments": {"id": gone.alias}})
 

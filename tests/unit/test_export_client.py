@@ -1,11 +1,15 @@
 """The client as its callers see it: what arrives, what is said, how it ends."""
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from otel_qemu.export.client import TraceClient
 from otel_qemu.export.destination import Destination
@@ -91,6 +95,16 @@ def test_few_spans_wait_for_others_but_not_for_long() -> None:
     sender.close()
 
 
+def test_a_full_request_does_not_wait() -> None:
+    transport = Scripted()
+    sender = client(transport, Limits(request_spans=100, delay_s=1e6))
+    sender.send(many(49))
+    sender.send(many(3))
+    until(lambda: sender.stats.sent_spans == 100)
+    assert sender.stats.queued_spans == 4
+    sender.close()
+
+
 def test_what_was_sent_is_told_and_a_hook_that_raises_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Traces of a request that was taken as a whole; of a partial success nobody knows which they were."""
     told: list[EncodedTrace] = []
@@ -154,6 +168,47 @@ def test_a_request_that_is_never_taken_does_not_hold_up_the_others() -> None:
     until(lambda: sender.stats.sent_traces == 30)
     stats = sender.close(0.2)
     assert (stats.sent_traces, stats.dropped_at_close_traces) == (30, 1)
+
+
+ANSWERS = st.sampled_from(
+    [
+        Answer(Outcome.SENT),
+        Answer(Outcome.SENT, "some", 1),
+        Answer(Outcome.SENT, "more than there are", 99),
+        Answer(Outcome.RETRY, "later"),
+        Answer(Outcome.TOO_LARGE, "413"),
+        Answer(Outcome.REFUSED, "never"),
+        RuntimeError("a defect"),
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    answers=st.lists(ANSWERS, max_size=12),
+    sizes=st.lists(st.integers(1, 9), max_size=12),
+    room=st.integers(1, 60),
+    spooled=st.booleans(),
+)
+def test_whatever_the_endpoint_says_every_trace_has_one_fate(
+    answers: list[Answer | Exception], sizes: list[int], room: int, spooled: bool
+) -> None:
+    """And what is told as sent was sent, as a whole, once."""
+    told: list[EncodedTrace] = []
+    transport = Scripted(*answers)
+    limits = Limits(room, 10, 0, first_pause_s=0.001, longest_pause_s=0.002)
+    with tempfile.TemporaryDirectory() as folder:
+        sender = TraceClient(Destination(transport, "fake"), limits, told.extend, Path(folder) if spooled else None)
+        for spans in sizes:
+            sender.send([encoded(spans)])
+            assert is_conserved(sender.stats)
+        until(lambda: not sender.stats.queued_spans and not sender.stats.spooled_spans)
+        stats = sender.close()
+    assert is_final(stats)
+    assert stats.of("produced") == (sum(sizes), len(sizes))
+    assert len({trace.trace_id for trace in told}) == len(told) <= stats.sent_traces
+    bodies = b"".join(transport.bodies)
+    assert all(trace.trace_id in bodies for trace in told)
 
 
 def test_a_transport_that_hangs_cannot_hold_up_the_close() -> None:

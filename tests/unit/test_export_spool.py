@@ -52,7 +52,8 @@ def keep(spool: Spool, ledger: Ledger, traces: list[EncodedTrace]) -> None:
 def rest_of(spool: Spool) -> list[EncodedTrace]:
     """Settle all that a spool has, as sent."""
     found: list[EncodedTrace] = []
-    while some := spool.peek(Bounds(7, 1 << 20), 0):
+    while spool.refill():
+        some = spool.peek(Bounds(7, 1 << 20), 0)
         found += spool.settle(len(some), "sent")
     return found
 
@@ -92,14 +93,14 @@ def test_the_oldest_come_first_also_to_the_next_run(tmp_path: Path, monkeypatch:
     spool = Spool(tmp_path, 1 << 20, ledger)
     for begin in range(0, 40, 4):
         keep(spool, ledger, traces[begin : begin + 4])
-    first = spool.peek(Bounds(14, 1 << 20), 0)
+    assert spool.refill()
+    first = spool.peek(Bounds(6, 1 << 20), 0)
     assert first == spool.settle(len(first), "sent") == traces[: len(first)]
     spool.close()
     assert ledger.stats.of("spooled") == (2 * (40 - len(first)), 40 - len(first))
     again = Ledger()
     spool = Spool(tmp_path, 1 << 20, again)
     assert rest_of(spool) == traces[len(first) :]
-    assert not spool.has_traces
     assert not files(tmp_path)
     spool.close()
     assert again.stats.of("restored") == again.stats.of("sent") == (2 * (40 - len(first)), 40 - len(first))
@@ -110,6 +111,7 @@ def test_what_is_written_while_it_is_read(tmp_path: Path) -> None:
     spool = Spool(tmp_path, 1 << 20, ledger)
     traces = many(6)
     keep(spool, ledger, traces[:3])
+    assert spool.refill()
     assert spool.peek(ALL, 0) == traces[:3]
     keep(spool, ledger, traces[3:])
     assert len(files(tmp_path)) == 2
@@ -142,10 +144,12 @@ def test_the_bound_costs_the_oldest_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_more_than_it_may_take_is_counted(tmp_path: Path) -> None:
     ledger = Ledger()
     spool = Spool(tmp_path, 1000, ledger)
-    with pytest.raises(OSError, match="more than the 1000 bytes"):
+    keep(spool, ledger, small := many(1))
+    with pytest.raises(OSError, match="bytes more do not fit into the 1000 that"):
         keep(spool, ledger, [encoded(2, padding_bytes=1000)])
     assert ledger.stats.of("dropped_spool") == (2, 1)
     assert is_conserved(ledger.stats)
+    assert rest_of(spool) == small
     spool.close()
 
 
@@ -228,8 +232,12 @@ def test_the_close_keeps_what_was_not_sent_for_the_next_run(protocol: str, tmp_p
 
 
 @pytest.mark.parametrize("protocol", [GRPC, HTTP])
-def test_what_memory_has_no_room_for_waits_on_disk(protocol: str, tmp_path: Path) -> None:
-    """While the endpoint is away ten times the room is produced; all of it arrives, once."""
+def test_what_memory_has_no_room_for_waits_on_disk(
+    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the endpoint is away ten times the room is produced; all of it arrives, once, and at once."""
+    monkeypatch.setattr("otel_qemu.export.spooler._DISK_PAUSE_S", 1e6)
+    monkeypatch.setattr(spool_module, "FILE_BYTES", 1 << 16)
     away = True
 
     def behaviour(*_: object) -> Reply:
@@ -330,16 +338,17 @@ def test_a_disk_that_hangs_stalls_nobody(tmp_path: Path, monkeypatch: pytest.Mon
             sender.send(many(150))
             assert hangs.wait(WAIT_S)
             server.behaviour = lambda *_: Reply()
-            more = many(30)
-            sender.send(more)
-            until(lambda: set(ids(more)) <= set(arrived(server.taken)))
-            assert sender.stats.queued_traces == 0
+            for _ in range(3):
+                more = many(30)
+                sender.send(more)
+                until(lambda more=more: set(ids(more)) <= set(arrived(server.taken)))  # type: ignore[misc]
+                until(lambda: sender.stats.queued_traces == 0)
             stats = sender.close(0.4)
             assert not released.is_set()
             released.set()
             until(lambda: not any(thread.name.startswith("export") for thread in threading.enumerate()))
     assert is_final(stats)
-    assert stats.sent_traces + stats.spooled_traces == 180
+    assert stats.sent_traces + stats.spooled_traces == 240
 
 
 def test_a_kill_costs_nothing_that_was_on_disk(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""`otel-qemu run` as the unit runs it: its manager is told how it goes, and it needs no other rights than it gets."""
+
+import contextlib
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.fake_qemu import FakeQemu
+from tests.kernel.test_rights import PYTHON, ROOT, as_nobody, environment
+from tests.kernel.unit_file import allowed_system_calls, capabilities, directive
+
+TIMEOUT_S = 60
+MAIN = "import sys; from otel_qemu.cli import main; sys.exit(main(sys.argv[1:]))"
+# MemoryDenyWriteExecute= of newer systemd, which is prctl(2) PR_SET_MDWE; it is inherited.
+MDWE = "import ctypes, os, sys; assert not ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+HIDE_MODULES = 'mount -t tmpfs none /usr/lib/modules && exec "$@"'
+
+
+class Manager:
+    """A service manager that listens, on an abstract address so that any user reaches it."""
+
+    def __init__(self) -> None:
+        self.name = f"@otel-qemu-test-{time.monotonic_ns()}"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(f"\0{self.name[1:]}")
+        self.told: list[str] = []
+
+    def wait_for(self, beginning: str) -> str:
+        """The next state that begins so; all before it are in `told` too."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while select.select([self.socket], [], [], max(0, deadline - time.monotonic()))[0]:
+            self.told.append(self.socket.recv(4096).decode())
+            if self.told[-1].startswith(beginning):
+                return self.told[-1]
+        raise TimeoutError(f"nobody said {beginning}: {self.told}")
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    manager = Manager()
+    with manager.socket:
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def qemu() -> Iterator[FakeQemu]:
+    with FakeQemu() as qemu:
+        yield qemu
+
+
+@contextlib.contextmanager
+def service(manager: Manager, command: list[str], *options: str) -> Iterator["subprocess.Popen[str]"]:
+    """`otel-qemu run` with what comes before it; ended, if it has not."""
+    with subprocess.Popen(
+        [*command, "-c", MAIN, "run", *options], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+        env=environment(NOTIFY_SOCKET=manager.name, OTEL_SDK_DISABLED="true"),
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_manager_is_told_how_it_goes(manager: Manager, qemu: FakeQemu) -> None:
+    """Ready once probes are attached, alive at every turn of the loop, its status, and that it stops."""
+    with service(manager, [sys.executable], "--pid", str(qemu.pid), "--look-interval", "1s") as process:
+        manager.wait_for("READY=1")
+        assert manager.told == ["READY=1"]
+        qemu.command("read 211 4096 8")
+        manager.wait_for("STATUS=1 of 1 guests traced; 211 SCSI requests and 211 RBD calls kept")
+        manager.wait_for("WATCHDOG=1")
+        process.send_signal(signal.SIGTERM)
+        manager.wait_for("STOPPING=1")
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+    assert manager.told.count("READY=1") == 1
+    assert "211 SCSI requests" in errors
+
+
+def test_a_loop_that_hangs_is_not_alive(manager: Manager, qemu: FakeQemu) -> None:
+    """While the process stands still its manager hears nothing, and it does again when it goes on."""
+    with service(manager, [sys.executable], "--pid", str(qemu.pid)) as process:
+        manager.wait_for("WATCHDOG=1")
+        process.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        manager.socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while time.monotonic() < stopped + TIMEOUT_S:
+                manager.socket.recv(4096)
+        # Three turns of the loop; one datagram may have been under way.
+        assert not select.select([manager.socket], [], [], 1.5)[0]
+        process.send_signal(signal.SIGCONT)
+        manager.wait_for("WATCHDOG=1")
+
+
+def test_the_units_rights_suffice(manager: Manager, qemu: FakeQemu, tmp_path: Path) -> None:
+    """As an ordinary user with the unit's capabilities and no others to be had, without /usr/lib/modules, and without
+    memory that becomes executable, it traces; and of system calls it makes none that the unit forbids."""
+    ambient, bounding = capabilities("AmbientCapabilities"), capabilities("CapabilityBoundingSet")
+    limits = ["--bounding-set", ",".join(["-all", *(f"+{name}" for name in bounding)]), "--no-new-privs"]
+    assert directive("NoNewPrivileges") == directive("ProtectKernelModules") == ["yes"]
+    assert directive("MemoryDenyWriteExecute") == ["yes"]
+    trace = tmp_path / "strace"
+    command = [
+        "strace", "-f", "-qq", "--signal=none", f"--output={trace}",
+        "unshare", "--mount", "sh", "-c", HIDE_MODULES, "sh",
+        *as_nobody(*ambient), *limits, PYTHON, "-c", MDWE, PYTHON,
+    ]  # fmt: skip
+    with service(manager, command, "--pid", str(qemu.pid), "--look-interval", "1s") as process:
+        manager.wait_for("READY=1")
+        qemu.command("read 211 4096 8")
+        manager.wait_for("STATUS=1 of 1 guests traced; 211 SCSI requests and 211 RBD calls kept")
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        subprocess.run(["kill", "-TERM", child], check=True)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+    _, _, ours = trace.read_text().rpartition(f'execve("{PYTHON}"')
+    called = set(re.findall(r"^\d+ +(\w+)\(", ours, re.M))
+    assert {"bpf", "openat", "sendto"} <= called <= allowed_system_calls()
+    assert not re.search(r"mprotect\([^)]*PROT_EXEC", ours)  # which older systemd refuses, executable already or not
