@@ -10,7 +10,7 @@ from bench.figures import Figure
 from tests.kernel.fake_qemu import FakeQemu
 from tests.lab.tracing import Tracing
 
-RATE_PER_S, BUSY_S, IDLE_S = 20_000, 20, 10
+RATE_PER_S, BUSY_S, IDLE_S = 20_000, 20, 60
 AIM_BUSY_PERCENT, AIM_IDLE_PERCENT = 1.0, 0.5
 KEEPING = ("--one-in", "1000", "--slow", "100ms")
 

@@ -29,6 +29,7 @@ from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, parse_bou
 from otel_qemu.trace.names import Guest
 from otel_qemu.trace.recording import Recording
 from otel_qemu.trace.replay import replay_traces, slowest_of
+from otel_qemu.trace.sample import Sampler
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Traces
 from otel_qemu.views.check import check_line, check_text
@@ -181,7 +182,7 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
     selection = Selection(settings.domains, pids)
     # Traces stop first, and the last metrics say what became of them.
     with MetricsClient.from_environment(settings.bounds_s) as metrics, _sink(settings, metrics.exemplars) as sink:
-        metrics.trace_stats = sink.stats
+        metrics.trace_stats, metrics.shed = sink.stats, sink.shed
         bounds_s = metrics.settings.bounds_s
         service = Service(selection, [sink], settings.keeping, bounds_s, [metrics], intervals, Notifier())
         service.run(duration_s, _announce, wait)
@@ -200,7 +201,8 @@ def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
     client = TraceClient.from_environment(limits, spool, settings.spool_bytes)
     if exemplars:
         client.on_sent = exemplars.on_sent
-    return ExportSink(client, exemplars, settings.wait_threshold)
+    sampler = Sampler(settings.one_in, settings.guest_traces_per_s)
+    return ExportSink(client, sampler, exemplars, settings.wait_threshold)
 
 
 @cli.command()
@@ -231,9 +233,15 @@ def record(
     domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, output: Path, keeping: Keeping
 ) -> None:
     """Keep records in a file, for `replay`."""
-    with RecordSink(output) as sink:
+    with RecordSink(output, {"bounds_s": DEFAULT_BOUNDS_S, "one_in": keeping.one_in}) as sink:
         service = Service(Selection(domains, pids), [sink], keeping)
-        service.run(duration_s, _announce)
+
+        def ready(tracer: Tracer, guests: Iterable[Guest]) -> None:
+            _announce(tracer, guests)
+            sink.describe(service.traced.values())
+
+        service.run(duration_s, ready)
+        sink.describe(service.traced.values())
         sink.finish(service.names, service.counters)
     _summarise(service)
     _say(f"{sink.records} records in {output}")
@@ -279,7 +287,7 @@ def _send(traces: Iterable[Traces], recording: Recording) -> bool:
     """Send traces and say what became of them; whether any were lost."""
     from otel_qemu.export.sink import ExportSink
 
-    with ExportSink() as sink:
+    with ExportSink(sampler=Sampler(int(recording.details.get("one_in", 1)))) as sink:
         sink.resend(traces, recording.names)
     _say(sink.summary())
     return sink.lost_spans > 0
@@ -313,6 +321,8 @@ def _summarise(service: Service) -> None:
     """What was seen, and everything that was not, by its reason."""
     stats = service.correlator.stats
     _say(f"{stats.requests} SCSI requests, {stats.calls} RBD calls, {stats.joined} of them joined to their request")
+    if service.abandoned:
+        _say(f"  {service.abandoned:>8}  abandoned: in flight when their process ended")
     for name in LOSSES:
         if service.counters.get(name):
             _say(f"  {service.counters[name]:>8}  {name}: {COUNTERS[name]}")

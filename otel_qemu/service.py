@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
+from typing import Any
 
 from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.notify import Notifier
@@ -91,6 +92,10 @@ class Service:
         """The kernel's counters, as they were at the end."""
         self.histograms = Histograms(bounds_s)
         """Of every request and call, counted in the kernel, as they were at the end."""
+        self.abandoned = 0
+        """Requests and calls that were in flight when their process ended."""
+        self.traced: dict[int, dict[str, Any]] = {}
+        """What records of each process depend on, by pid (`Inspection.provenance`)."""
 
     @property
     def names(self) -> Names:
@@ -134,6 +139,7 @@ class Service:
             if self._meters:
                 self._measure(tracer, self._meters, last=True)
             self.counters, self.histograms = tracer.counters(), tracer.histograms()
+            self.abandoned = tracer.abandoned
 
     def _wait_for_guest(self) -> bool:
         """Whether one is there now; else we were told to stop."""
@@ -183,6 +189,7 @@ class Service:
         if self._selection.problem and self._selection.problem != problem:
             log.warning("%s", self._selection.problem)
         self._naming.learn_guests(self._selection.guests)
+        self.traced |= {found.process.pid: found.provenance() for found in tracer.inspections}
 
     def _measure(self, tracer: Tracer, meters: Sequence[Meter], last: bool = False) -> None:
         self._selection.describe_all()
@@ -226,7 +233,8 @@ class Service:
     def _drain(self, tracer: Tracer) -> None:
         batch = tracer.read()
         if len(batch) or self.correlator.held:
-            self._hand_out(batch, self.correlator.feed(batch))
+            for part in batch.parts():
+                self._hand_out(part, self.correlator.feed(part))
 
     def _hand_out(self, batch: Batch, traces: Traces) -> None:
         self._naming.learn_devices(traces.requests)

@@ -1,5 +1,6 @@
 """Where the loop's results go: histograms, a recording, the network."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -60,6 +61,7 @@ class RecordSink:
         """
         self._writer = RecordingWriter(path, details or {})
         self._written_names: object = None
+        self._processes: dict[int, dict[str, Any]] = {}
         self.records = 0
 
     def __enter__(self) -> Self:
@@ -74,6 +76,13 @@ class RecordSink:
             self._writer.write(batch)
             self.records += len(batch)
         self._write_names(names)
+
+    def describe(self, processes: Iterable[dict[str, Any]]) -> None:
+        """Append what records of these processes depend on (`Inspection.provenance`), if that is new."""
+        fresh = [process for process in processes if self._processes.get(process["pid"]) != process]
+        self._processes |= {process["pid"]: process for process in fresh}
+        if fresh:
+            self._writer.write_processes(fresh)
 
     def finish(self, names: Names, counters: dict[str, int]) -> None:
         """Append what is known at the end."""

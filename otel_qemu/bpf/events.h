@@ -11,7 +11,7 @@
 /*
  * One SCSI request with the first librbd call made for it (RECORD_REQUEST), or one further call, or a call without a
  * parent (RECORD_CALL).  All times are CLOCK_MONOTONIC ns.  A RECORD_CALL names its parent by (pid, request,
- * submit_ns) and leaves the rest of the SCSI half zero.
+ * submit_ns) and its device, and leaves the rest of the SCSI half zero.
  */
 struct record {
     /* Who and what. */
@@ -103,6 +103,7 @@ enum kept {
     KEPT_ERROR = 1,        /* it failed */
     KEPT_SLOW = 2,         /* it took as long as the threshold of its operation, or longer */
     KEPT_SAMPLED = 3,      /* one in so many of the others, or everything is wanted */
+    KEPT_JOINED_LATER = 4, /* neither, but joined in user space, which needs every record */
 };
 
 enum link {

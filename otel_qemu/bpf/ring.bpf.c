@@ -31,7 +31,9 @@ static __always_inline u8 reason_to_keep(u8 kept, bool failed, u64 duration_ns, 
         return KEPT_ERROR;
     if (duration_ns >= slow_ns)
         return KEPT_SLOW;
-    return is_sampled(one_in) ? KEPT_SAMPLED : kept;
+    if (kept)
+        return kept;                 /* no dice: user space throws them for the whole trace */
+    return is_sampled(one_in) ? KEPT_SAMPLED : 0;
 }
 
 static __always_inline void fill_call_half(struct record *record, struct call *call)
@@ -53,6 +55,7 @@ static __always_inline bool emit_call(u32 pid, struct call *call, u8 kept)
     record.kind = RECORD_CALL;
     record.request = call->request;
     record.submit_ns = call->request_submit_ns;
+    record.device = call->device;
     record.kept = kept;
     fill_call_half(&record, call);
     return ring.ringbuf_output(&record, sizeof(record), NO_WAKEUP) == 0;

@@ -129,7 +129,7 @@ static __always_inline struct key key_of(u64 pointer)
 /* Why a trace of a process has a record before anything else is known of it: because all of them are wanted. */
 static __always_inline u8 kept_anyway(struct process *process)
 {
-    return process->keep_all ? KEPT_SAMPLED : 0;
+    return process->keep_all ? KEPT_JOINED_LATER : 0;
 }
 
 /* A hit that changes nothing in flight: count it, unless it is in a process that nobody asked for. */

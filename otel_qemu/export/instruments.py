@@ -70,6 +70,8 @@ _OWN = (
     Instrument(semconv.TRACES_SENT, Kind.COUNTER, "{trace}", "Traces that the endpoint has taken"),
     Instrument(semconv.TRACES_LOST, Kind.COUNTER, "{trace}",
                "Traces that never will be", (semconv.REASON,)),
+    Instrument(semconv.TRACES_SHED, Kind.COUNTER, "{trace}",
+               "Traces worth sending, but above the rate of their guest"),
     Instrument(semconv.SPANS_SENT, Kind.COUNTER, "{span}", "Their spans"),
     Instrument(semconv.SPANS_LOST, Kind.COUNTER, "{span}", "Spans of the lost ones", (semconv.REASON,)),
     Instrument(semconv.SPANS_QUEUED, Kind.UP_DOWN_COUNTER, "{span}", "Spans that wait or are on their way"),

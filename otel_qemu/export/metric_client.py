@@ -54,6 +54,8 @@ class MetricsClient:
         self._transport = transport
         self.trace_stats: Callable[[], Any] | None = None
         """Gives a dataclass of what became of traces so far (`own_metrics.of_traces`); None: nobody knows."""
+        self.shed: Callable[[], int] | None = None
+        """Gives how many traces the sampler has shed so far; None: nobody knows."""
         self._metrics = Metrics(settings, Resources(), time.time_ns(), self._others)
         self.exemplars = Exemplars(settings.bounds_s, self._metrics.resource_of) if self._has_exemplars else None
         """Tell it of traces, and of those that were sent; None: there are to be none."""
@@ -187,4 +189,6 @@ class MetricsClient:
 
     def _others(self) -> own_metrics.Numbers:
         numbers = own_metrics.of_traces(self.trace_stats()) if self.trace_stats else {}
+        if self.shed:
+            numbers[semconv.TRACES_SHED, ()] = self.shed()
         return {**numbers, **self.report.numbers(), (semconv.SERIES_LOST, ()): self._metrics.lost_series}

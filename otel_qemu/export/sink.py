@@ -14,6 +14,7 @@ from otel_qemu.export.spans import encode, halves
 from otel_qemu.export.stats import Stats
 from otel_qemu.export.waits import WaitThreshold
 from otel_qemu.trace.names import Names
+from otel_qemu.trace.sample import Sampler
 from otel_qemu.trace.traces import Traces
 
 CLOSE_TIMEOUT_S = 5.0
@@ -57,10 +58,11 @@ class Client(Protocol):
 
 class ExportSink:
     """
-    Sends every trace to where the ``OTEL_*`` variables say.
+    Sends the traces that a sampler keeps to where the ``OTEL_*`` variables say.
 
     Args:
         client: that sends them; by default the one that the variables ask for.
+        sampler: chooses them; by default all.
         exemplars: told of what is about to be sent; None: nobody wants to know.
         threshold: from when on a wait has a span of its own.
 
@@ -69,9 +71,14 @@ class ExportSink:
     """
 
     def __init__(
-        self, client: Client | None = None, exemplars: Exemplars | None = None, threshold: WaitThreshold | None = None
+        self,
+        client: Client | None = None,
+        sampler: Sampler | None = None,
+        exemplars: Exemplars | None = None,
+        threshold: WaitThreshold | None = None,
     ) -> None:
         self._client = client or TraceClient.from_environment()
+        self._sampler = sampler or Sampler()
         self._exemplars = exemplars
         self._threshold = threshold or WaitThreshold()
         self._resources = Resources()
@@ -96,6 +103,7 @@ class ExportSink:
 
     def take(self, _batch: Batch, traces: Traces, names: Names) -> None:
         """Queue a batch's traces; never waits for the network."""
+        traces = self._sampler.sample(traces)
         if self._exemplars:
             self._exemplars.consider(traces, names)
         for encoded in self._encoded(traces, names):
@@ -113,7 +121,7 @@ class ExportSink:
         """
         is_patient = True
         for traces in everything:
-            for encoded in self._encoded(traces, names):
+            for encoded in self._encoded(self._sampler.sample(traces), names):
                 for portion in portions(encoded, PORTION_SPANS):
                     self._client.send(portion)
                     is_patient = is_patient and self._wait(patience_s)
@@ -122,11 +130,21 @@ class ExportSink:
         """What became of the spans so far."""
         return self._client.stats
 
+    def shed(self) -> int:
+        """Traces that were worth sending, and above the rate of their guest."""
+        return sum(shares.shed for shares in self._sampler.stats.values())
+
     def summary(self) -> str:
         """What became of the spans so far, in a sentence."""
         stats = self._client.stats
-        sent = f"{stats.sent_spans} spans sent to {self._client.target.name}, {stats.lost_spans} lost"
-        return f"{sent}; {self._halves} RBD calls left out, for their request was lost" if self._halves else sent
+        parts = [f"{stats.sent_spans} spans sent to {self._client.target.name}, {stats.lost_spans} lost"]
+        if stats.spooled_spans:
+            parts.append(f"{stats.spooled_spans} on disk for the next run")
+        if shed := self.shed():
+            parts.append(f"{shed} traces left out, above the rate of their guest")
+        if self._halves:
+            parts.append(f"{self._halves} RBD calls left out, for their request was lost")
+        return "; ".join(parts)
 
     def _encoded(self, traces: Traces, names: Names) -> Iterator[list[EncodedTrace]]:
         self._halves += halves(traces)

@@ -3,8 +3,9 @@ What can be traced of one QEMU process: its sites, its layout, and what stands i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from otel_qemu.errors import BadInput
 from otel_qemu.probe import layouts
@@ -31,6 +32,8 @@ class Inspection:
         sites: where probes go, by layer: ``scsi`` in the QEMU binary, ``rbd`` in librbd; a layer that cannot be traced
             has none.
         proof: where the layout of SCSIRequest is put to the proof; None where it cannot be.
+        build_ids: of the binaries that were looked into, by ``qemu``, ``librbd`` and ``block_rbd``; '' of one that has
+            none.
         problems: each a sentence with its remedy.
     """
 
@@ -39,7 +42,18 @@ class Inspection:
     qemu_version: str = ""
     sites: dict[str, list[Site]] = field(default_factory=dict)
     proof: Site | None = None
+    build_ids: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def provenance(self) -> dict[str, Any]:
+        """What records of this process depend on, plain data for a recording."""
+        return {
+            "pid": self.process.pid,
+            "executable": self.process.executable.name,
+            "qemu_version": self.qemu_version,
+            "build_ids": self.build_ids,
+            "layout": asdict(self.layout),
+        }
 
     @property
     def symbols(self) -> dict[str, str | None]:
@@ -116,6 +130,7 @@ def _inspect_scsi(found: Inspection) -> dict[str, int]:
     roots = PROC / str(found.process.pid) / "root", Path("/")
     with open_with_symbols(executable.path, _SCSI_REQUIRED, roots) as binary:
         qemu = _findings(binary, executable, _look_at_qemu)
+        found.build_ids["qemu"] = binary.build_id
     found.qemu_version, found.proof = qemu.version, qemu.proof
     found.problems += binary.problems
     if any(probe.required for probe in qemu.missing):
@@ -142,6 +157,7 @@ def _inspect_rbd(found: Inspection) -> dict[str, int]:
         return {}
     with open_binary(process.librbd.path) as binary:
         librbd = _findings(binary, process.librbd, _look_at_librbd)
+        found.build_ids["librbd"] = binary.build_id
     if any(probe.required for probe in librbd.missing):
         found.problems.append(f"RBD is not traced: {process.librbd.name} has no symbol {_names(librbd.missing)}")
     else:
@@ -149,6 +165,7 @@ def _inspect_rbd(found: Inspection) -> dict[str, int]:
     block_rbd = process.block_rbd or process.executable
     with open_binary(block_rbd.path) as binary:
         task = _findings(binary, block_rbd, _look_at_block_rbd).offsets
+        found.build_ids["block_rbd"] = binary.build_id
     if librbd.offsets is None or task is None:
         found.problems.append("RBD calls are joined by range and time: the layouts for the walk are not understood")
     return (librbd.offsets or {}) | (task or {})

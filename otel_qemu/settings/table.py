@@ -71,13 +71,18 @@ class Settings:
     domains: tuple[str, ...] = _setting(
         "domain", _NAMES, (), "Trace these libvirt domains only, by name or UUID; none: all."
     )
-    one_in: int = _setting("one-in", _ONE_IN, 1, "Of traces without error that are not slow, keep one in N; 0: none.")
-    slow_s: float | None = _setting("slow", _SLOW, None, "Keep every trace that takes so long.")
+    one_in: int = _setting(
+        "one-in", _ONE_IN, 1000, "Of traces without error that are not slow, keep one in N; 0: none."
+    )
+    slow_s: float | None = _setting("slow", _SLOW, 0.1, "Keep every trace that takes so long.")
     slow_by_operation_s: tuple[tuple[str, float], ...] = _setting(
         "slow-operation", _SLOW_OPERATION, (), "The same for some operations."
     )
     guest_traces_per_s: float | None = _setting(
-        "guest-rate", _RATE, None, "Export at most so many traces a second of each guest; the rest is counted."
+        "guest-rate",
+        _RATE,
+        100.0,
+        "Export at most so many traces a second of each guest, shared fairly by its disks; the rest is counted.",
     )
     wait_span_s: float = _setting("wait-span", _WAIT, 0.001, "A wait this long has a span of its own.")
     wait_share: float = _setting("wait-share", _SHARE, 0.1, "So has one that is this share of its request's time.")

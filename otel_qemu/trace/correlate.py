@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import RECORD, Batch, Kind, Link, Records
+from otel_qemu.events import NO_RECORDS, RECORD, Batch, Kind, Link, Records
 from otel_qemu.trace import rules
+from otel_qemu.trace.assembly import Assembly
 from otel_qemu.trace.decode import call_rows, request_rows
+from otel_qemu.trace.images import Images
 from otel_qemu.trace.ranges import RangeJoin
-from otel_qemu.trace.split import split_time
+from otel_qemu.trace.rows import joined, taken
 from otel_qemu.trace.traces import Join, Table, Traces
 
 HOLD_NS = 2_000_000_000
@@ -48,6 +50,10 @@ class Stats:
     """Joined by the walk, but the byte range is another: normal for formats above rbd, such as qcow2."""
     incomplete: int = 0
     """Requests given out without all of their calls."""
+    unstarted: int = 0
+    """Records of requests that began before us: they only say so of their calls."""
+    late_ends: int = 0
+    """Records that were the end of a first call which outlived its request: both are one call."""
     by_join: tuple[int, ...] = (0,) * (max(Join) + 1)
     """The calls given out, by the rule that joined them or the reason why none did: the index is a `Join`."""
 
@@ -59,8 +65,9 @@ class Correlator:
         self.stats = Stats()
         self._held: Records = np.zeros(0, dtype=RECORD)
         self._ranges = RangeJoin()
-        self._unwalked_pids: set[int] = set()
-        self._image_of: dict[tuple[int, int], int] = {}
+        self._unwalked: dict[int, int] = {}
+        """When the last call ended that could not be walked, of each process that has such."""
+        self._images = Images()
         self._newest_ns = 0
         self._unix_offset_ns = 0
 
@@ -75,11 +82,11 @@ class Correlator:
         if len(batch.records):
             newest = max(int(batch.records[name].max()) for name in ("complete_ns", "call_complete_ns"))
             self._newest_ns = max(self._newest_ns, newest)
-        return self._join(np.concatenate((self._held, batch.records)), self._given_up_ns())
+        return self._join(batch.records, self._given_up_ns())
 
     def finish(self) -> Traces:
         """Everything still held, as it is: there will be no more records."""
-        return self._join(self._held, self._newest_ns + 1)
+        return self._join(NO_RECORDS, self._newest_ns + 1)
 
     def _given_up_ns(self) -> int:
         """What ended before this leaves as it is: by age, and when there is too much of it, the older half."""
@@ -89,30 +96,30 @@ class Correlator:
             given_up_ns = max(given_up_ns, int(np.median(ends)) + 1)
         return given_up_ns
 
-    def _join(self, records: Records, given_up_ns: int) -> Traces:
-        started = records["submit_ns"] > 0
-        is_request = records["kind"] == Kind.REQUEST
-        requests, calls = records[is_request & started], records[~is_request]
-        unstarted = records[is_request & ~started]
-        named = _names_request(calls)
-        further, alone = calls[named], calls[~named]
+    def _join(self, fresh: Records, given_up_ns: int) -> Traces:
+        self._learn_unwalked(fresh)
+        whole = self._is_whole(fresh)
+        self.stats.unstarted += int(((fresh["kind"] == Kind.REQUEST) & (fresh["submit_ns"] == 0)).sum())
+        requests, unstarted, further, alone = _sorted(joined(self._held, taken(fresh, ~whole)))
         found, alone = self._join_by_range(requests, further, alone, given_up_ns)
-        further = np.concatenate((further, found))
+        further = joined(further, found)
 
         parent = find_parents(requests, further)
         late = _take_late_ends(requests, further, parent)
-        further, parent = further[~late], parent[~late]
+        self.stats.late_ends += int(late.sum())
+        further, parent = taken(further, ~late), parent[~late]
         ready = _is_ready(requests, parent, given_up_ns) & ~self._may_be_claimed(requests, given_up_ns)
-        taken = parent >= 0
-        taken[taken] = ready[parent[taken]]
+        has = parent >= 0
+        has[has] = ready[parent[has]]
         given_up = (parent < 0) & (further["call_complete_ns"] < given_up_ns)
 
-        out = _Assembly(requests[ready])
-        out.add(call_rows(further[taken]), (np.cumsum(ready) - 1)[parent[taken]], _joins_of(further[taken]))
-        out.leave(call_rows(further[given_up]), Join.PARENT_LOST)
+        out = Assembly(taken(requests, ready), taken(fresh, whole))
+        given = taken(further, has)
+        out.add(given, (np.cumsum(ready) - 1)[parent[has]], _joins_of(given))
+        out.leave(taken(further, given_up), Join.PARENT_LOST)
         rest = self._leave_alone(out, alone, unstarted, given_up_ns)
-        young = unstarted[unstarted["complete_ns"] >= given_up_ns]
-        self._held = np.concatenate((requests[~ready], further[~taken & ~given_up], rest, young))
+        young = taken(unstarted, unstarted["complete_ns"] >= given_up_ns)
+        self._held = joined(taken(requests, ~ready), taken(further, ~has & ~given_up), rest, young)
         return self._finished(out)
 
     def _join_by_range(
@@ -124,117 +131,86 @@ class Correlator:
         Returns:
             The calls that have one now, naming it as walked ones do, and the others.
         """
-        unwalked = _is_unwalked(alone)
-        self._unwalked_pids |= set(np.unique(alone["pid"][unwalked]).tolist())
-        due = unwalked & (alone["call_complete_ns"] < given_up_ns)
+        due = _is_unwalked(alone) & (alone["call_complete_ns"] < given_up_ns)
         if not due.any():
             return alone[:0], alone
-        rows, calls = request_rows(requests), alone[due]
+        rows, calls = request_rows(requests), taken(alone, due)
         covered = _covered_bytes(requests, further)
         parent, join = self._ranges.match(rows, call_rows(calls), covered, HOLD_NS)
         found = parent >= 0
         calls["link"] = np.where(found, JOINED + join, UNMATCHED)
         for name in ("request", "submit_ns"):
             calls[name][found] = requests[name][parent[found]]
-        return calls[found], np.concatenate((alone[~due], calls[~found]))
+        return taken(calls, found), joined(taken(alone, ~due), taken(calls, ~found))
+
+    def _is_whole(self, records: Records) -> NDArray[np.bool_]:
+        """Requests that need nothing else, nearly all: their only call lies in the record, or they made none."""
+        has_call, ended = records["call_submit_ns"] > 0, records["call_complete_ns"] > 0
+        whole = (records["kind"] == Kind.REQUEST) & (records["submit_ns"] > 0)
+        whole &= (records["calls"] == has_call) & (has_call == ended)
+        if self._unwalked:
+            whole &= ~np.isin(records["pid"], list(self._unwalked))
+        return whole
+
+    def _learn_unwalked(self, fresh: Records) -> None:
+        """Processes whose requests wait for calls without a walk; one that makes none any more is forgotten."""
+        calls = taken(fresh, _is_unwalked(fresh))
+        for pid in np.unique(calls["pid"]).tolist():
+            end_ns = int(calls["call_complete_ns"][calls["pid"] == pid].max())
+            self._unwalked[pid] = max(end_ns, self._unwalked.get(pid, 0))
+        over_ns = self._newest_ns - 2 * HOLD_NS
+        self._unwalked = {pid: end_ns for pid, end_ns in self._unwalked.items() if end_ns >= over_ns}
 
     def _may_be_claimed(self, requests: Records, given_up_ns: int) -> NDArray[np.bool_]:
         """Requests whose process has calls that cannot be walked: one may still turn out to be theirs."""
-        unwalked: Any = np.isin(requests["pid"], list(self._unwalked_pids))
+        unwalked: Any = np.isin(requests["pid"], list(self._unwalked))
         return unwalked & (requests["complete_ns"] >= given_up_ns)
 
-    def _leave_alone(self, out: "_Assembly", alone: Records, unstarted: Records, given_up_ns: int) -> Records:
+    def _leave_alone(self, out: Assembly, alone: Records, unstarted: Records, given_up_ns: int) -> Records:
         """Give calls without a parent their reason; return those that may still get another."""
         old = alone["call_complete_ns"] < given_up_ns
         before = (alone["link"] == Link.NOT_IN_FLIGHT) & _named_in(alone, unstarted)
         internal = (alone["link"] == Link.NOT_IN_FLIGHT) & old & ~before
         unmatched = alone["link"] == UNMATCHED
-        out.leave(call_rows(alone[before]), Join.STARTED_BEFORE)
-        out.leave(call_rows(alone[internal]), Join.INTERNAL)
-        out.leave(call_rows(alone[unmatched]), Join.UNMATCHED)
-        return alone[~before & ~internal & ~unmatched]
+        out.leave(taken(alone, before), Join.STARTED_BEFORE)
+        out.leave(taken(alone, internal), Join.INTERNAL)
+        out.leave(taken(alone, unmatched), Join.UNMATCHED)
+        return taken(alone, ~before & ~internal & ~unmatched)
 
-    def _finished(self, out: "_Assembly") -> Traces:
+    def _finished(self, out: Assembly) -> Traces:
         requests, calls = out.tables()
-        joined = calls["parent"] >= 0
-        self._check(requests, calls[joined], calls, joined)
+        joined = int(requests["calls"].sum())
+        self._check(requests, calls[:joined])
         self.stats.requests += len(requests)
         self.stats.calls += len(calls)
-        self.stats.joined += int(joined.sum())
+        self.stats.joined += joined
         by_join = np.bincount(calls["join"], minlength=len(self.stats.by_join)).tolist()
         self.stats.by_join = tuple(before + now for before, now in zip(self.stats.by_join, by_join, strict=True))
         self.stats.incomplete += int(requests["incomplete"].sum())
         return Traces(requests, calls, self._unix_offset_ns)
 
-    def _check(self, requests: Table, children: Table, calls: Table, joined: NDArray[np.bool_]) -> None:
+    def _check(self, requests: Table, children: Table) -> None:
         """Hold each join by the walk against image, direction, time and range."""
-        parents = requests[children["parent"]]
+        parents = taken(requests, children["parent"])
         walked = children["join"] == Join.WALK
         fits = rules.direction_fits(parents, children) & rules.time_fits(parents, children)
-        fits &= self._images_fit(parents, children)
+        fits &= self._images.fit(parents, children)
         told = rules.has_range(parents, children)
         in_range = told & rules.range_fits(parents, children)
-        children["join"] = np.where(walked & in_range, Join.WALK_RANGE, children["join"])
+        children["join"][walked & in_range] = Join.WALK_RANGE
         children["disagrees"] = walked & ~fits
-        calls[joined] = children
         self.stats.disagreements += int(children["disagrees"].sum())
         self.stats.range_differs += int((walked & told & ~in_range).sum())
-
-    def _images_fit(self, parents: Table, children: Table) -> NDArray[np.bool_]:
-        """Whether each call went to its disk's image: the first that the disk was seen to use."""
-        pairs = np.stack((parents["pid"].astype("u8"), parents["device"], children["image"]), axis=1)
-        in_time = np.argsort(children["submit_ns"], kind="stable")
-        distinct, seen_at, inverse = np.unique(pairs[in_time], axis=0, return_index=True, return_inverse=True)
-        for row in np.argsort(seen_at):
-            pid, device, image = map(int, distinct[row])
-            self._image_of.setdefault((pid, device), image)
-        known = [self._image_of[int(pid), int(device)] == int(image) for pid, device, image in distinct]
-        fits = np.empty(len(pairs), dtype=bool)
-        fits[in_time] = np.array(known, dtype=bool)[inverse.reshape(-1)]
-        return fits
 
     @property
     def images(self) -> dict[tuple[int, int], int]:
         """The image handle of each (pid, SCSIDevice *), learnt from joined calls."""
-        return self._image_of
-
-
-class _Assembly:
-    """Requests and calls being put together for one `Traces`."""
-
-    def __init__(self, records: Records) -> None:
-        self.requests = request_rows(records)
-        self._records = records
-        first = np.flatnonzero(records["call_submit_ns"] > 0)
-        self._calls: list[Table] = []
-        self.add(call_rows(records[first]), first)
-
-    def add(self, calls: Table, parent: Any, join: Any = Join.WALK) -> None:
-        """Calls with their parents' indices."""
-        calls["parent"], calls["join"] = parent, join
-        self._calls.append(calls)
-
-    def leave(self, calls: Table, reason: Join) -> None:
-        """Calls without a parent, and why."""
-        calls["join"] = reason
-        self._calls.append(calls)
-
-    def tables(self) -> tuple[Table, Table]:
-        """Calls in order under their requests, the time split."""
-        calls = np.concatenate(self._calls)
-        behind = np.where(calls["parent"] < 0, len(self.requests), calls["parent"])
-        calls = calls[np.lexsort((calls["submit_ns"], behind))]
-        count = np.bincount(calls["parent"][calls["parent"] >= 0], minlength=len(self.requests))
-        self.requests["calls"] = count
-        self.requests["first_call"] = np.cumsum(count) - count
-        self.requests["incomplete"] = count < self._records["calls"]
-        split_time(self.requests, calls, self._records["rbd_ns"])
-        return self.requests, calls
+        return self._images.known()
 
 
 def traces_of_requests(records: Records, unix_offset_ns: int) -> Traces:
     """Request records by themselves, each with the call it holds; for those that came another way than the ring."""
-    requests, calls = _Assembly(records).tables()
+    requests, calls = Assembly(records).tables()
     return Traces(requests, calls, unix_offset_ns)
 
 
@@ -242,10 +218,11 @@ def find_parents(requests: Records, further: Records) -> NDArray[np.int64]:
     """Index of the request that each further call names by (pid, request, submit_ns), or -1; int64, shape (n,)."""
     if not len(requests) or not len(further):
         return np.full(len(further), -1, dtype="i8")
-    keys, wanted = _identity(requests), _identity(further)
+    keys, named = _identity(requests), _identity(further)
+    runs = np.flatnonzero(np.concatenate(([True], named[1:] != named[:-1])))  # those of one request come together
     order = np.argsort(keys, kind="stable")
-    at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    found = order[at]
+    at = np.minimum(np.searchsorted(keys[order], named[runs]), len(keys) - 1)
+    found = np.repeat(order[at], np.diff(runs, append=len(named)))
     same = np.ones(len(further), dtype=bool)
     for name in ("pid", "request", "submit_ns"):
         same &= requests[name][found] == further[name]
@@ -285,6 +262,16 @@ def _take_late_ends(requests: Records, further: Records, parent: NDArray[np.int6
     return late
 
 
+def _sorted(records: Records) -> tuple[Records, Records, Records, Records]:
+    """Requests, those that began before us, calls that name their request, and calls that do not."""
+    started = records["submit_ns"] > 0
+    is_request = records["kind"] == Kind.REQUEST
+    named = ~is_request & _names_request(records)
+    which = (is_request & started, is_request & ~started, named, ~is_request & ~named)
+    requests, unstarted, further, alone = (taken(records, rows) for rows in which)
+    return requests, unstarted, further, alone
+
+
 def _names_request(calls: Records) -> NDArray[np.bool_]:
     """Calls whose record names their request: by the walk, or since it was found by range."""
     named: Any = (calls["link"] == Link.WALK) | (calls["link"] > JOINED)
@@ -297,7 +284,7 @@ def _is_unwalked(calls: Records) -> NDArray[np.bool_]:
 
 
 def _joins_of(calls: Records) -> NDArray[np.uint8]:
-    return np.where(calls["link"] > JOINED, calls["link"] - JOINED, Join.WALK)
+    return np.where(calls["link"] > JOINED, calls["link"] - JOINED, Join.WALK).astype("u1")
 
 
 def _covered_bytes(requests: Records, further: Records) -> NDArray[np.uint64]:

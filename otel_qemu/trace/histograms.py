@@ -7,9 +7,9 @@ are not counted, and their number is (`Histograms.unmeasured`).
 Layers:
     scsi  duration of each SCSI request
     wait  of each SCSI request that made RBD calls, the time before and between them.  A request without a call (TEST
-          UNIT READY, a flush of nothing) never waited for Ceph, and one that lost records of its calls has a wait
-          that is not known: neither is counted.
-    rbd   duration of each RBD call, under its parent's disk; a call without parent has no disk (device 0)
+          UNIT READY, a flush of nothing) never waited for Ceph: it is not counted.  Of one with calls of which there
+          is no record, the wait is what the kernel took it for: all but the union of the calls that it could hold.
+    rbd   duration of each RBD call, under its request's disk; a call that never had a request has no disk (device 0)
 """
 
 import math
@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import Ending, RbdOperation
+from otel_qemu.trace.exponential import exponential_bounds
+from otel_qemu.trace.groups import grouped
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Table, Traces, durations_ns
@@ -46,11 +48,16 @@ def parse_bounds(text: str) -> tuple[float, ...]:
     """
     Bucket bounds in s, out of ``1ms,5ms`` or ``0.001,0.005``; a number without unit is in s.
 
+    ``exponential:SCALE`` stands for OpenTelemetry's base-2 exponential ones from 1 µs to 128 s.
+
     Raises:
         BadInput: it is empty, not ascending, or holds something that is not a positive duration.
     """
     if not text.strip():
         raise BadInput(f"bounds: nothing is given: {_EXAMPLE}")
+    name, _, scale = text.strip().partition(":")
+    if name == "exponential":
+        return exponential_bounds(scale)
     bounds_s = tuple(_seconds(part.strip()) for part in text.split(","))
     in_ns(bounds_s)
     return bounds_s
@@ -176,33 +183,35 @@ class Histograms:
     def add(self, traces: Traces) -> None:
         """Count every request and call of `traces`."""
         requests, calls = traces.requests, traces.calls
-        measured = (requests["submit_ns"] > 0) & ~np.isin(requests["ending"], (Ending.LOST, Ending.HUNG))
-        waited = measured & (requests["calls"] > 0) & (requests["incomplete"] == 0)
+        ending = requests["ending"]
+        measured = (requests["submit_ns"] > 0) & (ending != Ending.LOST) & (ending != Ending.HUNG)
+        waited = measured & (requests["calls"] > 0)
         ended = calls["complete_ns"] > 0
         self.unmeasured += int((~measured).sum() + (~ended).sum())
-        by_request = _grouped(requests, requests["device"])
+        by_request = _grouped(requests)
         self._fold("scsi", by_request, measured, durations_ns(requests))
         self._fold("wait", by_request, waited, requests["wait_ns"])
-        self._fold("rbd", _grouped(calls, _devices(requests, calls)), ended, durations_ns(calls))
+        self._fold("rbd", _grouped(calls), ended, durations_ns(calls))
 
     def _fold(self, layer: str, groups: "_Groups", counted: Any, values_ns: Any) -> None:
-        codes, values_ns = groups.codes[counted], values_ns[counted]
+        everything = bool(counted.all())  # as it is nearly always: nothing is copied then
+        codes, values_ns = (groups.codes, values_ns) if everything else (groups.codes[counted], values_ns[counted])
         width = len(self._bounds_ns) + 1
         # Left: a value equal to a bound belongs to that bound's bucket (`le`).
         buckets = np.searchsorted(self._bounds_ns, values_ns, side="left")
         counts = np.bincount(codes * width + buckets, minlength=len(groups.keys) * width).reshape(-1, width)
-        order = np.argsort(codes, kind="stable")
-        present, starts = np.unique(codes[order], return_index=True)
-        # Not by bincount's weights: those are floats, and sums of ns must be exact.
-        sums_ns: Any = np.add.reduceat(values_ns[order], starts) if len(present) else []
-        for code, sum_ns in zip(present.tolist(), sums_ns, strict=True):
+        sums_ns = _sums(codes, values_ns, len(groups.keys))
+        for code in np.flatnonzero(counts.any(axis=1)).tolist():
             pid, device, operation = groups.keys[code]
-            self.add_counted(Series(pid, device, LAYERS.index(layer), operation), counts[code], int(sum_ns))
+            self.add_counted(Series(pid, device, LAYERS.index(layer), operation), counts[code], sums_ns[code])
 
     def add_counted(self, series: Series, counts: NDArray[np.int64], sum_ns: int) -> None:
         """Add what was counted elsewhere with the same bounds: ``counts`` of shape (bounds + 1,)."""
-        self._counts[series] = self._counts.get(series, 0) + counts
-        self._sums_ns[series] = self._sums_ns.get(series, 0) + sum_ns
+        if series in self._counts:
+            self._counts[series] += counts
+            self._sums_ns[series] += sum_ns
+        else:
+            self._counts[series], self._sums_ns[series] = counts.copy(), sum_ns
 
     def add_all(self, other: "Histograms") -> None:
         """Add everything that another one with the same bounds has counted."""
@@ -235,14 +244,6 @@ class Histograms:
             )
 
 
-def _devices(requests: Table, calls: Table) -> Any:
-    """The parent's device of each call, uint64, shape (n,); 0 without parent."""
-    devices = np.zeros(len(calls), dtype="u8")
-    joined = np.flatnonzero(calls["parent"] >= 0)
-    devices[joined] = requests["device"][calls["parent"][joined]]
-    return devices
-
-
 class _Groups(NamedTuple):
     """Rows by who and what: `codes`, shape (n,), are indices into `keys`, the distinct (pid, device, operation)."""
 
@@ -250,13 +251,25 @@ class _Groups(NamedTuple):
     keys: list[tuple[int, int, int]]
 
 
-def _grouped(table: Table, devices: Any) -> _Groups:
-    if not len(table):
-        return _Groups(np.zeros(0, dtype="i8"), [])
-    _, device_codes = np.unique(devices, return_inverse=True)
-    _, other_codes = np.unique(table["pid"].astype("i8") << 8 | table["operation"], return_inverse=True)
-    # Both factors are at most the number of rows: the product fits.
-    combined = device_codes * (int(other_codes.max()) + 1) + other_codes
-    _, firsts, codes = np.unique(combined, return_index=True, return_inverse=True)
-    keys = zip(table["pid"][firsts], devices[firsts], table["operation"][firsts], strict=True)
-    return _Groups(codes, [(int(pid), int(device), int(operation)) for pid, device, operation in keys])
+def _grouped(table: Table) -> _Groups:
+    columns = table["pid"], table["device"], table["operation"]
+    groups = grouped(*columns)
+    keys = zip(*(column[groups.firsts].tolist() for column in columns), strict=True)
+    return _Groups(groups.codes, list(keys))
+
+
+def _sums(codes: Any, values_ns: Any, groups: int) -> list[int]:
+    """
+    Exact sums by group.
+
+    bincount adds up floats, of 53 bits: halves of 32 bits each are exact for 2 million values.
+    """
+    sums = [0] * groups
+    for at in range(0, len(codes), _EXACT):
+        some, values = codes[at : at + _EXACT], values_ns[at : at + _EXACT]
+        high, low = (np.bincount(some, half, groups).tolist() for half in (values >> 32, values & 0xFFFFFFFF))
+        sums = [total + (int(above) << 32) + int(below) for total, above, below in zip(sums, high, low, strict=True)]
+    return sums
+
+
+_EXACT = 1 << 20

@@ -1,17 +1,8 @@
 """
 Keep the batches in a file, and read them back exactly.
 
-In: batches, names, counters.  Out: the same.  A file is a row of chunks, only ever appended to: a fixed header and its
-payload, both multiples of 8 bytes, so that records in a mapped file are aligned.  Whatever happens to the end of a
-file, the chunks before it are read.
-
-    header    u32 magic, u32 kind, u64 payload bytes, s64 Unix offset of the batch in ns, u32 0, u32 crc32 of the
-              header before it and of the payload; little endian
-    kinds     1 details (JSON; first, once): format version, layout of a record, where it was made
-              2 names (JSON of `Names.to_json`), whenever something new is known; they count for the whole file
-              3 records (raw `RECORD`): one batch each
-              4 counters (JSON): the kernel's, name to number; the last one counts
-    JSON is filled up with spaces.
+In: batches, names, counters.  Out: the same.  `chunks` says how a file is laid out; whatever happens to the end of one,
+the chunks before it are read.
 
 Nothing in a file is executed or trusted: it may come from somebody else.
 """
@@ -20,13 +11,10 @@ import json
 import os
 import platform
 import stat
-import struct
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,36 +24,23 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import COUNTERS, RECORD, Batch, records_of
+from otel_qemu.trace.chunks import (
+    MAGIC,
+    REMEDY,
+    Chunk,
+    ChunkKind,
+    DamageError,
+    check_layout,
+    chunk_bytes,
+    chunks_of,
+    layout,
+)
 from otel_qemu.trace.names import Names
-
-FORMAT = 1
-"""Version of the file format; another one is refused."""
-
-_MAGIC = int.from_bytes(b"oqr\n", "little")
-_HEADER = struct.Struct("<IIQqI")
-_CRC = struct.Struct("<I")
-_HEADER_BYTES = _HEADER.size + _CRC.size
-
-
-class ChunkKind(IntEnum):
-    """What a chunk's payload is."""
-
-    DETAILS = 1
-    NAMES = 2
-    RECORDS = 3
-    COUNTERS = 4
-
-
-def _layout() -> dict[str, Any]:
-    """What a file must say about its records to be read by this version."""
-    assert RECORD.fields is not None
-    columns = RECORD.fields.items()
-    fields = [[name, column[0].base.str, list(column[0].shape), column[1]] for name, column in columns]
-    return {"format": FORMAT, "record_bytes": RECORD.itemsize, "fields": fields}
 
 
 def _provenance() -> dict[str, Any]:
-    return {"kernel": platform.release(), "command": sys.argv, "created_unix_ns": time.time_ns()}
+    clock = {"monotonic_ns": time.monotonic_ns(), "unix_ns": time.time_ns()}
+    return {"kernel": platform.release(), "machine": platform.machine(), "command": sys.argv, "clock": clock}
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -86,8 +61,9 @@ class RecordingWriter:
 
         Args:
             path: of the file.
-            details: where it was made, plain data; goes over what is known without it: ``kernel`` (release),
-                ``command`` (the arguments of this process), ``created_unix_ns``.
+            details: where it was made, plain data, such as ``bounds_s`` of the kernel's histograms; goes over what is
+                known without it: ``kernel`` (release), ``machine``, ``command`` (the arguments of this process) and
+                ``clock``, the two clocks at this moment (``monotonic_ns``, ``unix_ns``).
 
         Raises:
             BadInput: the path cannot be written, or something that is not a recording is there.
@@ -96,7 +72,7 @@ class RecordingWriter:
         self._names: dict[str, Any] | None = None
         self._size_bytes = 0
         self._fd = _create(self._path)
-        everything = {**_provenance(), **details, **_layout(), "counters": list(COUNTERS)}
+        everything = {**_provenance(), **details, **layout(), "counters": list(COUNTERS)}
         self._append_json(ChunkKind.DETAILS, everything)
 
     def write(self, batch: Batch) -> None:
@@ -114,6 +90,10 @@ class RecordingWriter:
     def write_counters(self, counters: dict[str, int]) -> None:
         """Append the kernel's counters as they are now, by name.  Raises BadInput as `write`."""
         self._append_json(ChunkKind.COUNTERS, counters)
+
+    def write_processes(self, processes: list[dict[str, Any]]) -> None:
+        """Append what records of some processes depend on, each with its ``pid``.  Raises BadInput as `write`."""
+        self._append_json(ChunkKind.PROCESSES, {"processes": processes})
 
     def close(self) -> None:
         """Close the file; a second time does nothing.  Raises BadInput when the disk only now says it is full."""
@@ -137,8 +117,7 @@ class RecordingWriter:
         self._append(kind, payload + b" " * (-len(payload) % 8))
 
     def _append(self, kind: ChunkKind, payload: bytes, unix_offset_ns: int = 0) -> None:
-        header = _HEADER.pack(_MAGIC, kind, len(payload), unix_offset_ns, 0)
-        chunk = header + _CRC.pack(zlib.crc32(payload, zlib.crc32(header))) + payload
+        chunk = chunk_bytes(kind, payload, unix_offset_ns)
         rest = memoryview(chunk)
         try:
             while rest:
@@ -176,36 +155,11 @@ def _refuse_unless_recording(path: Path) -> None:
         raise BadInput(f"cannot write recording {path}: it exists and is not a regular file: choose another name")
     with path.open("rb") as file:
         start = file.read(4)
-    if start and start != _MAGIC.to_bytes(4, "little"):
+    if start and start != MAGIC.to_bytes(4, "little"):
         raise BadInput(f"cannot write recording {path}: it exists and is not a recording: choose another name")
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
-
-
-class _DamageError(Exception):
-    """The rest of the file cannot be read; the text says where and why."""
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    at: int
-    kind: int
-    unix_offset_ns: int
-    payload: NDArray[np.uint8]
-
-    def json(self) -> dict[str, Any]:
-        try:
-            data = json.loads(self.payload.tobytes())
-        except (ValueError, RecursionError) as error:
-            raise self.damage("is not JSON") from error
-        if not isinstance(data, dict):
-            raise self.damage("is not a JSON object")
-        return data
-
-    def damage(self, what: str) -> _DamageError:
-        name = ChunkKind(self.kind).name.lower() if self.kind in list(ChunkKind) else f"of unknown kind {self.kind}"
-        return _DamageError(f"damaged at byte {self.at}: the chunk that begins here ({name}) {what}")
 
 
 @dataclass
@@ -216,7 +170,8 @@ class Recording:
     Attributes:
         path: of the file.
         details: its first chunk: ``format``, ``record_bytes``, ``fields``, ``counters`` (their names), ``kernel``,
-            ``command``, ``created_unix_ns``, and what the writer was given.  Not checked: only for people to read.
+            ``machine``, ``command``, ``clock``, and what the writer was given.  Not checked: only for people to read.
+        processes: what was traced, by pid: build ids, versions, layouts.  Not checked either.
         names: all that the file knows, for its whole length; later knowledge wins.
         counters: the kernel's at the end; empty when the recording was not ended in order.
         damage: what is wrong with the file and at which byte; None when it is whole.  What comes before is read.
@@ -226,8 +181,9 @@ class Recording:
     details: dict[str, Any]
     names: Names = field(default_factory=Names)
     counters: dict[str, int] = field(default_factory=dict)
+    processes: dict[int, dict[str, Any]] = field(default_factory=dict)
     damage: str | None = None
-    _batches: list[_Chunk] = field(default_factory=list)
+    _batches: list[Chunk] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -239,20 +195,20 @@ class Recording:
         """
         path = Path(path)
         data = _mapped(path)
-        if bytes(data[:4]) != _MAGIC.to_bytes(4, "little"):
-            raise BadInput(f"{path} is not a recording: it begins with {bytes(data[:8])!r}: {_REMEDY}")
-        chunks = _chunks(data)
+        if bytes(data[:4]) != MAGIC.to_bytes(4, "little"):
+            raise BadInput(f"{path} is not a recording: it begins with {bytes(data[:8])!r}: {REMEDY}")
+        chunks = chunks_of(data)
         try:
             first = next(chunks)
             details = first.json()
-        except _DamageError as error:
-            raise BadInput(f"{path}: nothing of this recording can be read: {error}: {_REMEDY}") from error
-        _check_layout(path, first, details)
+        except DamageError as error:
+            raise BadInput(f"{path}: nothing of this recording can be read: {error}: {REMEDY}") from error
+        check_layout(path, first, details)
         recording = cls(path, details)
         try:
             for chunk in chunks:
                 recording._take(chunk)
-        except _DamageError as error:
+        except DamageError as error:
             recording.damage = str(error)
         return recording
 
@@ -261,7 +217,7 @@ class Recording:
         for chunk in self._batches:
             yield Batch(records_of(chunk.payload), chunk.unix_offset_ns)
 
-    def _take(self, chunk: _Chunk) -> None:
+    def _take(self, chunk: Chunk) -> None:
         match chunk.kind:
             case ChunkKind.RECORDS if len(chunk.payload) % RECORD.itemsize:
                 raise chunk.damage(f"has {len(chunk.payload)} bytes, which are not records of {RECORD.itemsize}")
@@ -273,11 +229,10 @@ class Recording:
                 self.names.update(_names(chunk))
             case ChunkKind.COUNTERS:
                 self.counters = _counters(chunk)
+            case ChunkKind.PROCESSES:
+                self.processes |= _processes(chunk)
             case _:
                 raise chunk.damage("does not belong here")
-
-
-_REMEDY = "give a file that `otel-qemu record` wrote"
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
@@ -285,65 +240,15 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # before opening it: a pipe would wait for a writer
-            raise BadInput(f"{path} is not a recording: it is not a regular file: {_REMEDY}")
+            raise BadInput(f"{path} is not a recording: it is not a regular file: {REMEDY}")
         if status.st_size == 0:
-            raise BadInput(f"{path} is not a recording: it is empty: {_REMEDY}")
+            raise BadInput(f"{path} is not a recording: it is empty: {REMEDY}")
         return np.memmap(path, dtype="u1", mode="r")
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}: {_REMEDY}") from error
+        raise BadInput(f"cannot read {path}: {error.strerror}: {REMEDY}") from error
 
 
-def _chunks(data: NDArray[np.uint8]) -> Iterator[_Chunk]:
-    """Chunks in order, each checked; raises _DamageError where the rest cannot be read."""
-    at, size_bytes = 0, len(data)
-    while at < size_bytes:
-        begin = at + _HEADER_BYTES
-        if begin > size_bytes:
-            raise _DamageError(f"cut off at byte {size_bytes}: the last chunk's header is not whole")
-        header = data[at : begin - _CRC.size].tobytes()
-        magic, kind, payload_bytes, unix_offset_ns, _ = _HEADER.unpack(header)
-        if magic != _MAGIC:
-            raise _DamageError(f"damaged at byte {at}: a chunk should begin here, and none does")
-        if payload_bytes > size_bytes - begin:
-            there = size_bytes - begin
-            raise _DamageError(
-                f"cut off at byte {size_bytes}: the last chunk says {payload_bytes} bytes, {there} are there"
-            )
-        chunk = _Chunk(at, kind, unix_offset_ns, data[begin : begin + payload_bytes])
-        (crc,) = _CRC.unpack(data[begin - _CRC.size : begin].tobytes())
-        if crc != zlib.crc32(chunk.payload.data, zlib.crc32(header)):
-            raise chunk.damage("does not match its checksum")
-        if payload_bytes % 8:
-            raise chunk.damage(f"has {payload_bytes} bytes, which is not a multiple of 8")
-        yield chunk
-        at = begin + payload_bytes
-
-
-def _check_layout(path: Path, first: _Chunk, details: dict[str, Any]) -> None:
-    expected = _layout()
-    if first.kind != ChunkKind.DETAILS or "format" not in details:
-        raise BadInput(f"{path} is not a recording: its first chunk does not say its format: {_REMEDY}")
-    if details["format"] != FORMAT:
-        found = repr(details["format"])[:20]
-        raise BadInput(f"{path} is a recording of format {found}, this reads {FORMAT}: {_SAME_VERSION}")
-    if any(details.get(key) != expected[key] for key in expected):
-        difference = _difference(details.get("fields"), expected["fields"])
-        raise BadInput(f"{path} has records of another layout ({difference}): {_SAME_VERSION}")
-
-
-_SAME_VERSION = "replay it with the version of otel-qemu that recorded it"
-
-
-def _difference(found: Any, expected: list[Any]) -> str:
-    """The first field that is not as expected."""
-    for index, wanted in enumerate(expected):
-        have = found[index] if isinstance(found, list) and index < len(found) else None
-        if have != wanted:
-            return f"field {index} is {repr(have)[:60]}, not {wanted!r}"
-    return "there are more fields or bytes"
-
-
-def _names(chunk: _Chunk) -> Names:
+def _names(chunk: Chunk) -> Names:
     try:
         names = Names.from_json(chunk.json())
         _check_names(names)
@@ -372,8 +277,15 @@ def _expect(kind: Any, *values: Any) -> None:
         raise TypeError(f"{values!r} is not of type {kind}")
 
 
-def _counters(chunk: _Chunk) -> dict[str, int]:
+def _counters(chunk: Chunk) -> dict[str, int]:
     counters = chunk.json()
     if not all(isinstance(number, int) for number in counters.values()):
         raise chunk.damage("does not hold counters")
     return counters
+
+
+def _processes(chunk: Chunk) -> dict[int, dict[str, Any]]:
+    try:
+        return {int(process["pid"]): process for process in chunk.json()["processes"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise chunk.damage("does not hold processes") from error

@@ -12,7 +12,8 @@ from otel_qemu.trace.traces import Traces, durations_ns
 def replay_traces(batches: Iterable[Batch], correlator: Correlator) -> Iterator[Traces]:
     """Whole traces, batch by batch, and at the end those that had waited for more."""
     for batch in batches:
-        yield correlator.feed(batch)
+        for part in batch.parts():
+            yield correlator.feed(part)
     yield correlator.finish()
 
 

@@ -16,16 +16,18 @@ from otel_qemu.trace.traces import Table
 
 Mask = NDArray[np.bool_]
 
+
 # What QEMU's block layer makes of each command: a WRITE of zeroes may become write_zeroes or discard (detect-zeroes),
-# a write with FUA is followed by a flush, and copy-on-write or a cluster allocation reads and writes for a write.
+# a write with FUA is followed by a flush, and copy-on-write or a cluster allocation reads and writes for a write.  A
+# format such as qcow2 reads, writes and flushes tables of its own for whatever changes them.
 _CHILDREN = {
     "READ": (RbdOperation.READ,),
     "WRITE": tuple(RbdOperation),
     "WRITE_AND_VERIFY": tuple(RbdOperation),
     "VERIFY": (RbdOperation.READ,),
     "SYNCHRONIZE_CACHE": (RbdOperation.FLUSH, RbdOperation.WRITE),
-    "UNMAP": (RbdOperation.DISCARD, RbdOperation.WRITE_ZEROES, RbdOperation.WRITE),
-    "WRITE_SAME": (RbdOperation.WRITE_ZEROES, RbdOperation.WRITE, RbdOperation.DISCARD, RbdOperation.FLUSH),
+    "UNMAP": tuple(RbdOperation),
+    "WRITE_SAME": tuple(RbdOperation),
     "COMPARE_AND_WRITE": (RbdOperation.READ, RbdOperation.WRITE),
     "FORMAT_UNIT": (RbdOperation.WRITE_ZEROES, RbdOperation.WRITE),
 }
@@ -53,6 +55,16 @@ def _known(calls: Table) -> NDArray[np.uint8]:
     return np.where(calls["operation"] <= max(RbdOperation), calls["operation"], 0)
 
 
+def _direct_of() -> dict[tuple[int, bool], tuple[int, ...]]:
+    found: dict[tuple[int, bool], tuple[int, ...]] = {}
+    for name, calls in _DIRECT.items():
+        for call in calls:
+            key = call.value, name in (*scsi.READS, *scsi.WRITES) and call is not RbdOperation.FLUSH
+            found[key] = (*found.get(key, ()), scsi.operation_code(name))
+    return found
+
+
+_DIRECT_OF = _direct_of()
 _MAY_CAUSE = _matrix(_CHILDREN)
 _CAUSES = _matrix(_DIRECT)
 
@@ -67,6 +79,17 @@ def is_direct(parents: Table, calls: Table) -> Mask:
     """Whether each call is the one that its request makes by itself on a raw image."""
     fits: Any = _CAUSES[parents["operation"], _known(calls)]
     return fits
+
+
+def direct_of(call_operation: int, ranged: bool) -> tuple[int, ...]:
+    """
+    Operations of requests that make such a call by themselves on a raw image.
+
+    Args:
+        call_operation: `RbdOperation`.
+        ranged: those that tell a byte range to compare with the call's; else those that do not.
+    """
+    return _DIRECT_OF.get((call_operation, ranged), ())
 
 
 def time_fits(parents: Table, calls: Table) -> Mask:

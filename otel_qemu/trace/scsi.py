@@ -137,7 +137,7 @@ def addresses(cdbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.u
     for group, (lba_bytes, block_bytes) in _FIELDS.items():
         rows = np.flatnonzero(groups == group)
         if rows.size:
-            some = cdbs[rows].astype("u8")
+            some = cdbs[rows]
             lbas[rows] = _big_endian(some, lba_bytes)
             blocks[rows] = _big_endian(some, block_bytes)
             if group == 0:  # READ(6), WRITE(6): 21 bits of LBA, and 0 blocks mean 256 (SBC-4 5.12)
@@ -146,11 +146,11 @@ def addresses(cdbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.u
     return lbas, blocks
 
 
-def _big_endian(cdbs: NDArray[np.uint64], positions: tuple[int, ...]) -> Any:
-    value = np.zeros(len(cdbs), dtype="u8")
-    for position in positions:
-        value = (value << np.uint64(8)) | cdbs[:, position]
-    return value
+def _big_endian(cdbs: NDArray[np.uint8], positions: tuple[int, ...]) -> Any:
+    first, width = positions[0], len(positions)
+    if width == 3:
+        return _big_endian(cdbs, positions[:1]) << np.uint64(16) | _big_endian(cdbs, positions[1:])
+    return cdbs[:, first : first + width].view(f">u{width}")[:, 0].astype("u8")
 
 
 def status_name(status: int) -> str:

@@ -9,6 +9,7 @@ that another flush served, or a command that QEMU answers itself.
 import numpy as np
 from numpy.typing import NDArray
 
+from otel_qemu.trace.rows import taken
 from otel_qemu.trace.traces import Table
 
 
@@ -22,7 +23,7 @@ def split_time(requests: Table, calls: Table, kernel_rbd_ns: NDArray[np.uint64])
         kernel_rbd_ns: the kernel's own union, shape (n,): taken where records of calls were lost.
     """
     duration = requests["complete_ns"].astype("i8") - requests["submit_ns"].astype("i8")
-    busy, last_end = _unions(calls[calls["parent"] >= 0], requests)
+    busy, last_end = _unions(taken(calls, calls["parent"] >= 0), requests)
     lost = requests["incomplete"] == 1
     busy = np.where(lost, np.maximum(busy, kernel_rbd_ns.astype("i8")), busy)
     requests["rbd_ns"] = np.minimum(busy, duration)
@@ -48,6 +49,8 @@ def _unions(calls: Table, requests: Table) -> tuple[NDArray[np.int64], NDArray[n
     before = np.concatenate(([0], np.maximum.accumulate(ends + room)))[:-1]
     added = np.maximum(ends + room - np.maximum(starts + room, before), 0)
     busy, last = np.zeros(len(requests), dtype="i8"), np.zeros(len(requests), dtype="i8")
-    np.add.at(busy, parent, added)
-    np.maximum.at(last, parent, ends)
+    if len(parent):
+        firsts = np.flatnonzero(np.concatenate(([True], parent[1:] != parent[:-1])))
+        busy[parent[firsts]] = np.add.reduceat(added, firsts)
+        last[parent[firsts]] = np.maximum.reduceat(ends, firsts)
     return busy, last

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from otel_qemu.trace.rows import taken
+
 Table = NDArray[np.void]
 
 
@@ -48,28 +50,28 @@ class Join(IntEnum):
 REQUEST = np.dtype(
     [
         ("pid", "<u4"),
-        ("lun", "<u2"),
         ("operation", "u1"),  # index into scsi.OPERATIONS
         ("opcode", "u1"),
-        ("device", "<u8"),  # SCSIDevice *: with pid, the key of a disk in Names
-        ("request", "<u8"),  # SCSIRequest *: with pid and submit_ns, the identity
-        ("tag", "<u4"),
         ("ending", "u1"),  # events.Ending
+        ("kept", "u1"),  # events.Kept: why there is a record
+        ("request", "<u8"),  # SCSIRequest *: with pid and submit_ns, the identity
+        ("submit_ns", "<u8"),
+        ("complete_ns", "<u8"),
+        ("device", "<u8"),  # SCSIDevice *: with pid, the key of a disk in Names
+        ("tag", "<u4"),
+        ("lun", "<u2"),
         ("status", "u1"),
         ("host_status", "u1"),
-        ("retries", "u1"),
         ("sense_key", "u1"),
         ("asc", "u1"),
         ("ascq", "u1"),
-        ("incomplete", "u1"),  # 1: records of some of its calls were lost
+        ("retries", "u1"),
+        ("incomplete", "<u4"),  # 1: records of some of its calls were lost
         ("first_call", "<u4"),  # its calls are calls[first_call : first_call + calls]
         ("calls", "<u4"),
+        ("block_bytes", "<u4"),  # logical block size; 0: the command does not tell
         ("lba", "<u8"),  # in blocks of the device
         ("bytes", "<u8"),  # transferred between guest and disk; of WRITE SAME and UNMAP, only the parameters
-        ("block_bytes", "<u4"),  # logical block size; 0: the command does not tell
-        ("unused", "<u4"),
-        ("submit_ns", "<u8"),
-        ("complete_ns", "<u8"),
         ("wait_ns", "<i8"),  # before and between its calls: QEMU's block layer
         ("rbd_ns", "<i8"),  # union of its calls: Ceph
         ("completion_ns", "<i8"),  # after the last of them
@@ -90,16 +92,17 @@ CALL = np.dtype(
         ("operation", "u1"),  # events.RbdOperation
         ("join", "u1"),  # Join
         ("disagrees", "u1"),  # 1: the walk's parent does not fit by image, direction, range or time
-        ("unused", "u1"),
+        ("kept", "u1"),  # events.Kept: why there is a record
         ("parent", "<i8"),  # index into requests, or -1
         ("request", "<u8"),  # SCSIRequest * that the walk ended at, or 0
+        ("device", "<u8"),  # SCSIDevice * of its request, also where that is not in requests; 0: there was none
         ("image", "<u8"),  # rbd_image_t: with pid, the key of an image in Names
         ("submit_ns", "<u8"),
         ("complete_ns", "<u8"),  # 0: had not ended when its request did
         ("offset", "<u8"),
         ("length", "<u8"),
         ("return_value", "<i4"),  # events.RETURN_UNKNOWN when it was not seen
-        ("unused2", "<u4"),
+        ("unused", "<u4"),
         ("randomness", "<u8"),  # as of a request, where the call is a trace of its own
         ("threshold", "<u8"),
     ]
@@ -136,10 +139,37 @@ class Traces:
             own["parent"] = index
         return Traces(requests, np.concatenate([self.calls[:0], *calls]), self.unix_offset_ns)
 
+    def sampled(
+        self, kept: NDArray[np.bool_], randomness: NDArray[np.uint64], thresholds: NDArray[np.uint64]
+    ) -> "Traces":
+        """
+        Some of the traces, in the same order, with what says how probable they were.
+
+        Args:
+            kept, randomness, thresholds: of each request, then of each call without one; shape (requests + orphans,).
+        """
+        count = len(self.requests)
+        if kept.all():  # nothing is copied
+            return self._filled(randomness, thresholds)
+        own, joined = kept[:count], len(self.calls) - (len(kept) - count)
+        rows = np.concatenate((own[self.calls["parent"][:joined]], kept[count:]))
+        requests, calls = taken(self.requests, own), taken(self.calls, rows)
+        under = calls[: int(rows[:joined].sum())]
+        under["parent"] = (np.cumsum(own) - 1)[under["parent"]]
+        requests["first_call"] = np.cumsum(requests["calls"]) - requests["calls"]
+        return Traces(requests, calls, self.unix_offset_ns)._filled(randomness[kept], thresholds[kept])
+
+    def _filled(self, randomness: NDArray[np.uint64], thresholds: NDArray[np.uint64]) -> "Traces":
+        count = len(self.requests)
+        alone = self.calls[len(self.calls) - (len(randomness) - count) :]
+        for name, values in (("randomness", randomness), ("threshold", thresholds)):
+            self.requests[name], alone[name] = values[:count], values[count:]
+        return self
+
     @property
     def orphans(self) -> Table:
         """The calls that have no request."""
-        return self.calls[self.calls["parent"] < 0]
+        return self.calls[int(self.requests["calls"].sum()) :]
 
 
 def durations_ns(table: Table) -> Any:

@@ -17,6 +17,7 @@ from tests.lab.workload import Workload
 DISK = Disk("exported", bytes_per_s=20_000_000)
 # One disk, so nothing shares librbd or the throttle; few enough requests for the stock exporters to keep up.
 WRITES, READS, FLUSHES, DISCARDS = 53, 31, 5, 3
+EVERYTHING = ("--one-in", "1", "--guest-rate", "off")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def environment(jaeger: Jaeger, protocol: str) -> dict[str, str]:
 def traced(jaeger: Jaeger, guest: Guest, workload: Workload, protocol: str) -> list[Trace]:
     """Run a workload under `otel-qemu run`, and give what Jaeger then has of it."""
     begin_ns = time.time_ns()
-    with Tracing("run", "--domain", guest.name, env=environment(jaeger, protocol)) as tracing:
+    with Tracing("run", "--domain", guest.name, *EVERYTHING, env=environment(jaeger, protocol)) as tracing:
         workload.run(guest, guest.device(DISK))
         assert tracing.stop() == 0
     assert " 0 lost" in tracing.stderr
@@ -85,7 +86,7 @@ def assert_write(trace: Trace, guest: Guest) -> None:
 def test_throttling_has_a_span_of_its_own(jaeger: Jaeger, guest: Guest) -> None:
     """A write that <iotune> held back shows its wait as a block.wait span that ends where librbd begins."""
     begin_ns = time.time_ns()
-    with Tracing("run", "--domain", guest.name, env=environment(jaeger, "grpc")) as tracing:
+    with Tracing("run", "--domain", guest.name, *EVERYTHING, env=environment(jaeger, "grpc")) as tracing:
         guest.run("dd if=/dev/zero of=/dev/sda bs=1M count=23 oflag=direct")
         assert tracing.stop() == 0
     found = wait_for(lambda: jaeger.traces("qemu", begin_ns, time.time_ns(), operation="WRITE"), 30, "its writes")

@@ -50,20 +50,20 @@ def test_a_fua_write_is_two_calls_of_one_request(machine: Machine) -> None:
     record, further = machine.records()
     assert (record["kind"], record["calls"], record["operation"]) == (Kind.REQUEST, 2, RbdOperation.WRITE)
     assert (further["kind"], further["operation"], further["link"]) == (Kind.CALL, RbdOperation.FLUSH, Link.WALK)
-    for name in ("pid", "request", "submit_ns"):
+    for name in ("pid", "request", "submit_ns", "device"):
         assert further[name] == record[name]
     assert (further["call_submit_ns"], further["call_complete_ns"]) == (1_000_010, 1_000_040)
 
 
 def test_the_scsi_half_of_a_further_call_is_empty(machine: Machine) -> None:
-    """Beyond the three fields that name its request, a call's record has nothing of the SCSI half."""
+    """Beyond the fields that name its request and its device, a call's record has nothing of the SCSI half."""
     request = machine.submit_request(tag=5, lun=3)
     for _ in range(2):
         machine.release(machine.call(request, RbdOperation.WRITE), 0)
     machine.complete(request, 2, b"\x70\0\x03")
     further = machine.records()[1]
     assert not further["cdb"].any()
-    names = "ending complete_ns device transfer_bytes tag lun status host_status sense_key retries calls rbd_ns"
+    names = "ending complete_ns transfer_bytes tag lun status host_status sense_key retries calls rbd_ns"
     assert not any(further[name] for name in names.split())
 
 

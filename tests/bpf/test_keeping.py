@@ -226,7 +226,7 @@ def test_the_end_of_a_request_from_before_us_is_always_kept() -> None:
 
 
 def test_a_process_of_which_all_is_needed_is_not_thinned_out() -> None:
-    """Its requests and calls are kept whatever the dice say, with the reason that applies; others are not."""
+    """Its requests and calls are kept without dice, with the reason that applies; others are not."""
     machine = keeping_machine(Keeping(0, 1e-3), keep_all=True)
     request(machine, calls=2)
     request(machine, 1_000_000)
@@ -238,7 +238,7 @@ def test_a_process_of_which_all_is_needed_is_not_thinned_out() -> None:
     request(machine, calls=2)
     lone_call(machine)
     records = machine.records()
-    assert records["kept"].tolist() == [Kept.SAMPLED, Kept.SAMPLED, Kept.SLOW, Kept.SAMPLED, Kept.ERROR]
+    assert records["kept"].tolist() == [*[Kept.JOINED_LATER] * 2, Kept.SLOW, Kept.JOINED_LATER, Kept.ERROR]
     assert set(records["pid"].tolist()) == {PID}
     assert (machine.counted()["requests_not_kept"], machine.counted()["calls_not_kept"]) == (1, 1)
 

@@ -6,18 +6,23 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import RECORD, Kept, Kind, Layer
 from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
-from otel_qemu.trace.histograms import Histograms
+from otel_qemu.trace.histograms import Histograms, in_ns, parse_bounds
 from otel_qemu.trace.latency import MOST_BOUNDS
 from otel_qemu.trace.names import Names
+from otel_qemu.trace.sample import Sampler
+from otel_qemu.trace.scsi import operation_code
+from otel_qemu.trace.traces import durations_ns
 from tests.kernel.fake.build import OPAQUE, QEMU_11_1
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
 
 SMALL_PAGES = 16
+MOST_HELD = 256
 FITS = SMALL_PAGES * 4096 // (8 + RECORD.itemsize)
 COMMANDS = {
     "read 211 4096 16": {("scsi", "READ"): 211, ("wait", "READ"): 211, ("rbd", "read"): 211},
@@ -64,16 +69,34 @@ def test_the_histograms_have_every_request(qemu: FakeQemu, keeping: Keeping) -> 
         assert "series_full" not in tracing.counted()
 
 
-def test_the_histograms_are_those_of_the_records(qemu: FakeQemu) -> None:
+@pytest.mark.parametrize("bounds", ["50us,1ms,5ms,1s", "exponential:0"])
+def test_the_histograms_are_those_of_the_records(qemu: FakeQemu, bounds: str) -> None:
     """With everything kept, counting from the records gives the same rows: every bin and every sum."""
-    with Tracing(qemu) as tracing:
+    bounds_s = parse_bounds(bounds)
+    with Tracing(qemu, bounds_s=bounds_s) as tracing:
         for command in COMMANDS:
-            if command != "cancel 7":  # calls that end after their request are under its disk in the kernel alone
-                qemu.command(command)
-        plain = Histograms()
+            qemu.command(command)
+        plain = Histograms(bounds_s)
         plain.add(tracing.traces())
         assert tracing.rows() == plain.rows(Names())
         assert plain.unmeasured == 0
+
+
+def test_calls_that_were_not_held_are_in_both(qemu: FakeQemu) -> None:
+    """Of more calls than a request can hold, some have no record: requests are incomplete, and counted all the same."""
+    with Tracing(qemu) as tracing:
+        qemu.command(f"unmap 3 {MOST_HELD + 44}")
+        counted, traces = tracing.counted(), tracing.traces()
+        plain = Histograms()
+        plain.add(traces)
+        kernel, ours = (
+            {(row.layer, row.operation): row for row in rows} for rows in (tracing.rows(), plain.rows(Names()))
+        )
+    assert counted["calls_not_held"] == 3 * 44
+    assert traces.requests["incomplete"].tolist() == [1] * 3
+    for layer in ("scsi", "wait"):
+        assert ours[layer, "UNMAP"] == kernel[layer, "UNMAP"]
+    assert kernel["rbd", "discard"].count == ours["rbd", "discard"].count + counted["calls_not_held"]
 
 
 def test_bytes_are_added_up(qemu: FakeQemu) -> None:
@@ -225,3 +248,29 @@ def test_more_bounds_than_there_is_room_for_are_refused(qemu: FakeQemu) -> None:
     with Tracing(qemu, bounds_s=bounds_s[:-1]) as tracing:
         qemu.command("read 23 4096")
         assert {len(row.counts) for row in tracing.rows()} == {MOST_BOUNDS + 1}
+
+
+def test_estimates_from_one_in_ten_are_those_of_all(qemu: FakeQemu) -> None:
+    """What is kept stands, by its threshold, for what there was: each count and bin within its interval."""
+    bounds_s = (0.0002, 0.0005, 0.001, 0.002, 0.005)
+    with Tracing(qemu, keeping=Keeping(10, 0.01), bounds_s=bounds_s) as tracing:
+        qemu.command("read 30011 4096 32")
+        qemu.command("write 10007 4096 4")
+        qemu.command("check-condition 11")
+        traces = tracing.traces()
+        exact = {row.operation: row for row in tracing.rows() if row.layer == "scsi"}
+    found = Sampler(10, 1000.0, np.random.default_rng(1)).sample(traces).requests
+    weights = 2.0**56 / (2.0**56 - found["threshold"])
+    bins = np.searchsorted(in_ns(bounds_s), durations_ns(found), side="left")
+    for name, row in exact.items():
+        own = found["operation"] == operation_code(name)
+        assert within(weights[own], row.count)
+        assert all(within(weights[own & (bins == number)], count) for number, count in enumerate(row.counts))
+    assert (found["threshold"] == 0).sum() >= 11
+    assert 3000 < len(found) < len(traces.requests) + 1
+
+
+def within(weights: NDArray[np.float64], exact: int) -> bool:
+    """Whether an estimate lies within five standard errors; of nothing kept, the error is that of one weight."""
+    variance = max(float((weights * (weights - 1)).sum()), float(weights.max(initial=10)) ** 2)
+    return abs(float(weights.sum()) - exact) < 5 * math.sqrt(variance)

@@ -137,7 +137,7 @@ def test_libvirt_absent(guest: Guest) -> None:
 def test_endpoint_down(guest: Guest) -> None:
     """With nobody listening, tracing goes on, and the loss is counted and said."""
     nobody = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
-    with Tracing("run", "--pid", str(guest.pid), env=nobody) as tracing:
+    with Tracing("run", "--pid", str(guest.pid), "--one-in", "1", env=nobody) as tracing:
         guest.run("dd if=/dev/sda of=/dev/null bs=4k count=101 iflag=direct")
         assert tracing.stop() == 0
 

@@ -6,7 +6,7 @@ Times are CLOCK_MONOTONIC ns, small and round, so that a wrong one shows.
 
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def traces(*requests: Request, orphans: Iterable[Call] = (), unix_offset_ns: int
     call_rows: list[dict[str, Any]] = []
     for index, request in enumerate(requests):
         request_rows.append(request.columns(len(call_rows)))
-        call_rows += [{**call.columns(), "parent": index} for call in request.calls]
+        above = {"parent": index, "device": request_rows[-1]["device"]}
+        call_rows += [{**call.columns(), **above} for call in request.calls]
     call_rows += [{**call.columns(), "parent": -1} for call in orphans]
     return Traces(table(REQUEST, request_rows), table(CALL, call_rows), unix_offset_ns)
 
@@ -167,9 +168,10 @@ class Hit:
         times = {"call_submit_ns": self.submit_ns, "call_complete_ns": self.complete_ns}
         return {name: getattr(self, name) for name in names} | times
 
-    def record(self, request: int, submit_ns: int) -> dict[str, Any]:
+    def record(self, request: int, submit_ns: int, device: int = 0) -> dict[str, Any]:
         """A record of its own: emit_call()."""
-        return {"pid": self.pid, "kind": Kind.CALL, "request": request, "submit_ns": submit_ns, **self.half()}
+        named = {"request": request, "submit_ns": submit_ns, "device": device}
+        return {"pid": self.pid, "kind": Kind.CALL, **named, **self.half()}
 
 
 @dataclass(frozen=True)
@@ -220,12 +222,28 @@ class Submitted:
             if call.lost or (not late and (index == 0 or (self.lost and call.held))):
                 continue
             own = call.complete_ns if late or not call.held else self.complete_ns
-            yield own, call.record(self.address, self.submit_ns)
+            yield own, call.record(self.address, self.submit_ns, self.device)
+
+
+def distinct_times(requests: list[Submitted]) -> list[Submitted]:
+    """The same with every begin at a time of its own, so that 'earliest' means one thing."""
+    number = 0
+    found = []
+    for request in requests:
+        calls = []
+        for call in request.calls:
+            number += 1
+            times = {"submit_ns": call.submit_ns * 1000 + number, "complete_ns": call.complete_ns * 1000 + 999}
+            calls.append(replace(call, **times))  # type: ignore[arg-type]
+        number += 1
+        times = {"submit_ns": request.submit_ns * 1000, "complete_ns": request.complete_ns * 1000 + 999}
+        found.append(replace(request, calls=tuple(calls), **times))  # type: ignore[arg-type]
+    return found
 
 
 def cdb(operation: str, lba: int, blocks: int) -> bytes:
     """The ten-byte form: READ(10), WRITE(10), SYNCHRONIZE CACHE(10), ..."""
-    opcode = {"SYNCHRONIZE_CACHE": 0x35}.get(operation, _OPCODES[operation])
+    opcode = {"SYNCHRONIZE_CACHE": 0x35, "WRITE_SAME": 0x41}.get(operation, _OPCODES[operation])
     return bytes([opcode, 0, *lba.to_bytes(4, "big"), 0, *blocks.to_bytes(2, "big"), 0]).ljust(16, b"\0")
 
 

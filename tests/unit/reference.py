@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from otel_qemu.events import Batch, Link, RbdOperation, Records
 from otel_qemu.trace.correlate import Correlator
-from otel_qemu.trace.ranges import CONVINCING_VOTES
+from otel_qemu.trace.ranges import CONVINCING_VOTES, MOST_VOTES
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit.builders import DEVICE, IMAGE, PID, UNIX_OFFSET_NS, Hit, Submitted
 
@@ -24,8 +24,19 @@ DIRECT = {
     "WRITE": {RbdOperation.WRITE, RbdOperation.WRITE_ZEROES, RbdOperation.FLUSH},
     "SYNCHRONIZE_CACHE": {RbdOperation.FLUSH},
     "UNMAP": {RbdOperation.DISCARD},
+    "WRITE_SAME": {RbdOperation.WRITE_ZEROES, RbdOperation.WRITE},
 }
 """The calls that a request makes by itself on a raw image."""
+
+MAY_CAUSE = {
+    "WRITE": set(RbdOperation),
+    "WRITE_AND_VERIFY": set(RbdOperation),
+    "READ": {RbdOperation.READ},
+    "SYNCHRONIZE_CACHE": {RbdOperation.FLUSH, RbdOperation.WRITE},
+    "UNMAP": set(RbdOperation),
+    "WRITE_SAME": set(RbdOperation),
+}
+"""The calls that a request may lead to in any disk format."""
 
 
 # ---- time ------------------------------------------------------------------------------------------------------
@@ -65,28 +76,64 @@ def join(requests: Sequence[Submitted], calls: Sequence[Hit]) -> list[tuple[int 
         call = calls[number]
         disks = votes.setdefault((call.pid, call.image), Counter())
         could = [i for i, request in enumerate(requests) if _could_make(request, call)]
+        fits = [
+            i for i in could if _has_range(requests[i], call) and _covers(requests[i], call) and left[i] >= call.length
+        ]
         devices = {requests[i].device for i in could}
-        first, second = [*disks.most_common(2), (0, 0), (0, 0)][:2]
-        if first[1] >= second[1] + CONVINCING_VOTES:
-            could = [i for i in could if requests[i].device == first[0]]
-        elif len(devices) > 1:
-            could = []
-        ranged = [i for i in could if _has_range(requests[i], call)]
-        fitting = [i for i in ranged if _covers(requests[i], call) and left[i] >= call.length]
-        others = [i for i in could if i not in ranged]
-        if fitting:
-            best = min(fitting, key=lambda i: requests[i].submit_ns)
+        device = _leader(disks) or (devices.pop() if len(devices) == 1 else None)
+        own = [i for i in fits if requests[i].device == device]
+        others = [i for i in could if requests[i].device == device and not _has_range(requests[i], call)]
+        if own:
+            best = min(own, key=lambda i: requests[i].submit_ns)
             left[best] -= call.length
-            disks[requests[best].device] += 1
+            _vote(disks, requests[best].device)
             found[number] = best, Join.RANGE
-        elif len(others) == 1:
+            continue
+        if fits and device:
+            _vote(disks, requests[fits[0]].device)
+        if len(others) == 1:
             found[number] = others[0], Join.TIME
+    return found
+
+
+def _leader(disks: Counter[int]) -> int | None:
+    """The disk that is ahead of every other by enough."""
+    for device, votes in disks.items():
+        if (
+            all(votes >= disks[other] + CONVINCING_VOTES for other in disks if other != device)
+            and votes >= CONVINCING_VOTES
+        ):
+            return device
+    return None
+
+
+def _vote(disks: Counter[int], device: int) -> None:
+    """One for this disk, up to the most; from there on, one against all others."""
+    if disks[device] < MOST_VOTES:
+        disks[device] += 1
+        return
+    for other in disks:
+        if other != device:
+            disks[other] = max(0, disks[other] - 1)
+
+
+def judge(requests: Sequence[Submitted]) -> dict[tuple[int, int], tuple[int, Join, bool]]:
+    """(pid, submit) of each walked call → its request's address, the rule, and whether anything contradicts it."""
+    images: dict[tuple[int, int], int] = {}
+    found = {}
+    pairs = [(call, request) for request in requests for call in request.linked]
+    for call, request in sorted(pairs, key=lambda pair: pair[0].submit_ns):
+        image = images.setdefault((request.pid, request.device), call.image)
+        in_time = request.submit_ns <= call.submit_ns and call.complete_ns <= request.complete_ns
+        fits = in_time and image == call.image and call.operation in MAY_CAUSE.get(request.operation, ())
+        in_range = _has_range(request, call) and _covers(request, call)
+        found[call.pid, call.submit_ns] = request.address, Join.WALK_RANGE if in_range else Join.WALK, not fits
     return found
 
 
 def _could_make(request: Submitted, call: Hit) -> bool:
     in_time = request.submit_ns <= call.submit_ns and call.complete_ns <= request.complete_ns
-    return request.pid == call.pid and in_time and call.operation in DIRECT[request.operation]
+    return request.pid == call.pid and in_time and call.operation in DIRECT.get(request.operation, ())
 
 
 def _has_range(request: Submitted, call: Hit) -> bool:
@@ -132,39 +179,60 @@ def _row(row: Any, without: str) -> tuple[Any, ...]:
 
 # ---- workloads -------------------------------------------------------------------------------------------------
 
-CHILD = {
-    "READ": RbdOperation.READ,
-    "WRITE": RbdOperation.WRITE,
-    "SYNCHRONIZE_CACHE": RbdOperation.FLUSH,
-    "UNMAP": RbdOperation.DISCARD,
-}
-DISKS = ((PID, DEVICE, IMAGE), (PID, DEVICE + 16, IMAGE + 16), (PID + 1, DEVICE, IMAGE))
+OPERATIONS = (*DIRECT, "TEST_UNIT_READY")
+DISKS = (
+    *((PID, DEVICE, IMAGE, "raw"), (PID, DEVICE + 16, IMAGE + 16, "raw"), (PID + 1, DEVICE, IMAGE, "raw")),
+    *((PID, DEVICE + 32, IMAGE, "raw"), (PID + 1, DEVICE + 16, IMAGE + 16, "offset")),
+    (PID + 1, DEVICE + 32, IMAGE + 32, "format"),
+)
+"""
+Process, disk, image, and what is in it.  Two disks of the first guest share an image; of the second guest, one image is
+used from an ``offset=`` on, and one has a format, whose calls are others, at other places.
+"""
+SHIFT_BYTES = 1 << 20
 
 
 @st.composite
 def submitted(draw: st.DrawFn, begin_ns: int, lane: int, walk: bool) -> Submitted:
     """A request of a lane: one address at which requests follow one another."""
-    pid, device, image = draw(st.sampled_from(DISKS))
-    operation, lba = draw(st.sampled_from(sorted(CHILD))), 8 * draw(st.integers(0, 1))
+    pid, device, image, kind = draw(st.sampled_from(DISKS))
+    operation, lba = draw(st.sampled_from(OPERATIONS)), 8 * draw(st.integers(0, 1))
     duration = draw(st.integers(0, 60))
-    count = draw(st.sampled_from((0, 1, 1, 1, 2, 3)))
-    # FUA on a WRITE, and a walk that met memory it could not read.
-    operations = [CHILD[operation]] * count + [RbdOperation.FLUSH] * (operation == "WRITE" and draw(st.booleans()))
-    links = [draw(st.sampled_from((Link.WALK, Link.WALK, Link.FAULT))) if walk else Link.NO_LAYOUT for _ in operations]
     hits = []
-    for index, (kind, link) in enumerate(zip(operations, links, strict=True)):
+    for what, offset, length in draw(pieces(operation, 512 * lba, kind)):
         first, last = sorted((draw(st.integers(0, duration)), draw(st.integers(0, duration))))
-        length = 0 if kind == RbdOperation.FLUSH else 4096 // count
-        offset = 512 * lba + index * length if length else 0
+        # A walk may meet memory that it cannot read.
+        link = draw(st.sampled_from((Link.WALK, Link.WALK, Link.FAULT))) if walk else Link.NO_LAYOUT
         held, lost = draw(st.sampled_from(((True, False), (True, False), (False, False), (True, True))))
         hits.append(
-            Hit(kind, begin_ns + first, begin_ns + last, offset, length, pid, image, link, 0, held, lost and walk)
+            Hit(what, begin_ns + first, begin_ns + last, offset, length, pid, image, link, 0, held, lost and walk)
         )
     return Submitted(
         *(operation, begin_ns, begin_ns + duration, lba, 8, tuple(hits), pid, device),
         address=0x7F00_0000_0000 + 4096 * lane + 4096 * 4096 * (pid - PID),
         lost=walk and draw(st.sampled_from((False, False, False, True))),
     )
+
+
+@st.composite
+def pieces(draw: st.DrawFn, operation: str, start: int, kind: str) -> list[tuple[RbdOperation, int, int]]:
+    """
+    (operation, offset, length) of the calls for 4 KiB, in the order of their making.
+
+    None: QEMU answers by itself, or a flush has nothing to do or is served by another's.  Several: split by the block
+    layer, one for each descriptor of an UNMAP, a flush behind a write with FUA, or whatever a format needs.
+    """
+    if operation not in DIRECT:
+        return []
+    count = draw(st.sampled_from((0, 1, 1, 1, 2, 3)))
+    if kind == "format":
+        kinds = sorted(MAY_CAUSE[operation])
+        return [(draw(st.sampled_from(kinds)), draw(st.integers(0, 1 << 30)), 65536) for _ in range(count)]
+    what = draw(st.sampled_from(sorted(DIRECT[operation] - {RbdOperation.FLUSH} or {RbdOperation.FLUSH})))
+    shift = SHIFT_BYTES if kind == "offset" else 0
+    length = 0 if what == RbdOperation.FLUSH else 4096 // max(count, 1)
+    made = [(what, (start + shift + index * length) * bool(length), length) for index in range(count)]
+    return made + [(RbdOperation.FLUSH, 0, 0)] * (operation == "WRITE" and draw(st.booleans()))
 
 
 @st.composite

@@ -2,16 +2,23 @@
 
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 
-from bench import bpftrace, guest, hit, kernel, machine, probe, programs, sidecar, spans
+from bench import bpftrace, callback, guest, hit, kernel, machine, pipeline, probe, programs, sidecar, spans, workload
 from bench.figures import Figure, added, as_json, print_table, ratios
+from otel_qemu.events import Batch, Kind, Link
 from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode
+from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.histograms import Histograms, rbd_operation
+from otel_qemu.trace.names import Names
+from otel_qemu.trace.replay import replay_traces
 from tests.unit.decoded import spans_in
 from tests.unit.readable_spans import spans_of
 from tests.unit.test_export_against_sdk import ids_of, normal
@@ -219,3 +226,60 @@ def test_a_span_costs_a_quarter_of_the_sdks_at_most() -> None:
 def test_a_way_that_takes_longer_costs_more() -> None:
     """CPU time of this thread, in ns."""
     assert spans.cpu_ns(lambda: sum(range(1_000_000))) > spans.cpu_ns(lambda: None) >= 0
+
+
+class TestPipeline:
+    """The recordings it makes up, and the two ways that they go."""
+
+    @pytest.mark.parametrize("name", ["usual", "many_calls"])
+    def test_the_callback_does_the_same_work(self, name: str) -> None:
+        """Each histogram, each bin and each sum; calls, joins and what disagrees."""
+        records = workload.records_of(replace(pipeline.SHAPES[name], requests=3000))
+        script, correlator, histograms = callback.Script(), Correlator(), Histograms()
+        script.consume(records)
+        for traces in replay_traces([Batch(records, 0)], correlator):
+            histograms.add(traces)
+        ours = {
+            (row.pid, row.device, row.layer, row.operation): (row.counts, round(row.sum_s * 1e9))
+            for row in histograms.rows(Names())
+        }
+
+        assert ours == {
+            (pid, device, layer, rbd_operation(int(name)) if layer == "rbd" else name): (tuple(counts), sum_ns)
+            for (pid, device, layer, name), (*counts, sum_ns) in script.histograms.items()
+        }
+        assert (script.requests, script.calls) == (correlator.stats.requests, correlator.stats.calls)
+        assert script.disagreements == correlator.stats.disagreements == 0
+
+    def test_the_usual_recording_is_as_it_says(self) -> None:
+        """One in a hundred requests has several calls, there are some orphans, and the order is nearly that of ends."""
+        shape = replace(pipeline.USUAL, requests=20_000)
+        records = workload.records_of(shape)
+        requests = records[records["kind"] == Kind.REQUEST]
+        alone = (records["kind"] == Kind.CALL) & (records["link"] == Link.NOT_IN_FLIGHT)
+        behind_ns = np.maximum.accumulate(requests["complete_ns"]) - requests["complete_ns"]
+
+        assert len(requests) == 20_000
+        assert 0.005 < (requests["calls"] > 1).mean() < 0.02
+        assert alone.sum() == 40
+        assert 0 < behind_ns.max() <= 10_000
+        assert len(np.unique(requests[["pid", "device"]])) == 24
+
+    def test_without_a_walk_calls_name_nothing(self) -> None:
+        """They are records of their own, and nearly all find their request again."""
+        records = workload.records_of(replace(pipeline.SHAPES["unwalked"], requests=2000))
+        correlator = Correlator()
+        list(replay_traces([Batch(records, 0)], correlator))
+
+        assert not records["request"][records["kind"] == Kind.CALL].any()
+        assert correlator.stats.joined > 0.9 * correlator.stats.calls
+
+    def test_figures_have_aims(self) -> None:
+        """ns a request, the share of the usual way's, and MB."""
+        samples = {name: [500.0] for name in (*pipeline.SHAPES, "callback", "memory")} | {"callback": [10_000.0]}
+        by_name = {figure.name: figure for figure in pipeline.summarised(samples)}
+
+        assert by_name["usual_ns"].met
+        assert by_name["usual_requests_per_s"].median == 2e6
+        assert by_name["usual_to_callback_ratio"].met
+        assert not by_name["usual_memory_mb"].met

@@ -56,6 +56,19 @@ def test_what_to_keep_is_read(asked: list[Keeping], options: tuple[str, ...], ke
     assert asked == [keeping]
 
 
+def test_run_keeps_what_is_worth_seeing(asked: list[Keeping]) -> None:
+    """By default errors, what takes 100 ms, and one in a thousand; `record` keeps all."""
+    assert cli.main(["run"]) == NothingToTrace.exit_code
+    assert cli.main(["run", "--one-in", "1", "--guest-rate", "off"]) == NothingToTrace.exit_code
+    assert asked == [Keeping(1000, 0.1), Keeping(1, 0.1)]
+
+
+@pytest.mark.parametrize("rate", ["-1", "many"])
+def test_a_rate_is_a_number(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--guest-rate", rate]) == USAGE
+    assert "--guest-rate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import RECORD, Batch, Kind, Link, RbdOperation, Records
+from otel_qemu.trace import images
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
+from otel_qemu.trace.images import SILENT_NS
 from otel_qemu.trace.replay import replay_traces
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit import reference
-from tests.unit.builders import PID, UNIX_OFFSET_NS, Hit, Submitted, ring
+from tests.unit.builders import PID, UNIX_OFFSET_NS, Hit, Submitted, distinct_times, ring
 
 ADDRESS = 0x7F00_0000_0000
+HELD_NOT = Hit(RbdOperation.DISCARD, 10, 20, held=False)
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
 INTERNAL = st.lists(
@@ -63,6 +66,10 @@ def check_conserved(records: Records, correlator: Correlator, found: list[Traces
     assert correlator.stats.joined == sum(int((traces.calls["parent"] >= 0).sum()) for traces in found)
     joins = Counter(join for traces in found for join in traces.calls["join"].tolist())
     assert correlator.stats.by_join == tuple(joins[join] for join in range(max(Join) + 1))
+    # Each record is one of these, and only one: a request, with or without a call in it; a call; a late end; a proof.
+    inside = int(((records["kind"] == Kind.REQUEST) & (records["call_submit_ns"] > 0)).sum())
+    stats = correlator.stats
+    assert len(records) == stats.requests + (stats.calls - inside) + stats.late_ends + stats.unstarted
 
 
 def check_well_formed(traces: Traces) -> None:
@@ -126,6 +133,22 @@ class TestProperties:
         records = ring([walked_only(request) for request in requests] + before, own)
         mixed = records[random.sample(range(len(records)), len(records))]
         assert reference.told(reference.correlate(mixed, cuts)[1]) == reference.told(reference.correlate(records)[1])
+
+    @quick
+    @given(reference.workloads())
+    def test_each_walked_call_has_its_request_and_the_rule(self, requests: list[Submitted]) -> None:
+        """As the slow way judges: by range where a range can be told, by the walk alone above a format or an offset."""
+        kept = distinct_times([kept_whole(walked_only(request)) for request in requests])
+        correlator, found = reference.correlate(ring(kept))
+        given_out = {}
+        for traces in found:
+            for call in traces.calls:
+                request = int(traces.requests[call["parent"]]["request"])
+                key = int(call["pid"]), int(call["submit_ns"])
+                given_out[key] = request, Join(call["join"]), bool(call["disagrees"])
+        expected = reference.judge(kept)
+        assert given_out == expected
+        assert correlator.stats.disagreements == sum(differs for _, _, differs in expected.values())
 
     @quick
     @given(reference.workloads(), CUTS)
@@ -257,3 +280,47 @@ class TestWalk:
         copied = (Hit(submit_ns=10, complete_ns=20, image=9), Hit(submit_ns=12, complete_ns=20, image=5))
         correlator, _ = reference.correlate(ring([Submitted("WRITE", 5, 50, calls=copied)]))
         assert list(correlator.images.values()) == [9]
+
+    @pytest.mark.parametrize(("pause_ns", "disagree"), [(SILENT_NS + 100, 0), (100, 3)], ids=["swapped", "both used"])
+    def test_a_disk_that_was_swapped_has_the_new_image(self, pause_ns: int, disagree: int) -> None:
+        """Another disk at its address, after a pause: nothing contradicts. Two images side by side do."""
+        times = [(at, 5) for at in (10, 30, 50)] + [(50 + pause_ns + at, 9) for at in (10, 30, 50)]
+        requests = [
+            Submitted("WRITE", at, at + 9, calls=(Hit(submit_ns=at + 1, complete_ns=at + 8, image=image),))
+            for at, image in times
+        ]
+        correlator, _ = reference.correlate(ring(requests))
+        assert correlator.stats.disagreements == disagree
+        assert list(correlator.images.values()) == [5 if disagree else 9]
+
+    def test_images_are_not_remembered_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of very many disks, those that were used last."""
+        monkeypatch.setattr(images, "MOST", 4)
+        requests = [
+            Submitted("WRITE", at, at + 9, device=at, address=at, calls=(Hit(submit_ns=at + 1, complete_ns=at + 8),))
+            for at in range(10, 110, 10)
+        ]
+        correlator, _ = reference.correlate(ring(requests), range(10))
+        assert (PID, 100) in correlator.images
+        assert len(correlator.images) <= 8
+
+    def test_a_process_that_dies_leaves_its_calls_with_a_reason(self) -> None:
+        """Its request was in flight: records of further calls had come, the request's with the first never will."""
+        killed = Submitted("UNMAP", 5, 50, lost=True, calls=tuple(replace(HELD_NOT, submit_ns=at) for at in (7, 8, 9)))
+        correlator, found = reference.correlate(ring([killed]))
+        assert [Join(row["join"]) for row in found[-1].calls] == [Join.PARENT_LOST] * 2
+        assert correlator.held == 0
+
+    def test_a_pid_that_is_used_again_is_another_process(self) -> None:
+        """The same pid, addresses and disks after a restart: each call is under the request of its own time."""
+        before = Submitted("UNMAP", 5, 50, calls=(Hit(RbdOperation.DISCARD, 6, 40), Hit(RbdOperation.DISCARD, 7, 45)))
+        shift = 100 * HOLD_NS
+        calls = tuple(
+            replace(c, submit_ns=c.submit_ns + shift, complete_ns=c.complete_ns + shift) for c in before.calls
+        )
+        after = replace(before, submit_ns=5 + shift, complete_ns=50 + shift, calls=calls)
+        _, found = reference.correlate(ring([before, after]))
+        for traces in found:
+            for index, request in enumerate(traces.requests):
+                assert (traces.calls_of(index)["submit_ns"] > request["submit_ns"]).all()
+                assert len(traces.calls_of(index)) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otel_qemu import events
-from otel_qemu.events import BPF_DIRECTORY, COUNTERS, RECORD
+from otel_qemu.events import BPF_DIRECTORY, COUNTERS, MOST_AT_ONCE, RECORD, Batch
 
 HEADER = (BPF_DIRECTORY / "events.h").read_text()
 
@@ -87,3 +87,15 @@ def test_an_unknown_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         events._dtype("record")
     with pytest.raises(LookupError, match="no struct nothing"):
         events._dtype("nothing")
+
+
+@pytest.mark.parametrize("count", [0, 1, MOST_AT_ONCE, MOST_AT_ONCE + 1, 3 * MOST_AT_ONCE])
+def test_parts_of_a_batch_are_the_batch(count: int) -> None:
+    """In order, none too long, on the same clock; an empty one is one part."""
+    whole = Batch(np.zeros(count, dtype=RECORD), 7)
+    whole.records["tag"] = np.arange(count)
+    parts = list(whole.parts())
+
+    assert np.concatenate([part.records["tag"] for part in parts]).tolist() == list(range(count))
+    assert all(len(part) <= MOST_AT_ONCE and part.unix_offset_ns == 7 for part in parts)
+    assert len(parts) == max(1, -(-count // MOST_AT_ONCE))

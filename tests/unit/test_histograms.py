@@ -4,17 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import Ending, RbdOperation
+from otel_qemu.trace.exponential import SCALES, exponential_indices
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, Histograms, in_ns, parse_bounds, rbd_operation
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit import builders
 from tests.unit.builders import Call, Request, traces, write
 
+quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 OTHER_DEVICE = 0x5581_0000_9000
 
 
@@ -47,8 +49,15 @@ class TestLayers:
     def test_a_request_without_a_call_has_no_wait(self) -> None:
         assert list(rows_of(traces(Request("INQUIRY", 1)))) == ["ua-ceph-root scsi INQUIRY"]
 
-    def test_a_request_that_lost_records_of_calls_has_no_wait(self) -> None:
-        assert "ua-ceph-root wait WRITE" not in rows_of(traces(write(incomplete=1)))
+    def test_a_request_that_lost_records_of_calls_has_the_kernels_wait(self) -> None:
+        rows = rows_of(traces(write(incomplete=1)))
+
+        assert rows["ua-ceph-root wait WRITE"].count == 1
+
+    def test_a_call_that_came_after_its_request_is_under_its_disk(self) -> None:
+        late = Call(join=Join.PARENT_LOST, fields={"device": OTHER_DEVICE})
+
+        assert list(rows_of(traces(orphans=[late]))) == [f"0x{OTHER_DEVICE:x} rbd write"]
 
     def test_an_orphan_has_no_disk(self) -> None:
         rows = rows_of(traces(orphans=[Call(RbdOperation.FLUSH, join=Join.INTERNAL)]))
@@ -124,6 +133,7 @@ class TestBuckets:
     def test_bounds_are_whole_ns(self) -> None:
         assert in_ns(DEFAULT_BOUNDS_S).tolist()[:4] == [50_000, 100_000, 250_000, 500_000]
 
+    @quick
     @given(
         st.lists(
             st.tuples(
@@ -226,3 +236,53 @@ class TestParseBounds:
         except BadInput:
             return
         assert (np.diff(in_ns(bounds_s)) > 0).all()
+
+
+class TestExponential:
+    """OpenTelemetry's base-2 exponential buckets, of durations in whole ns."""
+
+    @quick
+    @given(st.integers(1, 2**62), st.sampled_from(SCALES))
+    def test_the_mapping_is_exact(self, duration_ns: int, scale: int) -> None:
+        """Above the lower bound and not above the upper one, in integers: 10^9 2^(i / 2^s) < d, to the power 2^s."""
+        (index,) = exponential_indices(np.array([duration_ns]), scale).tolist()
+
+        assert _above(duration_ns, index, scale)
+        assert not _above(duration_ns, index + 1, scale)
+
+    @quick
+    @given(st.lists(st.integers(1, 2**62), min_size=1), st.sampled_from(SCALES[1:]))
+    def test_a_lower_scale_joins_two_buckets(self, durations_ns: list[int], scale: int) -> None:
+        """Bucket i of a scale is bucket i >> 1 of the one below."""
+        values = np.array(durations_ns)
+
+        assert (exponential_indices(values, scale) >> 1 == exponential_indices(values, scale - 1)).all()
+
+    def test_powers_of_two_are_upper_bounds(self) -> None:
+        """A second is the last of its bucket, at every scale."""
+        for scale in SCALES:
+            assert exponential_indices(np.array([10**9, 10**9 + 1]), scale).tolist() == [-1, 0]
+
+    @pytest.mark.parametrize("scale", SCALES)
+    def test_histograms_have_the_same_buckets(self, scale: int) -> None:
+        """`exponential:SCALE` as bounds counts what the mapping counts."""
+        durations_ns = np.random.default_rng(1).lognormal(np.log(1e6), 2, 500).astype("i8") + 1
+        bounds_s = parse_bounds(f"exponential:{scale}")
+        rows = rows_of(traces(*(Request("READ", 1, int(ns)) for ns in durations_ns)), bounds_s=bounds_s)
+        indices = exponential_indices(durations_ns, scale)
+        first = exponential_indices(in_ns(bounds_s)[:1], scale)[0]
+        places = np.clip(indices - first, 0, len(bounds_s))
+
+        assert rows["ua-ceph-root scsi READ"].counts == tuple(np.bincount(places, minlength=len(bounds_s) + 1))
+
+    @pytest.mark.parametrize("scale", ["", "x", "9", "-3", "1.5"])
+    def test_scales_that_are_none_are_refused(self, scale: str) -> None:
+        with pytest.raises(BadInput, match="is no scale: give exponential:-2 to exponential:8"):
+            parse_bounds(f"exponential:{scale}")
+
+
+def _above(duration_ns: int, power: int, scale: int) -> bool:
+    """Whether a duration is above 2^(power / 2^scale) seconds, without a root."""
+    root = 2 ** max(scale, 0)
+    power *= 2 ** max(-scale, 0)
+    return duration_ns**root * 2 ** max(-power, 0) > 10 ** (9 * root) * 2 ** max(power, 0)

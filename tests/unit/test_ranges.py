@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from otel_qemu.events import Link, RbdOperation, Records
-from otel_qemu.trace.correlate import HOLD_NS
+from otel_qemu.events import Batch, Link, RbdOperation, Records
+from otel_qemu.trace.correlate import HOLD_NS, Correlator
+from otel_qemu.trace.ranges import MOST_VOTES
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit import reference
-from tests.unit.builders import DEVICE, IMAGE, PID, Hit, Submitted, ring
+from tests.unit.builders import DEVICE, IMAGE, PID, Hit, Submitted, distinct_times, ring
 
 quick = settings(deadline=None, max_examples=100, derandomize=True, database=None)
 NO_WALK = Link.NO_LAYOUT
@@ -37,22 +38,6 @@ def parents(found: list[Traces]) -> dict[tuple[int, int], tuple[int, Join]]:
             request = int(traces.requests[call["parent"]]["request"]) if call["parent"] >= 0 else 0
             rows[int(call["pid"]), int(call["submit_ns"])] = request, Join(call["join"])
     return rows
-
-
-def distinct_times(requests: list[Submitted]) -> list[Submitted]:
-    """The same with every begin at a time of its own, so that 'earliest' means one thing."""
-    number = 0
-    found = []
-    for request in requests:
-        calls = []
-        for call in request.calls:
-            number += 1
-            times = {"submit_ns": call.submit_ns * 1000 + number, "complete_ns": call.complete_ns * 1000 + 999}
-            calls.append(replace(call, **times))  # type: ignore[arg-type]
-        number += 1
-        times = {"submit_ns": request.submit_ns * 1000, "complete_ns": request.complete_ns * 1000 + 999}
-        found.append(replace(request, calls=tuple(calls), **times))  # type: ignore[arg-type]
-    return found
 
 
 class TestRules:
@@ -164,6 +149,36 @@ class TestCuts:
         records = ring([*TWO_DISKS, *after])
         _, found = reference.correlate(records, range(len(records)))
         assert parents(found)[PID, 991] == (FIRST, Join.RANGE)
+
+
+class TestHotPlug:
+    """Disks come, go, and take each other's addresses."""
+
+    def test_an_image_that_moves_to_another_disk_is_followed(self) -> None:
+        """Its address was a disk's for long, then it is another's: after some lone calls, the new one's."""
+
+        def writes(device: int, times: range) -> list[Submitted]:
+            return [
+                with_calls(write(at, at + 9, FIRST + at, lba=8 * at, device=device),
+                           written(at + 1, at + 8, offset=4096 * at))
+                for at in times
+            ]  # fmt: skip
+
+        moved = [*writes(DEVICE, range(100, 600, 10)), *writes(DEVICE + 16, range(1000, 1300, 10))]
+        found = parents(reference.correlate(ring(moved))[1])
+        after = [found[PID, at + 1][1] for at in range(1000, 1300, 10)]
+        assert {found[PID, at + 1][1] for at in range(100, 600, 10)} == {Join.RANGE}
+        assert after == [Join.UNMATCHED] * after.count(Join.UNMATCHED) + [Join.RANGE] * after.count(Join.RANGE)
+        assert 0 < after.count(Join.UNMATCHED) <= MOST_VOTES
+
+    def test_a_process_whose_calls_can_be_walked_again_does_not_wait(self) -> None:
+        """Its pid was another's, or one walk had failed: what comes later is given out at once."""
+        late = 10 * HOLD_NS
+        correlator = Correlator()
+        correlator.feed(Batch(ring([with_calls(write(1, 100), written(10, 20))]), 0))
+        assert correlator.held == 2
+        found = correlator.feed(Batch(ring([write(late, late + 50, SECOND)]), 0))
+        assert found.requests["submit_ns"].tolist() == [1, late]
 
 
 class TestReasons:

@@ -14,12 +14,14 @@ import pytest
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import RECORD, Batch
+from otel_qemu.probe.tracer import unix_offset_ns
+from otel_qemu.trace.chunks import FORMAT, ChunkKind
 from otel_qemu.trace.names import Disk, Names
-from otel_qemu.trace.recording import ChunkKind, Recording, RecordingWriter
+from otel_qemu.trace.recording import Recording, RecordingWriter
 from tests.unit import builders
 
 HEADER_BYTES = 32
-DETAILS = {"kernel": "6.18.0", "command": ["otel-qemu", "record"], "created_unix_ns": 1}
+DETAILS = {"kernel": "6.18.0", "command": ["otel-qemu", "record"], "bounds_s": [0.001, 1.0]}
 
 
 def chunk(kind: int, payload: bytes, payload_bytes: int | None = None) -> bytes:
@@ -125,7 +127,7 @@ class TestRoundTrip:
     def test_details_cannot_override_the_layout(self, path: Path) -> None:
         RecordingWriter(path, {"format": 99}).close()
 
-        assert Recording.open(path).details["format"] == 1
+        assert Recording.open(path).details["format"] == FORMAT
 
     def test_a_recording_of_nothing_is_whole(self, path: Path) -> None:
         with RecordingWriter(path, {}) as writer:
@@ -135,7 +137,35 @@ class TestRoundTrip:
 
         assert list(recording.batches()) == []
         assert recording.damage is None
-        assert {"kernel", "command", "created_unix_ns"} <= recording.details.keys()
+        assert {"kernel", "machine", "command", "clock"} <= recording.details.keys()
+
+    def test_the_header_has_both_clocks_of_one_moment(self, path: Path) -> None:
+        """Their difference is the offset that the first batch brings, but for what passed between two readings."""
+        with RecordingWriter(path, {}) as writer:
+            writer.write(builders.batch(1, unix_offset_ns()))
+        recording = Recording.open(path)
+        clock, (batch,) = recording.details["clock"], recording.batches()
+
+        assert abs(clock["unix_ns"] - clock["monotonic_ns"] - batch.unix_offset_ns) < 10**9
+
+    def test_processes_come_back_and_add_up(self, small: Path) -> None:
+        """Build ids and layouts, by pid; what is told of a process later counts."""
+        older, newer = {"pid": 7, "build_ids": {"qemu": "aa"}}, {"pid": 7, "build_ids": {"qemu": "aa", "librbd": "bb"}}
+        other = {"pid": 8, "layout": {"device": 8}}
+        chunks = (json_chunk(ChunkKind.PROCESSES, {"processes": each}) for each in ([older, other], [newer]))
+
+        assert Recording.open(append(small, *chunks)).processes == {7: newer, 8: other}
+
+    def test_an_older_format_is_read(self, small: Path, path: Path) -> None:
+        """Format 1 had the same records, and said less of where it was made."""
+        details = Recording.open(small).details
+        old = json_chunk(ChunkKind.DETAILS, {**details, "format": 1})
+        path.write_bytes(old + small.read_bytes()[chunk_ends(small.read_bytes())[0] :])
+        recording = Recording.open(path)
+
+        assert recording.damage is None
+        assert sum(map(len, recording.batches())) == 5
+        assert recording.processes == {}
 
 
 class TestWriter:
@@ -261,6 +291,7 @@ class TestDamage:
                 "does not hold names",
             ),
             (json_chunk(ChunkKind.COUNTERS, {"records": "many"}), "does not hold counters"),
+            (json_chunk(ChunkKind.PROCESSES, {"processes": [{"name": "x"}]}), "does not hold processes"),
             (json_chunk(77, {}), "of unknown kind 77"),
             (json_chunk(ChunkKind.DETAILS, {}), "does not belong here"),
         ],
@@ -297,9 +328,9 @@ class TestNotOurs:
                 Recording.open(wrong)
 
     def test_another_format_is_refused_with_both_numbers(self, path: Path) -> None:
-        path.write_bytes(json_chunk(ChunkKind.DETAILS, {"format": 2}))
+        path.write_bytes(json_chunk(ChunkKind.DETAILS, {"format": 3}))
 
-        with pytest.raises(BadInput, match="format 2, this reads 1: replay it with the version"):
+        with pytest.raises(BadInput, match="format 3, this reads 1 and 2: replay it with the version"):
             Recording.open(path)
 
     def test_another_layout_is_refused_by_its_first_field_that_differs(self, small: Path, path: Path) -> None:

@@ -22,7 +22,7 @@ NOWHERE = Path("/nonexistent/otel-qemu.toml")
 # A value of each setting that is not its default: as a text, in TOML, and as it is read.
 OTHERS: dict[str, tuple[str, str, Any]] = {
     "domain": ("web1,db 2", '["web1", "db 2"]', ("web1", "db 2")),
-    "one-in": ("1000", "1000", 1000),
+    "one-in": ("250", "250", 250),
     "slow": ("250us", '"250us"', 0.00025),
     "slow-operation": ("write=20ms,UNMAP=1s", '{WRITE = "20ms", unmap = 1}', (("WRITE", 0.02), ("UNMAP", 1.0))),
     "guest-rate": ("0.5", "0.5", 0.5),

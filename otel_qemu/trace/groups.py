@@ -1,0 +1,67 @@
+"""Rows that belong together, by the values of some columns: what a dictionary would do, for many rows at once."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_SLOT_BITS = 13
+_EVERY = 61
+"""The groups of so many rows' first are looked for before all others: nearly always that is all of them."""
+
+
+class Groups(NamedTuple):
+    """Groups of rows: `codes`, int64, shape (n,), is each row's; `firsts` is a row of each group."""
+
+    codes: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+
+def grouped(*columns: Any) -> Groups:
+    """Groups of rows that are equal in all of these columns of integers or truths; each of shape (n,)."""
+    mixed = _mixed(columns)
+    keys = np.unique(mixed[::_EVERY])
+    codes = _codes(keys, mixed)
+    missed = keys[codes] != mixed if len(keys) else np.zeros(0, dtype=bool)
+    if missed.any():
+        keys = np.union1d(keys, mixed[missed])
+        codes = _codes(keys, mixed)
+    firsts = np.zeros(len(keys), dtype="i8")
+    firsts[codes] = np.arange(len(mixed))
+    if len(columns) > 1 and any((column[firsts][codes] != column).any() for column in columns):
+        return _exactly(columns)
+    return Groups(codes, firsts)
+
+
+def _mixed(columns: tuple[Any, ...]) -> NDArray[np.uint64]:
+    """One number for a row's values: the same for the same ones, and hardly ever for others."""
+    mixed = columns[0].astype("u8") * _ODD
+    for column in columns[1:]:
+        mixed ^= mixed >> np.uint64(29)
+        mixed += column.astype("u8")
+        mixed *= _ODD
+    return mixed
+
+
+def _codes(keys: NDArray[np.uint64], mixed: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The place in `keys` of each number, where it is there; else of any."""
+    slots = np.zeros(1 << _SLOT_BITS, dtype="i8")
+    slots[_slots(keys)] = np.arange(len(keys))
+    if (slots[_slots(keys)] == np.arange(len(keys))).all():  # no two keys share one: the quick way
+        return slots[_slots(mixed)]
+    return np.minimum(np.searchsorted(keys, mixed), max(len(keys) - 1, 0)).astype("i8")
+
+
+def _slots(mixed: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return (mixed >> np.uint64(64 - _SLOT_BITS)).view("i8")
+
+
+def _exactly(columns: tuple[Any, ...]) -> Groups:
+    """The same, by sorting: for the rare batch where two groups have one number."""
+    rows = np.stack([column.astype("u8") for column in columns], axis=1)
+    _, firsts, codes = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return Groups(codes.reshape(-1).astype("i8"), firsts.astype("i8"))

@@ -1,0 +1,66 @@
+"""Which image each disk uses, learnt from the calls under its requests."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.trace.groups import grouped
+from otel_qemu.trace.traces import Table
+
+Key = tuple[int, int]
+"""Process and SCSIDevice *."""
+
+SILENT_NS = 2_000_000_000
+"""After so long without a call to its image, a disk that calls another one has that: it was swapped, or pivoted."""
+
+MOST = 65_536
+"""Disks that are remembered; of more, those used last."""
+
+
+class _Used(NamedTuple):
+    image: int
+    last_ns: int
+
+
+class Images:
+    """The image of each disk: the first that it was seen to use, until that is silent and another is not."""
+
+    def __init__(self) -> None:
+        self._of: dict[Key, _Used] = {}
+
+    def fit(self, parents: Table, calls: Table) -> NDArray[np.bool_]:
+        """Whether each call, of shape (n,), went to the image of its parent's disk."""
+        if not len(calls):
+            return np.ones(0, dtype=bool)
+        groups = grouped(parents["pid"], parents["device"], calls["image"])
+        first_ns = np.full(len(groups), np.iinfo("u8").max, dtype="u8")
+        last_ns = np.zeros(len(groups), dtype="u8")
+        np.minimum.at(first_ns, groups.codes, calls["submit_ns"])
+        np.maximum.at(last_ns, groups.codes, calls["submit_ns"])
+        of, images = parents[["pid", "device"]][groups.firsts].tolist(), calls["image"][groups.firsts].tolist()
+        fits = np.zeros(len(groups), dtype=bool)
+        for row in np.argsort(first_ns, kind="stable").tolist():
+            fits[row] = self._learn(of[row], images[row], int(first_ns[row]), int(last_ns[row]))
+        self._forget()
+        return fits[groups.codes]
+
+    def _learn(self, key: Key, image: int, first_ns: int, last_ns: int) -> bool:
+        """Take in calls between two times, those that began before them having been told; whether it is the image."""
+        used = self._of.get(key)
+        if used is None or used.last_ns + SILENT_NS < first_ns:
+            self._of[key] = _Used(image, last_ns)
+        elif used.image == image:
+            self._of[key] = _Used(image, max(last_ns, used.last_ns))
+        else:
+            return False
+        return True
+
+    def _forget(self) -> None:
+        if len(self._of) > 2 * MOST:
+            newest = sorted(self._of.items(), key=lambda item: item[1].last_ns)[-MOST:]
+            self._of = dict(newest)
+
+    def known(self) -> dict[Key, int]:
+        """The image of each disk."""
+        return {key: used.image for key, used in self._of.items()}

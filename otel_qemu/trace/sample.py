@@ -1,0 +1,210 @@
+"""
+Which whole traces are sent, and with what probability: OpenTelemetry's consistent probability sampling.
+
+In: `Traces`.  Out: those that are kept, with ``randomness`` and ``threshold`` filled: a trace is kept if and only if
+its randomness is not below its threshold, and 2^56 / (2^56 - threshold) is how many traces it stands for
+(OpenTelemetry specification, "TraceState: Probability Sampling").
+
+Errors and slow ones have threshold 0.  Of the others one in N is kept: by the kernel's dice, or, in a process of which
+the kernel keeps everything since calls are joined here, by the randomness.  The kernel's dice are as good as a
+randomness that was not below the threshold: it is drawn from there.
+
+A guest with too many traces has its thresholds raised, those of its fullest disks first.  By how much follows from
+counts alone, before any randomness is looked at: so the probability is known, and estimates stay true.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.events import Ending, Kept
+from otel_qemu.trace.groups import Groups, grouped
+from otel_qemu.trace.traces import Traces
+
+ALL = 1 << 56
+"""Randomness and thresholds are below it."""
+
+UNKNOWN = (1 << 64) - 1
+"""Threshold of a trace whose probability is not known: one that hangs is told whenever it is looked for."""
+
+BURST_S = 5.0
+"""So many seconds' worth of a guest's traces may come at once."""
+
+_LEAST_SHARE = 0.01
+"""Of a burst, when nothing is left: a probability of 0 would hide traces from every estimate."""
+
+
+@dataclass
+class Shares:
+    """What became of one guest's traces."""
+
+    kept: int = 0
+    shed: int = 0
+    """Worth keeping, but over the cap."""
+
+
+class Sampler:
+    """The sampling stage; feed it traces in the order of the correlator."""
+
+    def __init__(
+        self, one_in: int = 1, most_per_s: float | None = None, random: np.random.Generator | None = None
+    ) -> None:
+        """
+        Begin.
+
+        Args:
+            one_in: as the kernel was told; 0: none but errors and slow ones.
+            most_per_s: traces a second of a guest, in the records' time; None: all.
+            random: where randomness comes from; None: the operating system's.
+        """
+        self.stats: dict[int, Shares] = {}
+        """By pid."""
+        self._threshold = threshold_of(one_in)
+        self._cap = _Cap(most_per_s) if most_per_s else None
+        self._random = random or np.random.default_rng()
+
+    def sample(self, traces: Traces) -> Traces:
+        """
+        The traces to send: requests with all of their calls, and calls without a request.
+
+        Of `traces` itself, ``randomness`` and ``threshold`` may be filled in place.
+        """
+        told = _Told.of(traces)
+        if not len(told.pid):
+            return traces
+        groups = grouped(told.pid, told.disk, told.why)
+        why = told.why[groups.firsts]
+        base = np.where(why <= _Why.UNKNOWN, 0, self._threshold).astype("u8")
+        thresholds = base if self._cap is None else self._cap.raised(told, base, groups)
+        randomness = self._randomness(told.why == _Why.DICED)
+        kept = randomness >= thresholds[groups.codes]
+        self._count(told.pid[groups.firsts], groups.codes, kept, randomness >= base[groups.codes])
+        thresholds[why == _Why.UNKNOWN] = UNKNOWN
+        return traces.sampled(kept, randomness, thresholds[groups.codes])
+
+    def _randomness(self, diced: NDArray[np.bool_]) -> NDArray[np.uint64]:
+        """Uniform below 2^56, uint64, shape (n,); above the threshold where the kernel's dice have let it pass."""
+        drawn = self._random.integers(0, ALL, len(diced), dtype="u8")
+        if 0 < self._threshold < ALL:
+            drawn[diced] = self._random.integers(self._threshold, ALL, int(diced.sum()), dtype="u8")
+        return drawn
+
+    def _count(self, pids: Any, codes: NDArray[np.int64], kept: NDArray[np.bool_], worth: NDArray[np.bool_]) -> None:
+        both = (np.bincount(codes[rows], minlength=len(pids)).tolist() for rows in (kept, worth))
+        for pid, sent, found in zip(pids.tolist(), *both, strict=True):
+            shares = self.stats.setdefault(pid, Shares())
+            shares.kept += sent
+            shares.shed += found - sent
+
+
+def threshold_of(one_in: int) -> int:
+    """
+    The rejection threshold that the kernel's dice come to; 2^56 where they let none pass.
+
+    ``is_sampled`` (bpf/ring.bpf.c) compares 32 random bits with 2^32 / N, rounded down.
+    """
+    return 0 if one_in == 1 else ALL - ((1 << 32) // one_in << 24 if one_in else 0)
+
+
+class _Why(IntEnum):
+    """What there is to know of a trace's probability."""
+
+    CERTAIN = 0
+    """It is worth keeping whatever its randomness."""
+    UNKNOWN = 1
+    """The same, but nobody can say how many others it stands for."""
+    DICED = 2
+    """The kernel's dice have let it pass."""
+    UNDECIDED = 3
+    """Its randomness decides."""
+
+
+_WHY = np.full(256, _Why.UNKNOWN, dtype="u1")
+_WHY[[Kept.ERROR, Kept.SLOW, Kept.SAMPLED, Kept.JOINED_LATER]] = (0, 0, _Why.DICED, _Why.UNDECIDED)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the records say about each trace, requests first, then calls without one; columns of shape (n,)."""
+
+    pid: NDArray[np.uint32]
+    disk: NDArray[np.uint64]
+    """SCSIDevice *, or a call's image."""
+    why: NDArray[np.uint8]
+    newest_ns: int
+
+    @classmethod
+    def of(cls, traces: Traces) -> "_Told":
+        requests, orphans = traces.requests, traces.orphans
+        why = _WHY[np.concatenate((requests["kept"], orphans["kept"]))]
+        why[: len(requests)][requests["ending"] == Ending.HUNG] = _Why.UNKNOWN
+        ends = (int(table["complete_ns"].max(initial=0)) for table in (requests, orphans))
+        disk = np.concatenate((requests["device"], orphans["image"]))
+        return cls(np.concatenate((requests["pid"], orphans["pid"])), disk, why, max(ends))
+
+
+class _Cap:
+    """Raises thresholds of guests that have more traces than they may; a leaky bucket each."""
+
+    def __init__(self, most_per_s: float) -> None:
+        self._most_per_s = most_per_s
+        self._burst = most_per_s * BURST_S
+        self._levels: dict[int, float] = {}
+        """What each guest has sent and time has not taken back yet; not of those where that is nothing."""
+        self._newest_ns = 0
+
+    def raised(self, told: _Told, base: NDArray[np.uint64], groups: Groups) -> NDArray[np.uint64]:
+        """
+        The thresholds that keep every guest below its cap, uint64, shape (groups,).
+
+        Args:
+            told: the traces.
+            base: thresholds of the groups so far.
+            groups: the traces by guest, disk and what is known of their probability.
+        """
+        self._leak(told.newest_ns)
+        chance = np.where(told.why[groups.firsts] == _Why.UNDECIDED, (ALL - base) / ALL, 1)
+        expected = np.bincount(groups.codes, minlength=len(groups)).astype("f8") * chance
+        pids, disks = told.pid[groups.firsts].tolist(), told.disk[groups.firsts].tolist()
+        share = np.ones(len(groups))
+        for pid in set(pids):
+            own = [row for row, other in enumerate(pids) if other == pid]
+            share[own] = self._shares(pid, expected[own], [disks[row] for row in own])
+        passing = np.maximum(ALL - base.astype("i8"), 0)
+        fewer = np.maximum(np.floor(passing * share), np.minimum(passing, 1)).astype("i8")
+        return np.where(share < 1, ALL - fewer, base.astype("i8")).astype("u8")
+
+    def _leak(self, newest_ns: int) -> None:
+        passed_s = max(newest_ns - self._newest_ns, 0) / 1e9
+        self._newest_ns = max(newest_ns, self._newest_ns)
+        levels = {pid: level - passed_s * self._most_per_s for pid, level in self._levels.items()}
+        self._levels = {pid: level for pid, level in levels.items() if level > 0}
+
+    def _shares(self, pid: int, expected: NDArray[np.float64], disks: list[int]) -> NDArray[np.float64]:
+        """
+        Which share of each of a guest's groups may pass: as much of each disk as of any other, and within a disk as
+        much of what is an error or slow as of what is not; whoever has less leaves the rest to the others.
+        """
+        level = self._levels.get(pid, 0.0)
+        left = max(self._burst - level, self._burst * _LEAST_SHARE)
+        self._levels[pid] = level + min(left, float(expected.sum()))
+        by_disk = grouped(np.array(disks, dtype="u8"))
+        allotted = fair(np.bincount(by_disk.codes, expected).astype("f8"), left)
+        passing = np.zeros(len(expected))
+        for disk, room in enumerate(allotted):
+            rows = by_disk.codes == disk
+            passing[rows] = fair(expected[rows], room)
+        return np.divide(passing, expected, out=np.ones(len(expected)), where=expected > 0)
+
+
+def fair(wanted: NDArray[np.float64], room: float) -> NDArray[np.float64]:
+    """Max-min fair parts of `room`: nobody has more than is wanted, nor more than another who wants more."""
+    parts = np.zeros(len(wanted))
+    order = np.argsort(wanted)
+    for position, index in enumerate(order):
+        parts[index] = min(float(wanted[index]), room / (len(order) - position))
+        room -= parts[index]
+    return parts

@@ -1,0 +1,32 @@
+"""`record` on a fake QEMU: what the file says of where it was made."""
+
+import os
+from pathlib import Path
+
+from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.histograms import Histograms
+from otel_qemu.trace.recording import Recording
+from otel_qemu.trace.replay import replay_traces
+from tests.kernel.fake_qemu import FakeQemu
+from tests.lab.tracing import Tracing
+
+
+def test_a_recording_says_where_it_was_made(tmp_path: Path) -> None:
+    """Kernel, clocks, bounds, and of the process its binaries' build ids and the layout that was used."""
+    path = tmp_path / "records"
+    with FakeQemu() as qemu, Tracing("record", "-o", str(path), "--pid", str(qemu.pid)) as tracing:
+        qemu.command("read 211 4096 8")
+        assert tracing.stop() == 0
+    recording = Recording.open(path)
+    process = recording.processes[qemu.pid]
+
+    assert recording.damage is None
+    assert recording.details["kernel"] == os.uname().release
+    assert {"monotonic_ns", "unix_ns"} == recording.details["clock"].keys()
+    assert recording.details["bounds_s"][0] == 0.00005
+    assert process["build_ids"].keys() == {"qemu", "librbd", "block_rbd"}
+    assert process["layout"]["device"] < 4096
+    histograms = Histograms(recording.details["bounds_s"])
+    for traces in replay_traces(recording.batches(), Correlator()):
+        histograms.add(traces)
+    assert {row.count for row in histograms.rows(recording.names)} == {211}
