@@ -68,6 +68,7 @@ def _tracers(pid: int, folder: Path) -> dict[str, Callable[[], Tracers]]:
         "untraced": lambda: nullcontext([]),
         "counting": lambda: Ours("hist", *chosen),
         "keeping_all": lambda: Ours("record", *chosen, "-o", str(folder / "records")),
+        "auditing": lambda: Ours("record", "--audit", *chosen, "-o", str(folder / "audited")),
         "bpftrace": lambda: Bpftrace(pid, folder),
     }
 

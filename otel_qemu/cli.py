@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from otel_qemu import __version__
-from otel_qemu.errors import BadInput, OtelQemuError
+from otel_qemu.errors import BadInput, NotPossible, OtelQemuError
 from otel_qemu.events import COUNTERS, LOSSES
 from otel_qemu.notify import Notifier
-from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
+from otel_qemu.probe.keeping import COUNTS_ONLY, EVERYTHING, Keeping
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.probe.trial import try_all
 from otel_qemu.service import Intervals, Service
 from otel_qemu.settings import DEFAULT_FILE, SETTINGS, Settings, print_config, read_settings
 from otel_qemu.sinks import HistogramSink, RecordSink
-from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.audit import Audit
+from otel_qemu.trace.correlate import Correlator, Stats
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, parse_bounds
 from otel_qemu.trace.names import Guest
 from otel_qemu.trace.recording import Recording
@@ -32,6 +33,7 @@ from otel_qemu.trace.replay import replay_traces, slowest_of
 from otel_qemu.trace.sample import Sampler
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Traces
+from otel_qemu.views.audit import audit_lines
 from otel_qemu.views.check import check_line, check_text
 from otel_qemu.views.json_lines import histogram_line, trace_lines
 from otel_qemu.views.table import print_histograms
@@ -95,6 +97,12 @@ def timed(command: Command) -> Command:
     return click.option("--duration", "duration_s", type=option, metavar="S", help="Stop after so many seconds.")(
         command
     )
+
+
+def audited(command: Command) -> Command:
+    """Whether to hold the joins against the exact chain."""
+    text = "Attach the exact pointer chain as well, and report how many joins agree with it; guests pay for it."
+    return click.option("--audit", "audit", is_flag=True, help=text)(command)
 
 
 def kept(command: Command) -> Command:
@@ -174,7 +182,8 @@ def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> Non
 @click.option("--pid", "pids", type=click.IntRange(1), multiple=True, help="A QEMU process id; repeatable.")
 @timed
 @click.option("--wait", is_flag=True, help="Wait for a first guest, rather than to end when there is none.")
-def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wait: bool) -> None:
+@audited
+def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wait: bool, audit: bool) -> None:
     """Trace, and send traces and metrics over OTLP (the OTEL_* variables say where to), until stopped."""
     from otel_qemu.export.metric_client import MetricsClient
 
@@ -184,11 +193,12 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
     with MetricsClient.from_environment(settings.bounds_s) as metrics, _sink(settings, metrics.exemplars) as sink:
         metrics.trace_stats, metrics.shed = sink.stats, sink.shed
         bounds_s = metrics.settings.bounds_s
-        service = Service(selection, [sink], settings.keeping, bounds_s, [metrics], intervals, Notifier())
+        service = Service(selection, [sink], settings.keeping, bounds_s, [metrics], intervals, Notifier(), audit)
         service.run(duration_s, _announce, wait)
     _summarise(service)
     _say(sink.summary())
     _say(metrics.report.summary())
+    _tell_audit(service)
 
 
 def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
@@ -210,18 +220,22 @@ def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
 @timed
 @click.option("--bounds", callback=_bounds, help="Upper bounds of the bins, such as 1ms,5ms,10ms.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@audited
 def hist(
     domains: tuple[str, ...],
     pids: tuple[int, ...],
     duration_s: float | None,
     bounds: tuple[float, ...],
     as_json: bool,
+    audit: bool,
 ) -> None:
     """Collect latency histograms by guest, disk, layer and operation; print them at the end or on Ctrl-C."""
-    service = Service(Selection(domains, pids), [], COUNTS_ONLY, bounds)
+    keeping = EVERYTHING if audit else COUNTS_ONLY  # joins are compared record by record
+    service = Service(Selection(domains, pids), [], keeping, bounds, audit=audit)
     service.run(duration_s, _announce)
     _print_histograms(service.histograms.rows(service.names), as_json)
     _summarise(service)
+    _tell_audit(service)
 
 
 @cli.command()
@@ -229,12 +243,18 @@ def hist(
 @timed
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @kept
+@audited
 def record(
-    domains: tuple[str, ...], pids: tuple[int, ...], duration_s: float | None, output: Path, keeping: Keeping
+    domains: tuple[str, ...],
+    pids: tuple[int, ...],
+    duration_s: float | None,
+    output: Path,
+    keeping: Keeping,
+    audit: bool,
 ) -> None:
     """Keep records in a file, for `replay`."""
     with RecordSink(output, {"bounds_s": DEFAULT_BOUNDS_S, "one_in": keeping.one_in}) as sink:
-        service = Service(Selection(domains, pids), [sink], keeping)
+        service = Service(Selection(domains, pids), [sink], keeping, audit=audit)
 
         def ready(tracer: Tracer, guests: Iterable[Guest]) -> None:
             _announce(tracer, guests)
@@ -245,6 +265,7 @@ def record(
         sink.finish(service.names, service.counters)
     _summarise(service)
     _say(f"{sink.records} records in {output}")
+    _tell_audit(service)
 
 
 @cli.command()
@@ -258,9 +279,10 @@ def record(
 @click.option("--bounds", callback=_bounds, help="With --hist: upper bounds of the bins, such as 1ms,5ms,10ms.")
 @click.option("--slowest", type=click.IntRange(1), metavar="N", help="Only the N slowest requests, slowest first.")
 def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None) -> None:
-    """Show the traces of a recording: everything after the kernel is run again, exactly."""
+    """Show the traces of a recording: everything after the kernel is run again, exactly; its audit, too."""
     recording = Recording.open(file)
-    everything = replay_traces(recording.batches(), Correlator())
+    correlator, audit = Correlator(), Audit()
+    everything = replay_traces(recording.batches(), correlator, audit)
     traces = slowest_of(everything, slowest) if slowest else everything
     lost = False
     if form == "hist":
@@ -270,6 +292,8 @@ def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None
     else:
         for some in traces:
             _write_lines(_json_lines(some, recording) if form == "json" else tree_lines(some, recording.names))
+    if audit.verdicts:
+        _say_audit(audit, correlator.stats)
     if recording.damage:
         _say(f"warning: {file}: {recording.damage}")
     if recording.damage or lost:
@@ -326,6 +350,20 @@ def _summarise(service: Service) -> None:
     for name in LOSSES:
         if service.counters.get(name):
             _say(f"  {service.counters[name]:>8}  {name}: {COUNTERS[name]}")
+
+
+def _tell_audit(service: Service) -> None:
+    """What the audit found, if one was asked for; that there was none is an error then, of what was done otherwise."""
+    if service.audit is None:
+        return
+    if not service.audited:
+        raise NotPossible("no join was audited: the warnings say why; without --audit, tracing is whole")
+    _say_audit(service.audit, service.correlator.stats)
+
+
+def _say_audit(audit: Audit, stats: Stats) -> None:
+    for line in audit_lines(audit, stats):
+        _say(line)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 BPF_DIRECTORY = Path(__file__).parent / "bpf"
 SOURCES = ("tables", "ring", "latency", "scsi", "rbd", "sites")
 """The files of the BPF program, which are compiled as one text, in this order."""
+AUDIT_SOURCES = ("tables", "ring", "latency", "scsi", "audit", "rbd", "sites")
+"""The same with ``--audit``, and `AUDIT` defined."""
 
 _HEADER = (BPF_DIRECTORY / "events.h").read_text()
 _NUMPY_TYPES = {"u64": "<u8", "s64": "<i8", "u32": "<u4", "s32": "<i4", "u16": "<u2", "s16": "<i2", "u8": "u1"}
@@ -70,6 +72,8 @@ RECORD = _dtype("record")
 
 SITES = _sites()
 """Names of the probed functions; the position of each is the cookie of its sites."""
+AUDIT_SITES = SITES[SITES.index("dma_blk_io") :]
+"""Those of the exact chain, which are probed with ``--audit`` only."""
 
 NO_RECORDS: Records = np.zeros(0, dtype=RECORD)
 
@@ -87,6 +91,15 @@ class Kind(IntEnum):
 
     REQUEST = 1
     CALL = 2
+    AUDIT = 3
+
+
+class Chain(IntEnum):
+    """`chain`: what the audit's exact chain says of a call."""
+
+    REQUEST = 1
+    NONE = 2
+    BROKEN = 3
 
 
 class Ending(IntEnum):

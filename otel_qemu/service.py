@@ -22,6 +22,7 @@ from otel_qemu.probe.one_sided import one_sided
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer, unix_offset_ns
 from otel_qemu.sinks import Meter, Sink
+from otel_qemu.trace.audit import Audit
 from otel_qemu.trace.correlate import Correlator, traces_of_requests
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms
 from otel_qemu.trace.hung import HungRequests
@@ -63,6 +64,7 @@ class Service:
         meters: Sequence[Meter] = (),
         intervals: Intervals | None = None,
         notifier: Notifier | None = None,
+        audit: bool = False,
     ) -> None:
         """
         Prepare; `run` does the rest.
@@ -75,6 +77,7 @@ class Service:
             meters: each is handed measurements when it is due, and the last ones.
             intervals: of the loop.
             notifier: is told that we are ready, alive and stopping.
+            audit: hold the joins against the exact chain as well.
         """
         self._selection = selection
         self._meters = meters
@@ -88,6 +91,10 @@ class Service:
         self._stopping = threading.Event()
         self._told: set[str] = set()
         self.correlator = Correlator()
+        self.audit = Audit() if audit else None
+        """What the exact chain says of the joins, if it was asked for."""
+        self.audited = False
+        """Whether it could be attached to any process."""
         self.counters: dict[str, int] = {}
         """The kernel's counters, as they were at the end."""
         self.histograms = Histograms(bounds_s)
@@ -134,7 +141,7 @@ class Service:
             self._notifier.stopping()
             tracer.detach()  # so that what is read now is all there is
             self._drain(tracer)
-            self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), self.correlator.finish())
+            self._finish()
             self._naming.learn_devices(tracer.series())
             if self._meters:
                 self._measure(tracer, self._meters, last=True)
@@ -156,7 +163,7 @@ class Service:
         self._stopping.set()
 
     def _tracer(self) -> Tracer:
-        return Tracer(self._selection, self._keeping, self._bounds_s)
+        return Tracer(self._selection, self._keeping, self._bounds_s, self.audit is not None)
 
     def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
         end = None if duration_s is None else time.monotonic() + duration_s
@@ -186,6 +193,7 @@ class Service:
         problem = self._selection.problem
         if ended := tracer.refresh():
             self._measure_ended(ended)
+        self.audited |= bool(tracer.audited)
         if self._selection.problem and self._selection.problem != problem:
             log.warning("%s", self._selection.problem)
         self._naming.learn_guests(self._selection.guests)
@@ -234,7 +242,17 @@ class Service:
         batch = tracer.read()
         if len(batch) or self.correlator.held:
             for part in batch.parts():
-                self._hand_out(part, self.correlator.feed(part))
+                traces = self.correlator.feed(self.audit.take(part) if self.audit else part)
+                if self.audit:
+                    self.audit.compare(traces)
+                self._hand_out(part, traces)
+
+    def _finish(self) -> None:
+        traces = self.correlator.finish()
+        if self.audit:
+            self.audit.compare(traces)
+            self.audit.finish()
+        self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), traces)
 
     def _hand_out(self, batch: Batch, traces: Traces) -> None:
         self._naming.learn_devices(traces.requests)

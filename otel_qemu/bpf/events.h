@@ -12,6 +12,10 @@
  * One SCSI request with the first librbd call made for it (RECORD_REQUEST), or one further call, or a call without a
  * parent (RECORD_CALL).  All times are CLOCK_MONOTONIC ns.  A RECORD_CALL names its parent by (pid, request,
  * submit_ns) and its device, and leaves the rest of the SCSI half zero.
+ *
+ * With --audit there is a RECORD_AUDIT for each call, too, written when it is made: what the exact chain says of it
+ * (audit.bpf.c).  `ending` is an enum chain, `tag` the chain's functions that have led to a request of this process so
+ * far, by enum site; (request, submit_ns) is the request, if there is one; the RBD half says which call.
  */
 struct record {
     /* Who and what. */
@@ -71,11 +75,28 @@ enum site {
     SITE_RBD_AIO_DISCARD_INNER,
     SITE_RBD_AIO_WRITE_ZEROES_INNER,
     SITE_RBD_AIO_FLUSH_INNER,
+    SITE_DMA_BLK_IO,       /* from here on: only with --audit */
+    SITE_BLK_AIO_PREADV,
+    SITE_BLK_AIO_PWRITEV,
+    SITE_BLK_AIO_PWRITE_ZEROES,
+    SITE_BLK_AIO_PDISCARD,
+    SITE_BLK_AIO_FLUSH,
+    SITE_QEMU_COROUTINE_CREATE,
+    SITE_AIO_CO_ENTER,
+    SITE_QEMU_COROUTINE_SWITCH,
 };
 
 enum record_kind {
     RECORD_REQUEST = 1,
     RECORD_CALL = 2,
+    RECORD_AUDIT = 3,
+};
+
+/* What the exact chain says of a call. */
+enum chain {
+    CHAIN_REQUEST = 1,     /* it was made for this request */
+    CHAIN_NONE = 2,        /* its coroutine works for no SCSI request that was in flight when its block I/O began */
+    CHAIN_BROKEN = 3,      /* which coroutine made it is not known: the chain cannot tell */
 };
 
 enum ending {
@@ -150,6 +171,11 @@ enum counter {
     COUNT_RING_FULL_REQUEST,     /* (+) SCSI requests whose whole trace was dropped: the ring was full */
     COUNT_RING_FULL_CALL,        /* (+) RBD calls without a request that were dropped: the ring was full */
     COUNT_RECORDS,               /* (+) records written to the ring */
+    COUNT_AUDIT_LED,             /* hits of the audit's probes that carried a request on */
+    COUNT_AUDIT_ELSEWHERE,       /* hits of the audit's probes that carry no SCSI request in flight */
+    COUNT_AUDIT_SWITCHED,        /* switches of coroutines that the audit followed */
+    COUNT_AUDIT_TABLE_FULL,      /* (+) threads and coroutines that the audit had no room for */
+    COUNT_AUDIT_RING_FULL,       /* (+) RBD calls of which the audit could not tell: the ring was full */
     COUNTERS
 };
 

@@ -19,12 +19,27 @@ static __always_inline u64 follow(u64 pointer, u32 offset)
  *
  * The offsets 8 and 24 have not moved since QEMU 4.2 (util/qemu-coroutine.c, include/block/aio.h).
  */
-static __always_inline u64 opaque_of(u64 task, struct process *process)
+static __always_inline u64 coroutine_of(u64 task, struct process *process)
 {
     u64 coroutine = follow(task, process->coroutine);
     if (process->through_acb)  /* RADOSCB.acb → BlockAIOCB.opaque → CoroutineIOCompletion.coroutine */
         coroutine = follow(follow(coroutine, 24), 0);
+    return coroutine;
+}
+
+static __always_inline u64 opaque_of(u64 coroutine)
+{
     return follow(follow(coroutine, 8), 24);
+}
+
+/*
+ * The coroutine that a helper works for: qcow2 has a helper for each run of clusters, copy-before-write for each piece.
+ *
+ *   Coroutine.entry_arg → AioTask.pool → AioTaskPool.main_co        first fields all (block/aio_task.c)
+ */
+static __always_inline u64 main_coroutine(u64 coroutine)
+{
+    return follow(follow(follow(coroutine, 8), 0), 0);
 }
 
 /*
@@ -54,6 +69,25 @@ static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct
     return 0;
 }
 
+/*
+ * The request that a coroutine works for, by itself or for others; the helpers of a qcow2 image's backing file help
+ * helpers.  Without one, `key` is left where the first step ended.
+ */
+static __always_inline struct record *parent_of_coroutine(u64 coroutine, u8 operation, struct key *key)
+{
+    struct record *parent = parent_of(opaque_of(coroutine), operation, key);
+    u64 end = key->pointer;
+    for (u32 i = 0; i < HELPERS && !parent; i++) {
+        coroutine = main_coroutine(coroutine);
+        if (!coroutine)
+            break;
+        parent = parent_of(opaque_of(coroutine), operation, key);
+    }
+    if (!parent)
+        key->pointer = end;
+    return parent;
+}
+
 /* Walk from the completion to the parent; leaves in `call` the link, and the parent or where the walk ended. */
 static __always_inline struct record *link_parent(u32 pid, struct call *call, struct process *process, u64 completion,
                                                   bool is_inner)
@@ -68,7 +102,7 @@ static __always_inline struct record *link_parent(u32 pid, struct call *call, st
     u64 task = follow(inner, process->completion_argument);
     if (task && process->return_value != UNKNOWN_OFFSET)
         call->return_at = task + process->return_value;
-    struct record *parent = parent_of(opaque_of(task, process), call->operation, &key);
+    struct record *parent = parent_of_coroutine(coroutine_of(task, process), call->operation, &key);
     call->request = key.pointer;
     if (!key.pointer) {     /* where walks are known to work, it was no blk_aio_*() that led here: QEMU's own flush */
         call->link = process->walked ? LINK_NOT_IN_FLIGHT : LINK_FAULT;
@@ -146,6 +180,9 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
         call.device = parent->device;
         call.index = parent->calls;
     }
+#ifdef AUDIT
+    tell_chain(&call);
+#endif
     if (insert_call(&key, &call) || !parent)
         return 0;
     if (!parent->calls)

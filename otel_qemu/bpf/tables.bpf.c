@@ -8,7 +8,8 @@
  *   scsi_req_complete ──────┴──► histograms, exactly; then, if it is worth keeping, ring: one record a request, and
  *                                one for each further call
  *
- * The program is these files, one after the other (bcc takes one text): tables, ring, latency, scsi, rbd, sites.
+ * The program is these files, one after the other (bcc takes one text): tables, ring, latency, scsi, rbd, sites; with
+ * --audit, audit lies before rbd.
  *
  * Entry probes only: a return probe would patch the return address on a coroutine's stack, and QEMU leaves that stack
  * before it returns.  All that a return value could tell is read where QEMU has already stored it.
@@ -23,6 +24,7 @@
 #define BINS 32                /* of a histogram: 31 bounds at most, and what lies above them */
 #define HANDED 4096            /* requests made and not submitted yet, in processes whose layout is being proven */
 #define MAX_CALLS 256          /* calls kept until their request ends; UNMAP makes at most 255 (max_unmap_descr) */
+#define HELPERS 3              /* coroutines between a call's and its request's: qcow2 images on each other */
 #define MOST_CALLS 65535        /* that a record can tell */
 #define MAX_IOVECS 1024        /* IOV_MAX */
 #define UNKNOWN_OFFSET 0xffffffff

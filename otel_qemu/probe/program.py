@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.errors import NotPossible
-from otel_qemu.events import BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Records
+from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Records
 from otel_qemu.probe.compilation import REMEDY, compiled
 from otel_qemu.probe.keeping import Keeping
 from otel_qemu.probe.layouts import Layout
@@ -39,16 +39,23 @@ _UPROBE_EVENTS = (Path("/sys/kernel/tracing/uprobe_events"), Path("/sys/kernel/d
 _UPROBE_MULTI = 48  # enum bpf_attach_type, Linux 6.6
 
 
-# One text, for bcc loads functions of its main text only.
-SOURCE = b"".join((BPF_DIRECTORY / f"{name}.bpf.c").read_bytes() for name in SOURCES)
+def source(audit: bool = False) -> bytes:
+    """The program as one text, for bcc loads functions of its main text only; with the audit or without."""
+    return b"".join((BPF_DIRECTORY / f"{name}.bpf.c").read_bytes() for name in (AUDIT_SOURCES if audit else SOURCES))
 
 
 class Program:
-    """The loaded program and its maps."""
+    """
+    The loaded program and its maps.
 
-    def __init__(self) -> None:
+    Args:
+        audit: whether it has the exact chain as well, and tells of each call what that says.
+    """
+
+    def __init__(self, audit: bool = False) -> None:
         self._bcc = _import_bcc()
-        self._bpf, self.headers = compiled(self._bcc.BPF, SOURCE, _flags())
+        self._audits = audit
+        self._bpf, self.headers = compiled(self._bcc.BPF, source(audit), _flags(audit))
         """The loaded program, and which kernel headers it was compiled with, for people."""
 
     def function(self, name: str, multi: bool) -> int:
@@ -131,6 +138,10 @@ class Program:
         table = self._bpf[b"processes"]
         table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), not layout.walk_known, proving, 0, 0, 0)
 
+    def audit_process(self, pid: int) -> None:
+        """From now on, follow this process's coroutines."""
+        self._bpf[b"led"][ctypes.c_uint32(pid)] = ctypes.c_uint32(0)
+
     def proofs(self, pid: int) -> tuple[int, int]:
         """Of a process that is being proven: how many requests read as they had been made, and how many did not."""
         process = self._bpf[b"processes"][ctypes.c_uint32(pid)]
@@ -140,9 +151,17 @@ class Program:
         """Stop tracing a process and drop what it has in flight; returns how many entries that were."""
         with contextlib.suppress(KeyError):
             del self._bpf[b"processes"][ctypes.c_uint32(pid)]
+        if self._audits:
+            self._forget_audited(pid)
         for name in (b"latencies", b"handed"):
             self._forget(self._bpf[name], pid)
         return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls", b"held"))
+
+    def _forget_audited(self, pid: int) -> None:
+        with contextlib.suppress(KeyError):
+            del self._bpf[b"led"][ctypes.c_uint32(pid)]
+        for name in (b"threads", b"coroutines"):
+            self._forget(self._bpf[name], pid)
 
     @staticmethod
     def _forget(table: Any, pid: int) -> int:
@@ -183,6 +202,7 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _flags() -> list[str]:
+def _flags(audit: bool) -> list[str]:
     sizes = {"PROCESSES": PROCESSES, "REQUESTS": REQUESTS, "RING_PAGES": RING_PAGES, "SERIES": SERIES}
-    return [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items())]
+    switch = ["-DAUDIT"] if audit else []
+    return [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items()), *switch]

@@ -28,7 +28,7 @@ class Probe:
 
     Attributes:
         function: the symbol.
-        layer: ``scsi`` (in QEMU) or ``rbd`` (in librbd).
+        layer: ``scsi`` (in QEMU), ``rbd`` (in librbd) or ``audit`` (in QEMU, with ``--audit`` only).
         arguments: how many of its arguments the probe reads.
         required: without it the layer cannot be traced; else the function is newer than some builds, or a rare way out.
         completion: which of its arguments is the rbd_completion_t, if it has an inner program; else None.
@@ -81,8 +81,21 @@ PROBES = (
 PROOF = Probe("scsi_req_new", "scsi", 4, required=False)
 """Probed until enough requests have shown that the layout of SCSIRequest is right."""
 
+AUDIT_PROBES = (
+    Probe("dma_blk_io", "audit", 6, required=True),
+    Probe("blk_aio_preadv", "audit", 6, required=True),
+    Probe("blk_aio_pwritev", "audit", 6, required=True),
+    Probe("blk_aio_pwrite_zeroes", "audit", 6, required=True),
+    Probe("blk_aio_pdiscard", "audit", 5, required=True),
+    Probe("blk_aio_flush", "audit", 3, required=True),
+    Probe("qemu_coroutine_create", "audit", 0, required=True),
+    Probe("aio_co_enter", "audit", 2, required=True),
+    Probe("qemu_coroutine_switch", "audit", 3, required=True),
+)
+"""The exact chain of ``bpf/audit.bpf.c``, in QEMU; link-time optimisation may leave some without a caller."""
+
 _INNER = "_inner"
-assert {probe.function for probe in (*PROBES, PROOF)} == {name.removesuffix(_INNER) for name in SITES}
+assert {probe.function for probe in (*PROBES, *AUDIT_PROBES, PROOF)} == {name.removesuffix(_INNER) for name in SITES}
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ def sites(binary: Binary, layer: str) -> tuple[list[Site], list[Probe]]:
     """
     found: list[Site] = []
     missing: list[Probe] = []
-    for probe in PROBES:
+    for probe in (*PROBES, *AUDIT_PROBES):
         if probe.layer == layer:
             function = binary.function(probe.function)
             if function is None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from otel_qemu.errors import BadInput, NothingToTrace, NotPossible
 from otel_qemu.events import Batch, Records
 from otel_qemu.probe import attach
+from otel_qemu.probe.audit import Audits
 from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.processes import MappedFile, QemuProcess
@@ -51,7 +52,11 @@ class Tracer:
     """
 
     def __init__(
-        self, selection: Selection, keeping: Keeping = EVERYTHING, bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S
+        self,
+        selection: Selection,
+        keeping: Keeping = EVERYTHING,
+        bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
+        audit: bool = False,
     ) -> None:
         """
         Load the program; nothing is attached before `refresh`.
@@ -60,6 +65,7 @@ class Tracer:
             selection: of processes.
             keeping: which traces get a record.
             bounds_s: of the kernel's histograms, at most `latency.MOST_BOUNDS`.
+            audit: whether to attach the exact chain as well.
         """
         if len(bounds_s) > MOST_BOUNDS:
             raise BadInput(
@@ -74,13 +80,14 @@ class Tracer:
         self.abandoned = 0
         """Entries of requests and calls in flight that were dropped because their process ended."""
         with contextlib.ExitStack() as undo:
-            self._program = undo.enter_context(contextlib.closing(Program()))
+            self._program = undo.enter_context(contextlib.closing(Program(audit)))
             self._program.set_up(in_ns(bounds_s), keeping)
             self._ring = undo.enter_context(
                 contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
             )
             self.route = attach.route_of(self._program)
             self._proofs = Proofs(self._program)
+            self._audits = Audits(self._program) if audit else None
             self._undo = undo.pop_all()
 
     def __enter__(self) -> "Tracer":
@@ -125,6 +132,11 @@ class Tracer:
         """Every record since the last call, and the clock's offset now."""
         return Batch(self._ring.read(), unix_offset_ns())
 
+    @property
+    def audited(self) -> list[int]:
+        """Ids of the processes that the exact chain is attached to."""
+        return self._audits.pids if self._audits else []
+
     def histograms(self) -> Histograms:
         """Every request and call so far, counted in the kernel, whatever became of their records and processes."""
         found = histograms_of(*self._program.latencies(), self.bounds_s)
@@ -156,6 +168,8 @@ class Tracer:
             attachment.detach()
         self._attachments.clear()
         self._proofs.detach()
+        if self._audits:  # last, so that no request in flight is without its chain
+            self._audits.detach()
 
     def close(self) -> None:
         """Detach everything and give it back to the kernel."""
@@ -169,6 +183,8 @@ class Tracer:
             log.warning("process %d: %s", process.pid, problem)
         proving = False
         try:
+            if self._audits:  # first: whatever is in flight later has been seen from its beginning
+                self._audits.begin(known.inspection, self.route)
             proving = self._proofs.begin(known.inspection, self.route)
             for file, sites in known.inspection.binaries():
                 self._attach(file, sites)
@@ -192,6 +208,8 @@ class Tracer:
         self._ended.add_all(histograms_of(counts.series, counts.latencies, self.bounds_s))
         self.abandoned += self._program.forget_process(identity[0])
         self._proofs.forget(identity[0])
+        if self._audits:
+            self._audits.forget(identity[0])
         return counts
 
     def _detach_unused(self) -> None:

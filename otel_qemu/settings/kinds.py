@@ -110,8 +110,8 @@ class Rate(_Scalar):
         return rate
 
     def show(self, value: float | None) -> str:
-        """A float or off."""
-        return show_plain(OFF) if value is None else repr(float(value))
+        """A number or off."""
+        return show_plain(OFF) if value is None else repr(int(value) if value == int(value) else value)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Settings:
     guest_traces_per_s: float | None = _setting(
         "guest-rate",
         _RATE,
-        100.0,
+        100,
         "Export at most so many traces a second of each guest, shared fairly by its disks; the rest is counted.",
     )
     wait_span_s: float = _setting("wait-span", _WAIT, 0.001, "A wait this long has a span of its own.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ctypes import c_int, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
-from otel_qemu.events import BPF_DIRECTORY, COUNTERS, SOURCES
+from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, SOURCES
 from otel_qemu.probe.program import SETTINGS
 
 SHIM_DIRECTORY = Path(__file__).parent / "shim"
@@ -19,6 +19,7 @@ RING_BYTES = 1 << 20
 TABLE_ENTRIES = 1024
 _RING_DATA = 24
 HASHES = ("processes", "requests", "calls", "held", "handed", "latencies")
+AUDIT_HASHES = ("threads", "coroutines", "led")
 SIZES = ("PROCESSES", "REQUESTS", "SERIES")
 # fmt: off
 _REGISTERS = (
@@ -95,17 +96,18 @@ PROGRAM_ARGUMENTS = (
 """What it takes to compile the BPF program as C."""
 
 
-def program_source(directory: Path) -> Path:
+def program_source(directory: Path, audit: bool = False) -> Path:
     """The files of the program, as the one text that it is compiled from."""
     source = directory / "program.bpf.c"
-    source.write_text("".join((BPF_DIRECTORY / f"{name}.bpf.c").read_text() for name in SOURCES))
+    files = AUDIT_SOURCES if audit else SOURCES
+    source.write_text("".join((BPF_DIRECTORY / f"{name}.bpf.c").read_text() for name in files))
     return source
 
 
 class Library:
     """The program, its maps and the world it believes itself in: one a test process, cleared for each machine."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, audit: bool) -> None:
         self._library = ctypes.CDLL(str(path))
         self._library.shim_put.argtypes = [c_void_p, c_void_p, c_void_p, c_int]
         self._library.shim_lookup.argtypes = [c_void_p, c_void_p]
@@ -114,7 +116,7 @@ class Library:
         self._library.shim_clear.restype = None
         self.world = World.in_dll(self._library, "shim_world")
         self.ring = Ring.in_dll(self._library, "shim_ring")
-        self.hashes = {name: Hash.in_dll(self._library, f"shim_{name}") for name in HASHES}
+        self.hashes = {name: Hash.in_dll(self._library, f"shim_{name}") for name in (*HASHES, *AUDIT_HASHES * audit)}
         self._counters = (c_uint64 * len(COUNTERS)).in_dll(self._library, "shim_counters")
         self._settings = (c_uint8 * SETTINGS.itemsize).in_dll(self._library, "shim_settings")
         self.memory = memoryview((c_uint8 * MEMORY_BYTES).in_dll(self._library, "shim_memory")).cast("B")
@@ -164,9 +166,10 @@ class Library:
 
 
 @functools.cache
-def load() -> Library:
-    """Compile and load the program, once a test process."""
+def load(audit: bool = False) -> Library:
+    """Compile and load the program, once a test process and kind."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "trace.so"
-        compile_c(program_source(Path(directory)), path, ["-shared", "-fPIC", *PROGRAM_ARGUMENTS])
-        return Library(path)
+        switch = ["-DAUDIT"] if audit else []
+        compile_c(program_source(Path(directory), audit), path, ["-shared", "-fPIC", *PROGRAM_ARGUMENTS, *switch])
+        return Library(path, audit)

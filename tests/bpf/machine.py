@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import RECORD, SITES, RbdOperation, Records
+from otel_qemu.events import AUDIT_SITES, RECORD, SITES, RbdOperation, Records
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.program import SETTINGS
 from otel_qemu.trace import latency
@@ -76,6 +76,7 @@ class Machine:
         bounds_s: of the histograms.
         by_cookie: enter by the programs of a uprobe_multi link, not by those of one function each.
         keep_all: the process is one of those of which every record is needed.
+        audit: the program has the exact chain.
     """
 
     def __init__(
@@ -89,8 +90,9 @@ class Machine:
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         by_cookie: bool = False,
         keep_all: bool = False,
+        audit: bool = False,
     ) -> None:
-        self._library = load()
+        self._library = load(audit)
         self._library.clear(tables or {}, ring_bytes)
         self.world = self._library.world
         self.world.now_ns = 1_000_000
@@ -102,6 +104,8 @@ class Machine:
         self._by_cookie = by_cookie
         self.set_up(keeping)
         self.trace(PID, told or layout, keep_all=keep_all)
+        if audit:
+            self._library.put("led", struct.pack("<I", PID), bytes(4))
 
     # ---- what user space does
 
@@ -163,6 +167,11 @@ class Machine:
         return self._library.contains("requests", struct.pack("<QII", request.address, self.pid, 0))
 
     @property
+    def ring_used(self) -> int:
+        """Bytes of the ring that records take."""
+        return self._library.ring.used
+
+    @property
     def wakeups(self) -> int:
         """How often the ring's reader was woken."""
         return self._library.ring.wakeups
@@ -186,15 +195,15 @@ class Machine:
         """Make the `number`-th read from now on fail."""
         self.world.fail_read = self.world.reads + number
 
-    def hit(self, function: str, *arguments: int, thread: int = SUBMITTER) -> None:
-        """Call a function that is probed."""
-        names = ("di", "si", "dx", "cx", "r8")
-        registers = Registers(**dict(zip(names, arguments, strict=False)))
+    def hit(self, function: str, *arguments: int, thread: int = SUBMITTER, stack: int = 0) -> None:
+        """Call a function that is probed; `stack` is the stack pointer then."""
+        names = ("di", "si", "dx", "cx", "r8", "r9")
+        registers = Registers(**dict(zip(names, arguments, strict=False)), sp=stack)
         self.world.pid_tgid = self.pid << 32 | thread
         self.hits += 1
         if self._by_cookie:
             self.world.cookie = SITES.index(function)
-            function = f"{function.partition('_')[0]}_site"
+            function = "audit_site" if function in AUDIT_SITES else f"{function.partition('_')[0]}_site"
         assert self._library.run(function, registers) == 0
 
     # ---- SCSI
@@ -292,8 +301,12 @@ class Machine:
             self.memory.write(at + 16 * index, "QQ", 0xA5A5A5A5, length)
         return at
 
-    def prepare(self, request: Request | None, via: Via) -> Completion:
-        """Build the objects of one call, from the opaque pointer up to rbd_aio_create_completion."""
+    def prepare(self, request: Request | None, via: Via, helpers: int = 0) -> Completion:
+        """
+        Build the objects of one call, from the opaque pointer up to rbd_aio_create_completion.
+
+        `helpers`: coroutines that work for each other between the request's and the call's (block/aio_task.c).
+        """
         objects: dict[str, tuple[int, int]] = {}
 
         def build(name: str, size: int, **pointers: int) -> int:
@@ -307,6 +320,9 @@ class Machine:
         if via is not Via.REQUEST:
             opaque = build("opaque", 88, **{"_24" if via is Via.DMA else "_0": target})
         coroutine = build("coroutine", 64, _8=build("acb", 88, _24=opaque))
+        for number in range(helpers):
+            task = build(f"aio_task_{number}", 48, _0=build(f"pool_{number}", 40, _0=coroutine))
+            coroutine = build(f"helper_{number}", 64, _8=task)
         if self.layout.through_acb:
             coroutine = build("old_acb", 64, _24=build("io_completion", 16, _0=coroutine))
         task = build("task", 48, **{f"_{self.layout.coroutine}": coroutine})

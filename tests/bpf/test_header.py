@@ -15,6 +15,7 @@ from otel_qemu.events import (
     RECORD,
     RETURN_UNKNOWN,
     SITES,
+    Chain,
     Ending,
     Kept,
     Kind,
@@ -33,6 +34,7 @@ ENUMS: list[tuple[str, str, type[IntEnum]]] = [
     ("layer", "LAYER_", Layer),
     ("kept", "KEPT_", Kept),
     ("link", "LINK_", Link),
+    ("chain", "CHAIN_", Chain),
 ]
 
 

@@ -50,10 +50,10 @@ def assert_own_parent_or_none(machine: Machine, records: Records, tag: int) -> N
     assert not any(machine.table_sizes().values())
 
 
-def trace_one(machine: Machine, operation: RbdOperation, via: Via, fail_read: int = 0) -> int:
+def trace_one(machine: Machine, operation: RbdOperation, via: Via, fail_read: int = 0, helpers: int = 0) -> int:
     """Four requests about to make a call, one call for the third, all ended; returns the reads of the walk."""
     requests = [machine.submit_request(tag=tag) for tag in range(4)]
-    completion = [machine.prepare(request, via) for request in requests][2]
+    completion = [machine.prepare(request, via, helpers) for request in requests][2]
     if fail_read:
         machine.fail_read(fail_read)
     before = machine.world.reads
@@ -75,6 +75,21 @@ def test_every_read_of_the_walk_may_fail(version: str, operation: RbdOperation, 
     for number in range(1, reads + 1):
         machine = Machine(LAYOUTS[version])
         trace_one(machine, operation, via, fail_read=number)
+        assert machine.world.faults_injected == 1, f"read {number} was not reached"
+        assert_own_parent_or_none(machine, machine.records(), tag=2)
+
+
+@pytest.mark.parametrize("helpers", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", LAYOUTS)
+def test_a_helper_leads_to_whom_it_helps(version: str, helpers: int) -> None:
+    """Up to three coroutines between (qcow2 on qcow2), with every read failing in turn; beyond that, none is found."""
+    machine = Machine(LAYOUTS[version])
+    reads = trace_one(machine, RbdOperation.WRITE, Via.DMA, helpers=helpers)
+    assert machine.counters()["parent_found"] == (helpers <= 3)
+    assert_own_parent_or_none(machine, machine.records(), tag=2)
+    for number in range(1, reads + 1):
+        machine = Machine(LAYOUTS[version])
+        trace_one(machine, RbdOperation.WRITE, Via.DMA, number, helpers)
         assert machine.world.faults_injected == 1, f"read {number} was not reached"
         assert_own_parent_or_none(machine, machine.records(), tag=2)
 

@@ -9,6 +9,7 @@ Commands, each answered when all that it began has ended (`Answer`):
     read|write|flat-read|flat-write COUNT BYTES [DEPTH]   one rbd_aio_readv, _writev, _read, _write each
     fua COUNT               WRITE with FUA: a write, then a flush
     flush COUNT             SYNCHRONIZE CACHE: a flush
+    layered COUNT BYTES [DEPTH]   WRITE to a qcow2 image: a write made by a coroutine that helps the request's
     unmap COUNT DESCRIPTORS [DEPTH]   a discard a descriptor, one after the other
     zero COUNT              WRITE SAME: rbd_aio_write_zeroes
     inquiry COUNT           no librbd call; ends inside its own submit

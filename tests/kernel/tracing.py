@@ -41,14 +41,18 @@ class _Kept(Program):
 
     def close(self) -> None:
         """Leave it empty for the next test."""
-        for name in (b"processes", b"requests", b"calls", b"held", b"handed", b"latencies"):
+        names = (b"processes", b"requests", b"calls", b"held", b"handed", b"latencies")
+        for name in (*names, *(b"threads", b"coroutines", b"led") * self._audits):
             self._bpf[name].clear()
         self.idle.append(self)
 
     @classmethod
-    def one(cls) -> "_Kept":
+    def one(cls, audit: bool = False) -> "_Kept":
         """One that no other tracer uses."""
-        return cls.idle.pop() if cls.idle else cls()
+        for index, idle in enumerate(cls.idle):
+            if idle._audits == audit:
+                return cls.idle.pop(index)
+        return cls(audit)
 
 
 class Tracing:
@@ -57,7 +61,7 @@ class Tracing:
     def __init__(
         self, *qemus: FakeQemu, route: str | None = None, requests: int | None = None, ring_pages: int | None = None,
         keep: bool = True, prove: bool = False, keeping: Keeping = EVERYTHING,
-        bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
+        bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S, audit: bool = False,
     ) -> None:  # fmt: skip
         """
         Load, and attach when entered.
@@ -79,7 +83,7 @@ class Tracing:
             patch.multiple(program, REQUESTS=requests, RING_PAGES=ring_pages),
             patch.multiple(tracer, RING_PAGES=ring_pages, Program=_Kept.one if keep else Program),
         ):
-            self.tracer = tracer.Tracer(self.selection, keeping, bounds_s)
+            self.tracer = tracer.Tracer(self.selection, keeping, bounds_s, audit)
         if not prove:
             self.tracer._proofs.begin = lambda *_: False  # type: ignore[method-assign]
         self.correlator = Correlator()

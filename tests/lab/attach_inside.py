@@ -19,9 +19,10 @@ from otel_qemu.probe.sites import sites
 
 def main() -> None:
     """Print what was done as JSON; any refusal is an exception."""
-    binaries = {"scsi": Path("/usr/bin/qemu-system-x86_64"), "rbd": next(Path("/usr/lib").glob("*/librbd.so.1"))}
+    qemu, librbd = Path("/usr/bin/qemu-system-x86_64"), next(Path("/usr/lib").glob("*/librbd.so.1"))
+    binaries = {"audit": qemu, "scsi": qemu, "rbd": librbd}
     attached = dict.fromkeys((MULTI, PERF), 0)
-    with closing(Program()) as program:
+    with closing(Program(audit=True)) as program:
         for layer, path in binaries.items():
             with open_binary(str(path)) as binary:
                 found, _missing = sites(binary, layer)

@@ -2,8 +2,6 @@
 Requests that fail, are reset or are tried again, on the real QEMU.
 """
 
-import base64
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from tests.lab.disk import Disk
 from tests.lab.guest import Guest
 from tests.lab.lab import Lab
 from tests.lab.live import READERS, ended, frozen_cluster, read_in_flight, traced, wait_until
+from tests.lab.programs import type_in
 
 LUN_RESET = Path(__file__).with_name("lun_reset.c")
 WRITE = "dd if=/dev/zero of=/dev/sda bs=4k count=1 seek=100 oflag=direct > /tmp/dd 2>&1; echo $? > /tmp/status"
@@ -86,7 +85,7 @@ def test_requests_in_flight_at_a_lun_reset_end_once(lab: Lab, tmp_path: Path) ->
     `qemu_in_main_thread()'; mended in QEMU 8.0 by be2c42b97c3a).
     """
     guest = lab.guest("lunreset", disks=[Disk("lunreset")], suite="sid")
-    guest.run(f"base64 -d > /tmp/lun_reset << END\n{_program(tmp_path)}\nEND\nchmod +x /tmp/lun_reset")
+    type_in(guest, tmp_path, LUN_RESET)
     with traced(guest) as tracer, ThreadPoolExecutor() as pool:
         with frozen_cluster(lab):
             read_in_flight(guest, tracer)
@@ -101,10 +100,3 @@ def test_requests_in_flight_at_a_lun_reset_end_once(lab: Lab, tmp_path: Path) ->
     of_then = found[np.isin(found["submit_ns"], waiting)]
     assert of_then["ending"].tolist() == READERS * [Ending.CANCELLED]
     assert sorted(of_then["submit_ns"]) == sorted(waiting)
-
-
-def _program(folder: Path) -> str:
-    binary = folder / "lun_reset"
-    flags = ["-nostdlib", "-static", "-Os", "-s", "-ffreestanding", "-fno-stack-protector", "-Wl,-n"]
-    subprocess.run(["gcc", *flags, "-o", str(binary), str(LUN_RESET)], check=True)
-    return base64.encodebytes(binary.read_bytes()).decode()

@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from otel_qemu.probe.sites import PROBES
+from otel_qemu.probe.sites import AUDIT_PROBES, PROBES
 from tests.lab.correctness import Correctness, Observed
 from tests.lab.disk import Disk
 from tests.lab.lab import Lab
@@ -62,9 +62,9 @@ class TestVersions(Correctness):
 
 @pytest.mark.parametrize("suite", [suite for suite in covered() if Root(suite).has(PROBE)])
 def test_the_probes_work_with_another_bcc(suite: str, lab: Lab) -> None:
-    """bcc 0.31 and 0.37 take the program with our few headers, the kernel loads it, and both ways to attach work."""
+    """bcc 0.31 and 0.37 take the program, audit included, with our few headers; it loads, and attaches in both ways."""
     python = ["env", f"PYTHONPATH={INSIDE}", "PYTHONDONTWRITEBYTECODE=1", "python3", "-m", "tests.lab.attach_inside"]
     line = Root.cached(suite, lab.say).command(python, {CHECKOUT: INSIDE})
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)["attached"].values()) == {len(PROBES)}
+    assert set(json.loads(done.stdout)["attached"].values()) == {len(PROBES) + len(AUDIT_PROBES)}

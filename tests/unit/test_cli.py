@@ -23,7 +23,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Keep
     monkeypatch.chdir(tmp_path)
     found: list[Keeping] = []
 
-    def service(_selection: object, _sinks: object, keeping: Keeping, *_others: object) -> None:
+    def service(_selection: object, _sinks: object, keeping: Keeping, *_others: object, **_more: object) -> None:
         found.append(keeping)
         raise _Asked("nothing is traced here")
 
@@ -116,3 +116,15 @@ def test_histograms_need_no_records(asked: list[Keeping]) -> None:
     """`hist` keeps nothing but errors: it reads what the kernel has counted."""
     assert cli.main(["hist"]) == NothingToTrace.exit_code
     assert asked == [Keeping(0)]
+
+
+@pytest.mark.parametrize("command", [("hist",), ("record", "-o", "recording")])
+@pytest.mark.parametrize("audit", [True, False])
+def test_an_audit_keeps_all_that_it_compares(tmp_path: Path, command: tuple[str, ...], audit: bool) -> None:
+    """`hist` needs no record, and its audit needs them all; what `record` keeps is what it was told."""
+    with patch.object(cli, "Service", side_effect=_Asked("nothing is traced here")) as service:
+        line = [str(tmp_path / word) if word == "recording" else word for word in command]
+        assert cli.main([*line, *["--audit"] * audit]) == NothingToTrace.exit_code
+    (_selection, _sinks, keeping, *_), options = service.call_args
+    assert options["audit"] == audit
+    assert (keeping == EVERYTHING) == (audit or command[0] == "record")

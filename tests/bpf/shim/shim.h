@@ -11,6 +11,8 @@
 #define PT_REGS_PARM3(ctx) ((ctx)->dx)
 #define PT_REGS_PARM4(ctx) ((ctx)->cx)
 #define PT_REGS_PARM5(ctx) ((ctx)->r8)
+#define PT_REGS_PARM6(ctx) ((ctx)->r9)
+#define PT_REGS_SP(ctx) ((ctx)->sp)
 
 /* ---- the traced process and the clock ----------------------------------------------------------------------- */
 

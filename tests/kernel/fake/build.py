@@ -57,6 +57,12 @@ OPAQUE = Variant("opaque", _OLD_REQUEST | _TASK_FROM_6_1, (*QEMU_7_2.definitions
 INLINED = Variant("inlined", QEMU_7_2.layout, (*QEMU_7_2.definitions, "INLINED"))
 """A QEMU in which scsi_req_complete() is never entered: link-time optimisation put it into its callers."""
 
+CHAINLESS = Variant("chainless", QEMU_7_2.layout, (*QEMU_7_2.definitions, "CHAINLESS"))
+"""A QEMU without the symbol of dma_blk_io(), which the audit needs."""
+
+IN_CALLERS = Variant("in-callers", QEMU_7_2.layout, (*QEMU_7_2.definitions, "IN_CALLERS"))
+"""A QEMU in which blk_aio_preadv() is never entered: link-time optimisation put it into its callers."""
+
 VARIANTS = (QEMU_5_2, QEMU_7_2, QEMU_11_1)
 """The layouts that there are; every test of requests runs on each."""
 
@@ -72,7 +78,7 @@ def built(variant: Variant) -> Path:
     _compile(folder, [*shared, f"-Wl,-soname,{LIBRBD}", "-o", LIBRBD], ["librbd.c"], [])
     _compile(folder, [*shared, "-o", BLOCK_RBD], ["block_rbd.c"], [*beside, f"-l:{LIBRBD}"])
     program = [*common, "-fPIE", "-pie", "-rdynamic", "-o", EXECUTABLE]
-    _compile(folder, program, ["main.c", "scsi_bus.c", "scsi_disk.c"], [])
+    _compile(folder, program, ["main.c", "scsi_bus.c", "scsi_disk.c", "block_backend.c"], [])
     return folder
 
 

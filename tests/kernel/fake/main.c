@@ -60,11 +60,6 @@ void aio_bh_schedule_oneshot(void (*run)(void *opaque), void *opaque)
     pthread_mutex_unlock(&lock);
 }
 
-void aio_co_wake(Coroutine *co, int64_t ret)
-{
-    co->entry(co, ret);
-}
-
 /* bdrv_driver_preadv() and its like (block/io.c) */
 int bdrv_driver_start(Coroutine *co, const BlockCall *call)
 {
@@ -170,6 +165,7 @@ static const struct {
     {"flat-write", {WRITE_10, FLAT_WRITE}},
     {"fua", {WRITE_10, WRITE, 4096, .fua = true}},
     {"flush", {SYNCHRONIZE_CACHE}},
+    {"layered", {WRITE_10, WRITE, .layered = true}},
     {"unmap", {UNMAP}},
     {"zero", {WRITE_SAME_16, WRITE_ZEROES, 1 << 20}},
     {"inquiry", {INQUIRY}},

@@ -78,6 +78,18 @@ typedef struct Coroutine {
 } Coroutine;
 _Static_assert(offsetof(Coroutine, entry_arg) == 8, "Coroutine.entry_arg");
 
+/* AioTask and AioTaskPool (block/aio_task.c), their beginnings */
+typedef struct AioTaskPool {
+    Coroutine *main_co;
+} AioTaskPool;
+typedef struct AioTask {
+    AioTaskPool *pool;
+    void *func;
+    int ret;
+    void **state;              /* of a BlockCopyTask (block/block-copy.c) or Qcow2AioTask (block/qcow2.c): what it works on */
+} AioTask;
+_Static_assert(offsetof(AioTask, state) == 24, "BlockCopyTask.s");
+
 typedef void BlockCompletionFunc(void *opaque, int64_t ret);
 
 /* BlockAIOCB (include/block/aio.h) */
@@ -98,6 +110,7 @@ typedef struct BlockCall {
     uint64_t bytes;
     const struct iovec *iov;
     int iovcnt;
+    bool layered;              /* through a format above rbd, which has a coroutine of its own make the call */
 } BlockCall;
 
 /* block/rbd.c, in block-rbd.so: start a call for a coroutine; the result comes by aio_co_wake(), or at once if < 0. */

@@ -1,19 +1,21 @@
 /*
- * hw/scsi/scsi-disk.c over system/dma-helpers.c over block/block-backend.c: which objects point to which while a
- * request is on its way to the block driver.
+ * hw/scsi/scsi-disk.c: what becomes of each command, above system/dma-helpers.c and block/block-backend.c
+ * (block_backend.c).
  */
 #include "scsi.h"
 
 #ifdef INLINED
 #define scsi_req_complete scsi_req_complete_inlined
 #endif
+#ifdef IN_CALLERS
+#define blk_aio_preadv blk_aio_preadv_in_callers
+#endif
 
 #include <endian.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const BlockCall flush = {.operation = FLUSH};
-enum { PAGE = 4096, MOST_IOVECS = 1024, PARAMETER_BYTES = 8, DESCRIPTOR_BYTES = 16, DISCARD_BYTES = 65536, WORDS = 8 };
+enum { PARAMETER_BYTES = 8, DESCRIPTOR_BYTES = 16 };
 
 /* SCSIDiskReq (hw/scsi/scsi-disk.c); what follows `req` is the scenario it plays */
 typedef struct SCSIDiskReq {
@@ -28,97 +30,6 @@ typedef struct UnmapCBData {
     uint8_t *inbuf;
     int count;
 } UnmapCBData;
-
-/* BlkAioEmAIOCB (block/block-backend.c): its beginning, and the error that a BH brings */
-typedef struct BlkAioEmAIOCB {
-    BlockAIOCB common;
-    void *blk;
-    int ret;
-} BlkAioEmAIOCB;
-
-/* DMAAIOCB (system/dma-helpers.c) */
-typedef struct DMAAIOCB {
-    BlockAIOCB common;
-    void *ctx;
-} DMAAIOCB;
-
-/* AioTask (block/aio_task.c) and BlockCopyTask (block/block-copy.c): what a block job's coroutine has */
-typedef struct BlockCopyTask {
-    void *pool;
-    void *func;
-    int ret;
-    void **state;
-} BlockCopyTask;
-_Static_assert(offsetof(BlockCopyTask, state) == 24, "BlockCopyTask.s");
-
-/* ---- block/block-backend.c ---- */
-
-/* blk_aio_complete() */
-static void blk_aio_complete(BlkAioEmAIOCB *acb, int64_t ret)
-{
-    acb->common.cb(acb->common.opaque, ret);
-    free(acb);
-}
-
-/* blk_aio_read_entry() and its like, from where they wait for the driver */
-static void blk_aio_entry(Coroutine *self, int64_t ret)
-{
-    BlkAioEmAIOCB *acb = self->entry_arg;
-    free(self);
-    blk_aio_complete(acb, ret);
-}
-
-static void blk_aio_complete_bh(void *opaque)
-{
-    BlkAioEmAIOCB *acb = opaque;
-    blk_aio_complete(acb, acb->ret);
-}
-
-static Coroutine *qemu_coroutine_create(void (*entry)(Coroutine *, int64_t), void *opaque)
-{
-    Coroutine *co = malloc(sizeof(*co));
-    co->entry = entry;
-    co->entry_arg = opaque;
-    return co;
-}
-
-/* blk_aio_prwv() */
-static void blk_aio(const BlockCall *call, BlockCompletionFunc *cb, void *opaque)
-{
-    BlkAioEmAIOCB *acb = calloc(1, sizeof(*acb));
-    acb->common.cb = cb;
-    acb->common.opaque = opaque;
-    Coroutine *co = qemu_coroutine_create(blk_aio_entry, acb);
-    acb->ret = bdrv_driver_start(co, call);
-    if (acb->ret < 0) {
-        free(co);
-        aio_bh_schedule_oneshot(blk_aio_complete_bh, acb);
-    }
-}
-
-/* ---- system/dma-helpers.c ---- */
-
-/* dma_blk_cb(), at the end */
-static void dma_blk_cb(void *opaque, int64_t ret)
-{
-    DMAAIOCB *dbs = opaque;
-    dbs->common.cb(dbs->common.opaque, ret);
-    free(dbs);
-}
-
-static void dma_blk_io(BlockCall *call, BlockCompletionFunc *cb, void *opaque)
-{
-    static struct iovec pages[MOST_IOVECS];
-    DMAAIOCB *dbs = calloc(1, sizeof(*dbs));
-    dbs->common.cb = cb;
-    dbs->common.opaque = opaque;
-    for (uint64_t left = call->bytes; left && call->iovcnt < MOST_IOVECS; call->iovcnt++) {
-        pages[call->iovcnt].iov_len = left < PAGE ? left : PAGE;
-        left -= pages[call->iovcnt].iov_len;
-    }
-    call->iov = pages;
-    blk_aio(call, dma_blk_cb, dbs);
-}
 
 /* ---- hw/scsi/scsi-disk.c ---- */
 
@@ -177,7 +88,7 @@ static void scsi_dma_complete(void *opaque, int64_t ret)
 {
     SCSIDiskReq *r = opaque;
     if (ret >= 0 && !r->req.io_canceled && r->scenario.fua)
-        blk_aio(&flush, scsi_aio_complete, r);
+        blk_aio_flush(NULL, scsi_aio_complete, r);
     else
         scsi_aio_complete(r, ret);
 }
@@ -192,9 +103,20 @@ static void scsi_unmap_complete(void *opaque, int64_t ret)
         return;
     }
     data->count--;
-    BlockCall call = {.operation = DISCARD, .offset = data->r->offset, .bytes = DISCARD_BYTES};
+    uint64_t offset = data->r->offset;
     data->r->offset += 2 * DISCARD_BYTES;
-    blk_aio(&call, scsi_unmap_complete, data);
+    blk_aio_pdiscard(NULL, offset, DISCARD_BYTES, scsi_unmap_complete, data);
+}
+
+/* scsi_dma_readv() and scsi_dma_writev() */
+static BlockAIOCB *scsi_dma_readv_or_writev(int64_t offset, QEMUIOVector *iov, BlockCompletionFunc *cb, void *cb_opaque,
+                                            void *opaque)
+{
+    SCSIDiskReq *r = opaque;
+    BlockCall *call = (BlockCall *)iov;
+    call->layered = r->scenario.layered;
+    bool reads = call->operation == READ || call->operation == FLAT_READ;
+    return (reads ? blk_aio_preadv : blk_aio_pwritev)(NULL, offset, iov, 0, cb, cb_opaque);
 }
 
 /* The scenario's error is for the first call only: a retry goes well. */
@@ -211,7 +133,7 @@ static int32_t send_command(SCSIRequest *req, uint8_t *buf)
     SCSIDiskReq *r = (SCSIDiskReq *)req;
     set_librbd(r);
     if (buf[0] == SYNCHRONIZE_CACHE)
-        blk_aio(&flush, scsi_aio_complete, r);
+        blk_aio_flush(NULL, scsi_aio_complete, r);
     else if (buf[0] == INQUIRY)
         scsi_req_complete(req, GOOD);
     else
@@ -231,9 +153,9 @@ static void read_or_write_data(SCSIRequest *req)
         data->count = r->scenario.descriptors;
         scsi_unmap_complete(data, 0);
     } else if (req->cmd.buf[0] == WRITE_SAME_16) {
-        blk_aio(&call, scsi_aio_complete, r);
+        blk_aio_pwrite_zeroes(NULL, call.offset, call.bytes, 0, scsi_aio_complete, r);
     } else {
-        dma_blk_io(&call, scsi_dma_complete, r);
+        start_dma(&call, scsi_dma_readv_or_writev, r, scsi_dma_complete);
     }
 }
 
@@ -279,26 +201,4 @@ void submit_request(const Scenario *scenario, uint64_t lba)
         scsi_req_cancel_async(&r->req);
     if (--r->req.refcount == 0)
         free(r);
-}
-
-/* ---- block/block-copy.c: a block job reads without any SCSI request ---- */
-static void block_copy_task_entry(Coroutine *self, int64_t ret)
-{
-    BlockCopyTask *task = self->entry_arg;
-    (void)ret;
-    free(task->state);
-    free(task);
-    free(self);
-    block_job_call_finished();
-}
-
-void start_block_job_call(uint64_t offset)
-{
-    BlockCopyTask *task = calloc(1, sizeof(*task));
-    task->state = calloc(WORDS, sizeof(*task->state));
-    for (int i = 0; i < WORDS; i++)
-        task->state[i] = task;
-    librbd->refused = librbd->result = 0;
-    BlockCall call = {.operation = FLAT_READ, .offset = offset, .bytes = DISCARD_BYTES};
-    bdrv_driver_start(qemu_coroutine_create(block_copy_task_entry, task), &call);
 }

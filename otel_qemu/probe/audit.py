@@ -1,0 +1,79 @@
+"""
+Attaching the exact chain of ``bpf/audit.bpf.c``: with ``--audit`` only, for it costs a guest more than all the rest.
+"""
+
+import logging
+from pathlib import Path
+
+from otel_qemu.errors import BadInput, NotPossible
+from otel_qemu.probe import attach
+from otel_qemu.probe.inspection import Inspection
+from otel_qemu.probe.processes import PROC, MappedFile, QemuProcess
+from otel_qemu.probe.program import Program
+from otel_qemu.probe.sites import AUDIT_PROBES, Site, sites
+from otel_qemu.probe.symbols import open_with_symbols
+
+log = logging.getLogger(__name__)
+
+
+class Audits:
+    """
+    The processes whose joins are audited; a process that cannot be is traced all the same, and why is logged.
+
+    Args:
+        program: loaded, with the audit.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._files: dict[int, tuple[int, int]] = {}
+        self._probes: dict[tuple[int, int], attach.Attachment] = {}
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are audited."""
+        return list(self._files)
+
+    def begin(self, inspection: Inspection, route: str) -> None:
+        """Attach the chain to a process's QEMU, before anything else is; without SCSI or RBD there is nothing to do."""
+        process = inspection.process
+        if len(inspection.binaries()) < 2:
+            return
+        try:
+            self._attach(process.executable, process, route)
+            self._program.audit_process(process.pid)
+            self._files[process.pid] = process.executable.identity
+        except (BadInput, NotPossible) as error:
+            log.warning("process %d: its joins are not audited: %s", process.pid, error)
+
+    def forget(self, pid: int) -> None:
+        """A process has gone: probes that no other needs are detached."""
+        self._files.pop(pid, None)
+        for identity in self._probes.keys() - set(self._files.values()):
+            self._probes.pop(identity).detach()
+
+    def detach(self) -> None:
+        """Detach every probe."""
+        while self._probes:
+            self._probes.popitem()[1].detach()
+
+    def _attach(self, file: MappedFile, process: QemuProcess, route: str) -> None:
+        if file.identity not in self._probes:
+            self._probes[file.identity] = attach.attach(self._program, file.path, chain_sites(process), route)
+
+
+def chain_sites(process: QemuProcess) -> list[Site]:
+    """
+    Where the chain's probes go in a process's QEMU.
+
+    Raises:
+        BadInput: the file cannot be read, or has not all of the functions.
+    """
+    executable, wanted = process.executable, [probe.function for probe in AUDIT_PROBES]
+    roots = PROC / str(process.pid) / "root", Path("/")
+    with open_with_symbols(executable.path, wanted, roots) as binary:
+        found, missing = sites(binary, "audit")
+    if missing:
+        names = ", ".join(probe.function for probe in missing)
+        raise BadInput(f"{executable.name} has no function {names}: install its debug symbols")
+    return found

@@ -1,0 +1,176 @@
+"""
+What the exact chain (``bpf/audit.bpf.c``) said of each librbd call, kept until the call has come, and what it is worth.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.events import AUDIT_SITES, Chain, RbdOperation, Records
+from otel_qemu.trace import scsi
+from otel_qemu.trace.traces import Join, Table, Traces
+
+LONGEST_HELD = 400_000
+"""Verdicts kept for calls that have not come yet; the older half of more is given up: those calls were not kept."""
+
+_LOST = 1 << 31
+"""AUDIT_LOST: the kernel's tables were full, so that of no call it can be said that it has no request."""
+
+VERDICT = np.dtype(
+    [
+        ("key", "<u8"),
+        ("pid", "<u4"),
+        ("led", "<u4"),  # functions of the chain that had led to a request of that process, a bit each
+        ("image", "<u8"),
+        ("call_submit_ns", "<u8"),
+        ("offset", "<u8"),
+        ("request", "<u8"),  # the chain's request, by address and submit
+        ("submit_ns", "<u8"),
+        ("operation", "u1"),
+        ("chain", "u1"),
+        ("used", "u1"),  # a bit for each of the two comparisons
+        ("unused", "u1", (5,)),
+    ]
+)
+"""What the chain said of one call."""
+
+
+class Outcome(IntEnum):
+    """What the chain makes of a call's join."""
+
+    AGREED = 1
+    DIFFER = 2
+    MISSED = 3
+    SILENT = 4
+
+
+class Verdicts:
+    """
+    Those that have not been asked for by both of the two comparisons yet.
+
+    Attributes:
+        count: all that were ever kept.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._held: Table = np.zeros(0, dtype=VERDICT)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def keep(self, records: Records) -> None:
+        """Take in records of `Kind.AUDIT`."""
+        self.count += len(records)
+        if len(self._held) > LONGEST_HELD:
+            self._held = self._held[self._held["call_submit_ns"] > np.median(self._held["call_submit_ns"])]
+        self._held = np.concatenate((self._held, _verdicts(records)))
+        self._held = self._held[np.argsort(self._held["key"], kind="stable")]
+
+    def of(self, calls: Table, comparison: int) -> Table:
+        """The verdict on each call, dtype `VERDICT`, shape (n,); `chain` is 0 where there is none."""
+        found = np.zeros(len(calls), dtype=VERDICT)
+        if len(self._held):
+            keys = _keys(calls, "submit_ns")
+            at = np.minimum(np.searchsorted(self._held["key"], keys), len(self._held) - 1)
+            same = self._held["call_submit_ns"][at] == calls["submit_ns"]
+            for name in ("pid", "image", "offset", "operation"):
+                same &= self._held[name][at] == calls[name]
+            found[same] = self._held[at[same]]
+            self._held["used"][at[same]] |= 1 << comparison
+            self._held = self._held[self._held["used"] != _USED_BY_BOTH]
+        return found
+
+
+_USED_BY_BOTH = 0b11
+
+
+def judge(traces: Traces, verdicts: Table) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    """
+    What the chain makes of each call's join.
+
+    Args:
+        traces: the calls, with their joins.
+        verdicts: one a call, dtype `VERDICT`; `chain` 0 for none.
+
+    Returns:
+        The `Outcome`, and why the chain is silent if it is; both of shape (n,).
+    """
+    calls, chain = traces.calls, verdicts["chain"]
+    joined = calls["parent"] >= 0
+    same = _same_request(traces, verdicts)
+    named, whole = chain == Chain.REQUEST, _is_whole(traces, verdicts["led"])
+    nobody = (chain == Chain.NONE) & whole
+    has_request = joined | (calls["join"] == Join.PARENT_LOST)
+    outcome = np.full(len(calls), Outcome.SILENT, dtype="u1")
+    outcome[(named & same) | (nobody & ~has_request)] = Outcome.AGREED
+    outcome[has_request & ((named & ~same) | nobody)] = Outcome.DIFFER
+    outcome[~has_request & named] = Outcome.MISSED
+    reasons = ["the verdict was lost", "its thread had not been seen to switch", "some of the chain never ran"]
+    return outcome, np.select([chain == 0, chain == Chain.BROKEN, chain == Chain.NONE], reasons, "")
+
+
+def _same_request(traces: Traces, verdicts: Table) -> NDArray[np.bool_]:
+    """Whether join and chain name the same request; of a parent that was lost, only the address is known."""
+    calls = traces.calls
+    same = (calls["join"] == Join.PARENT_LOST) & (calls["request"] == verdicts["request"])
+    joined = calls["parent"] >= 0
+    parents, theirs = traces.requests[calls["parent"][joined]], verdicts[joined]
+    same[joined] = (parents["request"] == theirs["request"]) & (parents["submit_ns"] == theirs["submit_ns"])
+    return same
+
+
+def _bits(*functions: str) -> int:
+    """As ``led`` of ``bpf/audit.bpf.c`` has them."""
+    return sum(1 << AUDIT_SITES.index(name) for name in functions)
+
+
+# What must have run for "the chain knows of no request" to mean anything: a compiler may have put a function into its
+# callers, where no probe sees it.  For a join, what its request would have gone through; else, what its call would.
+_ALL = 1 << 30  # never set: of what is not listed here, NONE says nothing
+_NEEDED_BY_REQUEST = {
+    "READ": _bits("dma_blk_io", "blk_aio_preadv"),
+    "WRITE": _bits("dma_blk_io", "blk_aio_pwritev"),
+    "WRITE_AND_VERIFY": _bits("dma_blk_io", "blk_aio_pwritev"),
+    "SYNCHRONIZE_CACHE": _bits("blk_aio_flush"),
+    "UNMAP": _bits("blk_aio_pdiscard"),
+    "WRITE_SAME": _bits("blk_aio_pwrite_zeroes"),
+}
+_NEEDED_BY_CALL = {
+    RbdOperation.READ: _bits("blk_aio_preadv"),
+    RbdOperation.WRITE: _bits("blk_aio_pwritev"),
+    RbdOperation.DISCARD: _bits("blk_aio_pdiscard"),
+    RbdOperation.WRITE_ZEROES: _bits("blk_aio_pwrite_zeroes"),
+    RbdOperation.FLUSH: _bits("blk_aio_flush"),
+}
+_BY_REQUEST = np.array([_NEEDED_BY_REQUEST.get(name, _ALL) for name in scsi.OPERATIONS], dtype="u4")
+_BY_CALL = np.array([_NEEDED_BY_CALL.get(code, _ALL) for code in range(256)], dtype="u4")  # type: ignore[call-overload]
+
+
+def _is_whole(traces: Traces, led: Any) -> NDArray[np.bool_]:
+    """Whether all of the chain that a call would have come through has led to requests before, and lost nothing."""
+    calls = traces.calls
+    needed = _BY_CALL[calls["operation"]]
+    joined = calls["parent"] >= 0
+    needed[joined] = _BY_REQUEST[traces.requests["operation"][calls["parent"][joined]]]
+    whole: Any = ((led & needed) == needed) & ((led & _LOST) == 0)
+    return whole
+
+
+def _verdicts(records: Records) -> Table:
+    rows = np.zeros(len(records), dtype=VERDICT)
+    for name in ("pid", "image", "call_submit_ns", "offset", "operation", "request", "submit_ns"):
+        rows[name] = records[name]
+    rows["led"], rows["chain"] = records["tag"], records["ending"]
+    rows["key"] = _keys(rows, "call_submit_ns")
+    return rows
+
+
+def _keys(rows: Table, submitted: str) -> NDArray[np.uint64]:
+    """One number for a call's (pid, image, submit, offset, operation); what it finds is compared field by field."""
+    odd = np.uint64(0x9E3779B97F4A7C15)
+    keys: Any = (rows["image"] ^ (rows["pid"].astype("u8") << np.uint64(40))) * odd ^ rows[submitted]
+    keys = keys * odd ^ (rows["offset"] << np.uint64(8)) ^ rows["operation"]
+    return keys.astype("u8")

@@ -1,0 +1,177 @@
+"""The exact chain by real probes: it agrees with every join, or says that it cannot tell; only if asked for."""
+
+import sys
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+import pytest
+
+from otel_qemu.probe.attach import MULTI, PERF
+from otel_qemu.trace.audit import Audit, Tally
+from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.recording import Recording
+from otel_qemu.trace.replay import replay_traces
+from otel_qemu.trace.traces import Join
+from tests.kernel.fake.build import CHAINLESS, IN_CALLERS, OPAQUE, QEMU_7_2, Variant
+from tests.kernel.fake_qemu import FakeQemu
+from tests.kernel.tracing import Tracing
+
+OTEL_QEMU = (sys.executable, "-c", "import sys; from otel_qemu.cli import main; sys.exit(main(sys.argv[1:]))")
+COMMANDS = ("read 211 4096 32", "write 101 65536 16", "fua 23", "flush 23", "unmap 23 7 4", "zero 5", "inquiry 7",
+            "layered 50 4096 8", "check-condition 3", "early-fail 3", "cancel 5", "retry 3", "retry-data 3",
+            "orphan 23")  # fmt: skip
+WITH_RANGE = 211 + 101 + 23 + 50 + 3 + 3 + 5 + 3 * 2
+WITHOUT_RANGE = 23 + 23 + 23 * 7 + 5 + 3 * 2
+EXIT_NOT_POSSIBLE = 4
+
+
+def audit_of(tracing: Tracing) -> Audit:
+    """What the chain says of everything that is in the ring."""
+    audit = Audit()
+    list(replay_traces([tracing.tracer.read()], Correlator(), audit))
+    return audit
+
+
+@pytest.mark.parametrize("route", [MULTI, PERF])
+def test_every_join_agrees(route: str, variant: Variant) -> None:
+    """Some of everything, a qcow2 image's helpers among it; of a block job's calls, neither knows a request."""
+    with FakeQemu(variant) as qemu, Tracing(qemu, route=route, audit=True) as tracing:
+        for command in COMMANDS:
+            assert qemu.command(command).strange_returns == 0
+        assert tracing.tracer.audited == [qemu.pid]
+        audit = audit_of(tracing)
+    assert audit.joins == {
+        Join.WALK_RANGE: Tally(agreed=WITH_RANGE),
+        Join.WALK: Tally(agreed=WITHOUT_RANGE),
+        Join.INTERNAL: Tally(agreed=23),
+    }
+    assert audit.verdicts == WITH_RANGE + WITHOUT_RANGE + 23
+    assert audit.unwalked[Join.RANGE] == Tally(agreed=WITH_RANGE - 3)  # the second call of `retry-data` finds no bytes
+
+
+def test_the_rules_are_audited_where_there_is_no_walk() -> None:
+    """A librbd whose layout cannot be read off: the joins by range and time are held against the chain."""
+    with FakeQemu(OPAQUE) as qemu, Tracing(qemu, audit=True) as tracing:
+        for command in ("read 211 4096 16", "flush 23 0 1", "orphan 23"):
+            qemu.command(command)
+        audit = audit_of(tracing)
+    assert audit.joins == {
+        Join.RANGE: Tally(agreed=211), Join.TIME: Tally(agreed=23), Join.UNMATCHED: Tally(agreed=23)
+    }  # fmt: skip
+
+
+def test_a_function_that_is_never_entered_makes_silence() -> None:
+    """Link-time optimisation has put blk_aio_preadv into its callers: of reads nothing is said, of writes all."""
+    with FakeQemu(IN_CALLERS) as qemu, Tracing(qemu, audit=True) as tracing:
+        for command in ("read 211 4096 32", "write 101 65536 16", "flush 23", "orphan 5"):
+            qemu.command(command)
+        audit = audit_of(tracing)
+    assert audit.joins[Join.WALK_RANGE] == Tally(agreed=101, silent=211)
+    assert audit.joins[Join.WALK] == Tally(agreed=23)
+    assert audit.joins[Join.INTERNAL] == Tally(silent=5)
+    assert audit.silences == {"some of the chain never ran": 216}
+
+
+def test_what_began_before_us_has_no_request_in_either() -> None:
+    """Calls of requests that were in flight when the probes came, then of new ones."""
+    with FakeQemu(QEMU_7_2) as qemu:
+        qemu.command("hold")
+        qemu.command("unmap 23 3")
+        with Tracing(qemu, audit=True) as tracing:
+            qemu.command("release-held")
+            qemu.command("unmap 5 2")
+            audit = audit_of(tracing)
+    assert audit.joins[Join.WALK] == Tally(agreed=10)
+    assert audit.joins[Join.STARTED_BEFORE] == Tally(silent=46)
+
+
+def test_without_it_nothing_of_it_is_there() -> None:
+    """No table, no counter, no probe; and detaching takes the chain's away with the others."""
+    with FakeQemu(QEMU_7_2) as qemu:
+        with Tracing(qemu) as tracing:
+            qemu.command("read 211 4096 32")
+            assert not [name for name in tracing.counted() if name.startswith("audit")]
+            assert b"coroutines" not in [bytes(name) for name in tracing.tracer._program._bpf.tables]
+        with Tracing(qemu, audit=True) as tracing:
+            qemu.command("read 211 4096 32")
+            assert tracing.counted()["audit_led"] == 3 * 211
+            tracing.tracer.detach()
+            qemu.command("read 211 4096 32")
+            assert tracing.counted() == {}
+
+
+def test_a_process_that_ends_leaves_nothing(variant: Variant) -> None:
+    """Threads and coroutines of a process that was killed with everything in flight are forgotten."""
+    with FakeQemu(variant) as qemu, Tracing(qemu, audit=True) as tracing:
+        qemu.command("hold")
+        qemu.command("read 211 4096")
+        tables = tracing.tracer._program._bpf
+        assert len(tables[b"coroutines"]) == 211
+        qemu.kill()
+        tracing.tracer.refresh()
+        assert [len(tables[name]) for name in (b"coroutines", b"threads", b"led")] == [0, 0, 0]
+        assert tracing.tracer.audited == []
+
+
+# ---- as a command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return tmp_path / "recording.otq"
+
+
+def traced(qemu: FakeQemu, *arguments: str) -> tuple[int, str, str]:
+    """A command that traces while the guest reads and writes; its exit status, stdout and stderr."""
+    command = [*OTEL_QEMU, *arguments, "--audit", "--pid", str(qemu.pid)]
+    with Popen(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stderr
+        said = ""
+        while not said.endswith("Ctrl-C ends it\n"):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        for load in ("read 211 4096 32", "write 101 65536 16"):
+            qemu.command(load)
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, said + stderr
+
+
+def table(text: str) -> list[list[str]]:
+    """The lines of an audit's report, word by word."""
+    return [line.split() for line in text[text.index("audit: ") :].splitlines()]
+
+
+def test_a_recording_holds_its_audit(recording: Path) -> None:
+    """`record --audit` reports, and `replay` of that file says the same; the traces are those of any recording."""
+    with FakeQemu(QEMU_7_2) as qemu:
+        status, _, said = traced(qemu, "record", "-o", str(recording))
+    assert status == 0, said
+    report = table(said)
+    assert ["walk+range", "312", "0", "0", "0"] in report
+    with Popen([*OTEL_QEMU, "replay", str(recording), "--json"], stdout=PIPE, stderr=PIPE, text=True) as replay:
+        stdout, stderr = replay.communicate(timeout=60)
+    assert replay.returncode == 0
+    assert table(stderr) == report
+    assert len(stdout.splitlines()) == 312
+    assert sum(len(batch) for batch in Recording.open(recording).batches()) == 2 * 312
+
+
+def test_histograms_can_be_audited(recording: Path) -> None:
+    """`hist --audit` counts as ever, and reports beside the histograms."""
+    with FakeQemu(QEMU_7_2) as qemu:
+        status, stdout, said = traced(qemu, "hist", "--json")
+    assert status == 0, said
+    assert sum('"layer": "rbd"' in line for line in stdout.splitlines()) == 2
+    assert ["walk+range", "312", "0", "0", "0"] in table(said)
+
+
+def test_without_the_functions_tracing_goes_on_and_says_so(recording: Path) -> None:
+    """A build without dma_blk_io: one line why, a whole recording, and an exit status for what was asked in vain."""
+    with FakeQemu(CHAINLESS) as qemu:
+        status, _, said = traced(qemu, "record", "-o", str(recording))
+    assert status == EXIT_NOT_POSSIBLE
+    assert said.count("has no function dma_blk_io: install its debug symbols") == 1
+    assert said.splitlines()[-1].startswith("error: no join was audited")
+    assert sum(len(batch) for batch in Recording.open(recording).batches()) == 312
