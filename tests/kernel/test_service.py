@@ -60,7 +60,7 @@ def qemu() -> Iterator[FakeQemu]:
 def service(manager: Manager, command: list[str], *options: str) -> Iterator["subprocess.Popen[str]"]:
     """`otel-qemu run` with what comes before it; ended, if it has not."""
     with subprocess.Popen(
-        [*command, "-c", MAIN, "run", *options], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+        [*command, "-c", MAIN, "run", "--one-in", "1", *options], cwd=ROOT, text=True, stderr=subprocess.PIPE,
         env=environment(NOTIFY_SOCKET=manager.name, OTEL_SDK_DISABLED="true"),
     ) as process:  # fmt: skip
         try:
