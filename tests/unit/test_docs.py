@@ -10,8 +10,8 @@ from otel_qemu.events import COUNTERS
 from otel_qemu.export.instruments import INSTRUMENTS
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md")
+README, METRICS = ((ROOT / name).read_text() for name in ("README.md", "docs/metrics.md"))
+DOCUMENTS = [*sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))]
 
 
 def test_the_readme_names_every_command() -> None:
@@ -36,6 +36,13 @@ def test_paths_that_documents_name_exist() -> None:
             assert (ROOT / path).exists(), f"{name} names {path}"
 
 
+def test_links_between_documents_lead_somewhere() -> None:
+    """Each relative link is to a file of this checkout."""
+    for name in DOCUMENTS:
+        for target in re.findall(r"\]\(([\w./-]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / name).parent.joinpath(target).exists(), f"{name} links to {target}"
+
+
 def test_counters_that_documents_name_exist() -> None:
     """A counter in the README's table of losses is one that the kernel program counts."""
     losses = README.split("| counter | means |")[1]
@@ -45,9 +52,11 @@ def test_counters_that_documents_name_exist() -> None:
     assert set(named) <= set(COUNTERS)
 
 
-def test_the_readme_has_every_metric() -> None:
+def test_every_metric_is_documented() -> None:
     """Name, kind, unit and attributes, in the order in which they are registered."""
-    rows = re.findall(r"^\| `([\w.]+)` \| ([\w -]+) \| `([^`]+)` \| (.*)\|$", README, re.M)
+    rows = re.findall(
+        r"^\| `([\w.]+)` \| ([\w -]+) \| `([^`]+)` \| (.*)\|$", (ROOT / "docs/metrics.md").read_text(), re.M
+    )
     documented = [
         (name, kind.replace("-", "_").replace(" ", "_"), unit, tuple(re.findall(r"`([\w.]+)`", attributes)))
         for name, kind, unit, attributes in rows

@@ -265,7 +265,11 @@ def test_the_line_of_a_key_is_where_it_begins(before: int, length: int, after: i
     assert line_of(f"{head}wanted = {value}\n{tail}", "wanted") == before + 2
 
 
-def test_the_readme_lists_the_settings() -> None:
+def test_the_settings_are_documented() -> None:
     """Name and default of each, in their order."""
-    rows = [line.split(" | ")[:2] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `--")]
+    rows = [
+        line.split(" | ")[:2]
+        for line in (ROOT / "docs/settings.md").read_text().splitlines()
+        if line.startswith("| `--")
+    ]
     assert rows == [[f"| `--{name}`", f"`{setting.default_text}`"] for name, setting in SETTINGS.items()]
