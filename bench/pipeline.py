@@ -106,9 +106,10 @@ def run(batches: Iterable[Batch], sampler: Sampler, histograms: Histograms) -> i
     """Records into sampled traces, as the service does it; how many requests there were."""
     requests = 0
     for traces in replay_traces(batches, Correlator()):
-        requests += len(traces.requests)
+        requests += len(traces.by_request)
         histograms.add(traces)
-        sampler.sample(traces)
+        kept = sampler.sample(traces)
+        _ = kept.requests, kept.calls  # rows are made when they are asked for, as by who sends them
     return requests
 
 

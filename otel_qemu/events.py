@@ -152,8 +152,11 @@ RETURN_UNKNOWN = -(2**31)
 """``return_value`` of a call whose result was not seen."""
 
 
-MOST_AT_ONCE = 16384
-"""So many records and what is made of them stay in a CPU's cache; any cut gives the same."""
+MOST_AT_ONCE = 32768
+"""
+So many records that what a batch costs whatever its length is little for each, and that a column of them stays in a
+CPU's second cache; any cut gives the same.
+"""
 
 
 @dataclass(frozen=True)

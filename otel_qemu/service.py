@@ -255,7 +255,7 @@ class Service:
         self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), traces)
 
     def _hand_out(self, batch: Batch, traces: Traces) -> None:
-        self._naming.learn_devices(traces.requests)
+        self._naming.learn_devices(traces.by_request)
         self._naming.learn_images(self.correlator.images)
         for sink in self._sinks:
             sink.take(batch, traces, self.names)

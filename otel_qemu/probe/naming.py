@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
 from otel_qemu.probe.memory import device_alias
+from otel_qemu.trace.columns import Rows
+from otel_qemu.trace.groups import grouped
 from otel_qemu.trace.names import Disk, Guest, Names
-from otel_qemu.trace.traces import Table
 
 
 class Naming:
@@ -30,10 +29,11 @@ class Naming:
             self.names.guests[pid] = guest
         return bool(changed)
 
-    def learn_devices(self, rows: Table) -> bool:
+    def learn_devices(self, rows: Rows) -> bool:
         """Name the disks of these rows, which have fields ``pid`` and ``device``; returns whether any was new."""
-        pairs = np.unique(rows[["pid", "device"]])
-        fresh = [key for key in map(tuple, pairs.tolist()) if key[1] and key not in self.names.devices]
+        firsts = grouped(rows["pid"], rows["device"]).firsts
+        pairs = zip(*(rows[name][firsts].tolist() for name in ("pid", "device")), strict=True)
+        fresh = [key for key in sorted(pairs) if key[1] and key not in self.names.devices]
         for pid, device in fresh:
             self.names.devices[pid, device] = self._disk(pid, device)
         return bool(fresh)

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import Records
+from otel_qemu.trace.columns import Columns
 from otel_qemu.trace.decode import call_rows, request_rows
-from otel_qemu.trace.rows import joined
 from otel_qemu.trace.split import split_time
-from otel_qemu.trace.traces import Join, Table
+from otel_qemu.trace.traces import Join
 
 
 class Assembly:
@@ -30,10 +30,10 @@ class Assembly:
         """Calls without a parent, and why."""
         self.add(calls, np.full(len(calls), -1), np.full(len(calls), reason, dtype="u1"))
 
-    def tables(self) -> tuple[Table, Table]:
+    def tables(self) -> tuple[Columns, Columns]:
         """Requests, and calls in order under them; those without a request come last."""
-        records = joined(*self._parts)
-        requests = request_rows(records[: self._count])
+        records = Columns.of(*self._parts)
+        requests = request_rows(records.between(0, self._count))
         calls = self._calls(records)
         count = np.bincount(calls["parent"][calls["parent"] >= 0], minlength=self._count)
         requests["calls"] = count
@@ -42,7 +42,7 @@ class Assembly:
         split_time(requests, calls, records["rbd_ns"][: self._count])
         return requests, calls
 
-    def _calls(self, records: Records) -> Table:
+    def _calls(self, records: Columns) -> Columns:
         first = np.flatnonzero(records["call_submit_ns"][: self._count])
         further = np.arange(self._count, len(records))
         rows = np.concatenate((first, further))

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from otel_qemu.events import NO_RECORDS, RECORD, Batch, Kind, Link, Records
 from otel_qemu.trace import rules
 from otel_qemu.trace.assembly import Assembly
+from otel_qemu.trace.columns import Columns, Picked, Rows
 from otel_qemu.trace.decode import call_rows, request_rows
 from otel_qemu.trace.images import Images
 from otel_qemu.trace.ranges import RangeJoin
 from otel_qemu.trace.rows import joined, taken
-from otel_qemu.trace.traces import Join, Table, Traces
+from otel_qemu.trace.traces import Join, Traces
 
 HOLD_NS = 2_000_000_000
 """How long a request waits for records of its calls, and a call for its request, in the records' time."""
@@ -32,6 +33,10 @@ UNMATCHED = 99
 
 LONGEST_HELD = 200_000
 """Records kept back, beside one batch; of more, the older half leaves as it is."""
+
+
+_SEEN = ("pid", "kind", "link", "submit_ns", "complete_ns", "calls", "call_submit_ns", "call_complete_ns")
+"""What is looked at of each record that comes."""
 
 
 @dataclass
@@ -79,14 +84,17 @@ class Correlator:
     def feed(self, batch: Batch) -> Traces:
         """The traces that became whole with this batch."""
         self._unix_offset_ns = batch.unix_offset_ns
-        if len(batch.records):
-            newest = max(int(batch.records[name].max()) for name in ("complete_ns", "call_complete_ns"))
-            self._newest_ns = max(self._newest_ns, newest)
-        return self._join(batch.records, self._given_up_ns())
+        seen = Columns.some(batch.records, *_SEEN)
+        newest = max(int(seen[name].max(initial=0)) for name in ("complete_ns", "call_complete_ns"))
+        self._newest_ns = max(self._newest_ns, newest)
+        self._learn_unwalked(seen)
+        self.stats.unstarted += int(np.count_nonzero((seen["kind"] == Kind.REQUEST) & (seen["submit_ns"] == 0)))
+        whole = self._is_whole(seen)
+        return self._join(taken(batch.records, whole), taken(batch.records, ~whole), self._given_up_ns())
 
     def finish(self) -> Traces:
         """Everything still held, as it is: there will be no more records."""
-        return self._join(NO_RECORDS, self._newest_ns + 1)
+        return self._join(NO_RECORDS, NO_RECORDS, self._newest_ns + 1)
 
     def _given_up_ns(self) -> int:
         """What ended before this leaves as it is: by age, and when there is too much of it, the older half."""
@@ -96,24 +104,23 @@ class Correlator:
             given_up_ns = max(given_up_ns, int(np.median(ends)) + 1)
         return given_up_ns
 
-    def _join(self, fresh: Records, given_up_ns: int) -> Traces:
-        self._learn_unwalked(fresh)
-        whole = self._is_whole(fresh)
-        self.stats.unstarted += int(((fresh["kind"] == Kind.REQUEST) & (fresh["submit_ns"] == 0)).sum())
-        requests, unstarted, further, alone = _sorted(joined(self._held, taken(fresh, ~whole)))
+    def _join(self, whole: Records, fresh: Records, given_up_ns: int) -> Traces:
+        """Give out requests that are whole, and what becomes whole with other records."""
+        requests, unstarted, further, alone = _sorted(joined(self._held, fresh))
         found, alone = self._join_by_range(requests, further, alone, given_up_ns)
         further = joined(further, found)
 
         parent = find_parents(requests, further)
         late = _take_late_ends(requests, further, parent)
         self.stats.late_ends += int(late.sum())
-        further, parent = taken(further, ~late), parent[~late]
+        if late.any():
+            further, parent = taken(further, ~late), parent[~late]
         ready = _is_ready(requests, parent, given_up_ns) & ~self._may_be_claimed(requests, given_up_ns)
         has = parent >= 0
         has[has] = ready[parent[has]]
         given_up = (parent < 0) & (further["call_complete_ns"] < given_up_ns)
 
-        out = Assembly(taken(requests, ready), taken(fresh, whole))
+        out = Assembly(taken(requests, ready), whole)
         given = taken(further, has)
         out.add(given, (np.cumsum(ready) - 1)[parent[has]], _joins_of(given))
         out.leave(taken(further, given_up), Join.PARENT_LOST)
@@ -143,7 +150,7 @@ class Correlator:
             calls[name][found] = requests[name][parent[found]]
         return taken(calls, found), joined(taken(alone, ~due), taken(calls, ~found))
 
-    def _is_whole(self, records: Records) -> NDArray[np.bool_]:
+    def _is_whole(self, records: Columns) -> NDArray[np.bool_]:
         """Requests that need nothing else, nearly all: their only call lies in the record, or they made none."""
         has_call, ended = records["call_submit_ns"] > 0, records["call_complete_ns"] > 0
         whole = (records["kind"] == Kind.REQUEST) & (records["submit_ns"] > 0)
@@ -152,9 +159,9 @@ class Correlator:
             whole &= ~np.isin(records["pid"], list(self._unwalked))
         return whole
 
-    def _learn_unwalked(self, fresh: Records) -> None:
+    def _learn_unwalked(self, fresh: Columns) -> None:
         """Processes whose requests wait for calls without a walk; one that makes none any more is forgotten."""
-        calls = taken(fresh, _is_unwalked(fresh))
+        calls = Picked(fresh, np.flatnonzero(_is_unwalked(fresh)))
         for pid in np.unique(calls["pid"]).tolist():
             end_ns = int(calls["call_complete_ns"][calls["pid"] == pid].max())
             self._unwalked[pid] = max(end_ns, self._unwalked.get(pid, 0))
@@ -179,28 +186,35 @@ class Correlator:
 
     def _finished(self, out: Assembly) -> Traces:
         requests, calls = out.tables()
-        joined = int(requests["calls"].sum())
-        self._check(requests, calls[:joined])
+        traces = Traces(requests, calls, self._unix_offset_ns)
+        self._check(traces)
         self.stats.requests += len(requests)
         self.stats.calls += len(calls)
-        self.stats.joined += joined
+        self.stats.joined += traces.joined
         by_join = np.bincount(calls["join"], minlength=len(self.stats.by_join)).tolist()
         self.stats.by_join = tuple(before + now for before, now in zip(self.stats.by_join, by_join, strict=True))
-        self.stats.incomplete += int(requests["incomplete"].sum())
-        return Traces(requests, calls, self._unix_offset_ns)
+        self.stats.incomplete += int(np.count_nonzero(requests["incomplete"]))
+        return traces
 
-    def _check(self, requests: Table, children: Table) -> None:
+    def _check(self, traces: Traces) -> None:
         """Hold each join by the walk against image, direction, time and range."""
-        parents = taken(requests, children["parent"])
+        children = traces.by_call.between(0, traces.joined)
+        parents = Picked(traces.by_request, children["parent"])
         walked = children["join"] == Join.WALK
         fits = rules.direction_fits(parents, children) & rules.time_fits(parents, children)
-        fits &= self._images.fit(parents, children)
-        told = rules.has_range(parents, children)
+        fits &= self._fits_image(traces, children)
+        told = walked & rules.has_range(parents, children)
         in_range = told & rules.range_fits(parents, children)
-        children["join"][walked & in_range] = Join.WALK_RANGE
-        children["disagrees"] = walked & ~fits
-        self.stats.disagreements += int(children["disagrees"].sum())
-        self.stats.range_differs += int((walked & told & ~in_range).sum())
+        differ = walked & ~fits
+        children["join"][in_range] = Join.WALK_RANGE
+        children["disagrees"] = differ
+        self.stats.disagreements += int(np.count_nonzero(differ))
+        self.stats.range_differs += int(np.count_nonzero(told) - np.count_nonzero(in_range))
+
+    def _fits_image(self, traces: Traces, children: Columns) -> NDArray[np.bool_]:
+        pids, devices = (traces.by_request[name][traces.disks.firsts].tolist() for name in ("pid", "device"))
+        disks = list(zip(pids, devices, strict=True))
+        return self._images.fit(disks, traces.disks.codes.take(children["parent"]), children)
 
     @property
     def images(self) -> dict[tuple[int, int], int]:
@@ -218,18 +232,22 @@ def find_parents(requests: Records, further: Records) -> NDArray[np.int64]:
     """Index of the request that each further call names by (pid, request, submit_ns), or -1; int64, shape (n,)."""
     if not len(requests) or not len(further):
         return np.full(len(further), -1, dtype="i8")
-    keys, named = _identity(requests), _identity(further)
+    of = Columns.some(further, *_NAMING)
+    keys, named = _identity(requests), _identity(of)
     runs = np.flatnonzero(np.concatenate(([True], named[1:] != named[:-1])))  # those of one request come together
     order = np.argsort(keys, kind="stable")
     at = np.minimum(np.searchsorted(keys[order], named[runs]), len(keys) - 1)
     found = np.repeat(order[at], np.diff(runs, append=len(named)))
     same = np.ones(len(further), dtype=bool)
-    for name in ("pid", "request", "submit_ns"):
-        same &= requests[name][found] == further[name]
+    for name in _NAMING:
+        same &= requests[name][found] == of[name]
     return np.where(same, found, -1).astype("i8")
 
 
-def _identity(records: Records) -> NDArray[np.uint64]:
+_NAMING = ("pid", "request", "submit_ns")
+
+
+def _identity(records: Rows) -> NDArray[np.uint64]:
     """One number for (pid, request, submit_ns); what it finds is compared field by field."""
     odd = np.uint64(0x9E3779B97F4A7C15)
     mixed: Any = (records["request"] ^ (records["pid"].astype("u8") << np.uint64(40))) * odd ^ records["submit_ns"]
@@ -264,21 +282,22 @@ def _take_late_ends(requests: Records, further: Records, parent: NDArray[np.int6
 
 def _sorted(records: Records) -> tuple[Records, Records, Records, Records]:
     """Requests, those that began before us, calls that name their request, and calls that do not."""
-    started = records["submit_ns"] > 0
-    is_request = records["kind"] == Kind.REQUEST
-    named = ~is_request & _names_request(records)
+    seen = Columns.some(records, "kind", "link", "submit_ns")
+    started = seen["submit_ns"] > 0
+    is_request = seen["kind"] == Kind.REQUEST
+    named = ~is_request & _names_request(seen)
     which = (is_request & started, is_request & ~started, named, ~is_request & ~named)
     requests, unstarted, further, alone = (taken(records, rows) for rows in which)
     return requests, unstarted, further, alone
 
 
-def _names_request(calls: Records) -> NDArray[np.bool_]:
+def _names_request(calls: Rows) -> NDArray[np.bool_]:
     """Calls whose record names their request: by the walk, or since it was found by range."""
     named: Any = (calls["link"] == Link.WALK) | (calls["link"] > JOINED)
     return named
 
 
-def _is_unwalked(calls: Records) -> NDArray[np.bool_]:
+def _is_unwalked(calls: Rows) -> NDArray[np.bool_]:
     unwalked: Any = (calls["link"] == Link.NO_LAYOUT) | (calls["link"] == Link.FAULT)
     return unwalked
 

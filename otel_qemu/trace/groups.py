@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SLOT_BITS = 13
+_FEW = 256
 _EVERY = 61
 """The groups of so many rows' first are looked for before all others: nearly always that is all of them."""
 
@@ -20,9 +21,23 @@ class Groups(NamedTuple):
     def __len__(self) -> int:
         return len(self.firsts)
 
+    def refined(self, column: NDArray[np.uint8]) -> "Groups":
+        """The same split by another column, of small numbers: their pairs are counted, not looked for."""
+        width = int(column.max(initial=0)) + 1
+        pairs = self.codes * width
+        pairs += column
+        rows = np.full(len(self) * width, -1, dtype="i8")
+        rows[pairs] = np.arange(len(pairs))
+        (there,) = np.nonzero(rows >= 0)
+        firsts = rows[there]
+        rows[there] = np.arange(len(there))
+        return Groups(rows[pairs], firsts)
+
 
 def grouped(*columns: Any) -> Groups:
     """Groups of rows that are equal in all of these columns of integers or truths; each of shape (n,)."""
+    if len(columns[0]) < _FEW:
+        return _one_by_one(columns)
     mixed = _mixed(columns)
     keys = np.unique(mixed[::_EVERY])
     codes = _codes(keys, mixed)
@@ -58,6 +73,15 @@ def _codes(keys: NDArray[np.uint64], mixed: NDArray[np.uint64]) -> NDArray[np.in
 
 def _slots(mixed: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (mixed >> np.uint64(64 - _SLOT_BITS)).view("i8")
+
+
+def _one_by_one(columns: tuple[Any, ...]) -> Groups:
+    """The same with a dictionary: for few rows."""
+    firsts: dict[tuple[int, ...], int] = {}
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    found = [firsts.setdefault(row, index) for index, row in enumerate(rows)]
+    numbers = {first: number for number, first in enumerate(firsts.values())}
+    return Groups(np.array([numbers[first] for first in found], dtype="i8"), np.array(list(numbers), dtype="i8"))
 
 
 def _exactly(columns: tuple[Any, ...]) -> Groups:

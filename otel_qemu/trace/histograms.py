@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import Ending, RbdOperation
+from otel_qemu.trace.bins import Bins
+from otel_qemu.trace.columns import Columns
 from otel_qemu.trace.exponential import exponential_bounds
-from otel_qemu.trace.groups import grouped
+from otel_qemu.trace.groups import Groups, grouped
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.scsi import OPERATIONS
-from otel_qemu.trace.traces import Table, Traces, durations_ns
+from otel_qemu.trace.traces import Traces, durations_ns
 
 DEFAULT_BOUNDS_S = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -177,46 +179,59 @@ class Histograms:
         self.bounds_s = tuple(bounds_s)
         self.unmeasured = 0
         self._bounds_ns = in_ns(self.bounds_s)
-        self._counts: dict[Series, NDArray[np.int64]] = {}
-        self._sums_ns: dict[Series, int] = {}
+        self._bins = Bins(self._bounds_ns)
+        self._rows_of: dict[tuple[int, int, int, int], int] = {}
+        """(pid, device, operation, layer) → where it is counted, in the two that follow."""
+        self._counts = np.zeros((16, len(self.bounds_s) + 1), dtype="i8")
+        self._sums_ns: list[int] = []
 
     def add(self, traces: Traces) -> None:
         """Count every request and call of `traces`."""
-        requests, calls = traces.requests, traces.calls
+        requests, calls = traces.by_request, traces.by_call
         ending = requests["ending"]
         measured = (requests["submit_ns"] > 0) & (ending != Ending.LOST) & (ending != Ending.HUNG)
         waited = measured & (requests["calls"] > 0)
         ended = calls["complete_ns"] > 0
-        self.unmeasured += int((~measured).sum() + (~ended).sum())
-        by_request = _grouped(requests)
+        self.unmeasured += int(np.count_nonzero(~measured) + np.count_nonzero(~ended))
+        by_request = _keyed(requests, traces.disks.refined(requests["operation"]))
         self._fold("scsi", by_request, measured, durations_ns(requests))
         self._fold("wait", by_request, waited, requests["wait_ns"])
-        self._fold("rbd", _grouped(calls), ended, durations_ns(calls))
+        self._fold("rbd", _keyed(calls, _by_operation(traces)), ended, durations_ns(calls))
 
-    def _fold(self, layer: str, groups: "_Groups", counted: Any, values_ns: Any) -> None:
+    def _fold(self, layer: str, groups: "_Keyed", counted: Any, values_ns: Any) -> None:
         everything = bool(counted.all())  # as it is nearly always: nothing is copied then
         codes, values_ns = (groups.codes, values_ns) if everything else (groups.codes[counted], values_ns[counted])
         width = len(self._bounds_ns) + 1
-        # Left: a value equal to a bound belongs to that bound's bucket (`le`).
-        buckets = np.searchsorted(self._bounds_ns, values_ns, side="left")
+        buckets = self._bins.of(values_ns)
         counts = np.bincount(codes * width + buckets, minlength=len(groups.keys) * width).reshape(-1, width)
+        there = np.flatnonzero(counts.any(axis=1)).tolist()
         sums_ns = _sums(codes, values_ns, len(groups.keys))
-        for code in np.flatnonzero(counts.any(axis=1)).tolist():
-            pid, device, operation = groups.keys[code]
-            self.add_counted(Series(pid, device, LAYERS.index(layer), operation), counts[code], sums_ns[code])
+        number = LAYERS.index(layer)
+        rows = [self._row((*groups.keys[code], number)) for code in there]
+        self._counts[rows] += counts[there]
+        for row, code in zip(rows, there, strict=True):
+            self._sums_ns[row] += sums_ns[code]
+
+    def _row(self, key: tuple[int, int, int, int]) -> int:
+        """Where a series, as a plain tuple, is counted."""
+        row = self._rows_of.get(key)
+        if row is None:
+            row = self._rows_of[key] = len(self._sums_ns)
+            self._sums_ns.append(0)
+            if row == len(self._counts):
+                self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
+        return row
 
     def add_counted(self, series: Series, counts: NDArray[np.int64], sum_ns: int) -> None:
         """Add what was counted elsewhere with the same bounds: ``counts`` of shape (bounds + 1,)."""
-        if series in self._counts:
-            self._counts[series] += counts
-            self._sums_ns[series] += sum_ns
-        else:
-            self._counts[series], self._sums_ns[series] = counts.copy(), sum_ns
+        row = self._row((series.pid, series.device, series.operation, series.layer))
+        self._counts[row] += counts
+        self._sums_ns[row] += sum_ns
 
     def add_all(self, other: "Histograms") -> None:
         """Add everything that another one with the same bounds has counted."""
-        for series, counts in other._counts.items():
-            self.add_counted(series, counts, other._sums_ns[series])
+        for (pid, device, operation, layer), row in other._rows_of.items():
+            self.add_counted(Series(pid, device, layer, operation), other._counts[row], other._sums_ns[row])
 
     def rows(self, names: Names) -> list[HistogramRow]:
         """Every histogram, by guest, disk, layer and operation in this order."""
@@ -225,9 +240,10 @@ class Histograms:
         return rows
 
     def _rows(self, names: Names) -> Iterator[HistogramRow]:
-        for series in sorted(self._counts, key=lambda series: (series.layer, series.operation)):
+        found = ((Series(pid, device, layer, code), row) for (pid, device, code, layer), row in self._rows_of.items())
+        for series, row in sorted(found, key=lambda pair: (pair[0].layer, pair[0].operation)):
             disk = names.disk(series.pid, series.device) if series.device else None
-            counts = tuple(self._counts[series].tolist())
+            counts = tuple(self._counts[row].tolist())
             yield HistogramRow(
                 domain=names.guest(series.pid).label,
                 pid=series.pid,
@@ -238,32 +254,41 @@ class Histograms:
                 layer=LAYERS[series.layer],
                 operation=series.operation_name,
                 count=sum(counts),
-                sum_s=self._sums_ns[series] / 1e9,
+                sum_s=self._sums_ns[row] / 1e9,
                 bounds_s=self.bounds_s,
                 counts=counts,
             )
 
 
-class _Groups(NamedTuple):
+class _Keyed(NamedTuple):
     """Rows by who and what: `codes`, shape (n,), are indices into `keys`, the distinct (pid, device, operation)."""
 
     codes: NDArray[np.int64]
     keys: list[tuple[int, int, int]]
 
 
-def _grouped(table: Table) -> _Groups:
-    columns = table["pid"], table["device"], table["operation"]
-    groups = grouped(*columns)
-    keys = zip(*(column[groups.firsts].tolist() for column in columns), strict=True)
-    return _Groups(groups.codes, list(keys))
+def _keyed(table: Columns, groups: Groups) -> _Keyed:
+    columns = (table[name][groups.firsts].tolist() for name in ("pid", "device", "operation"))
+    return _Keyed(groups.codes, list(zip(*columns, strict=True)))
+
+
+def _by_operation(traces: Traces) -> Groups:
+    """Calls by process, disk and operation: those with a request have its process and disk."""
+    calls = traces.by_call
+    others = grouped(traces.by_orphan["pid"], traces.by_orphan["device"])
+    codes = np.concatenate((traces.disks.codes[calls["parent"][: traces.joined]], others.codes + len(traces.disks)))
+    return Groups(codes, np.zeros(len(traces.disks) + len(others), dtype="i8")).refined(calls["operation"])
 
 
 def _sums(codes: Any, values_ns: Any, groups: int) -> list[int]:
     """
     Exact sums by group.
 
-    bincount adds up floats, of 53 bits: halves of 32 bits each are exact for 2 million values.
+    bincount adds up floats, which are exact below 2^53: so are sums of that, and of halves of 32 bits of 2 million.
     """
+    largest = max(int(values_ns.max(initial=0)), -int(values_ns.min(initial=0)))
+    if largest < (1 << 53) // max(len(codes), 1):
+        return [int(total) for total in np.bincount(codes, values_ns, groups).tolist()]
     sums = [0] * groups
     for at in range(0, len(codes), _EXACT):
         some, values = codes[at : at + _EXACT], values_ns[at : at + _EXACT]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from otel_qemu.trace.columns import Rows
 from otel_qemu.trace.groups import grouped
-from otel_qemu.trace.traces import Table
 
 Key = tuple[int, int]
 """Process and SCSIDevice *."""
@@ -29,19 +29,25 @@ class Images:
     def __init__(self) -> None:
         self._of: dict[Key, _Used] = {}
 
-    def fit(self, parents: Table, calls: Table) -> NDArray[np.bool_]:
-        """Whether each call, of shape (n,), went to the image of its parent's disk."""
-        if not len(calls):
-            return np.ones(0, dtype=bool)
-        groups = grouped(parents["pid"], parents["device"], calls["image"])
+    def fit(self, disks: list[Key], own: NDArray[np.int64], calls: Rows) -> NDArray[np.bool_]:
+        """
+        Whether each call went to the image of its request's disk; shape (n,).
+
+        Args:
+            disks: some, among them those of the calls.
+            own: index of each call's disk.
+            calls: dtype `CALL`.
+        """
+        images, begun_ns = calls["image"], calls["submit_ns"]
+        groups = grouped(own, images)
         first_ns = np.full(len(groups), np.iinfo("u8").max, dtype="u8")
         last_ns = np.zeros(len(groups), dtype="u8")
-        np.minimum.at(first_ns, groups.codes, calls["submit_ns"])
-        np.maximum.at(last_ns, groups.codes, calls["submit_ns"])
-        of, images = parents[["pid", "device"]][groups.firsts].tolist(), calls["image"][groups.firsts].tolist()
+        np.minimum.at(first_ns, groups.codes, begun_ns)
+        np.maximum.at(last_ns, groups.codes, begun_ns)
+        of, image = own[groups.firsts].tolist(), images[groups.firsts].tolist()
         fits = np.zeros(len(groups), dtype=bool)
         for row in np.argsort(first_ns, kind="stable").tolist():
-            fits[row] = self._learn(of[row], images[row], int(first_ns[row]), int(last_ns[row]))
+            fits[row] = self._learn(disks[of[row]], image[row], int(first_ns[row]), int(last_ns[row]))
         self._forget()
         return fits[groups.codes]
 

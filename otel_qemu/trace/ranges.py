@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.trace import rules
+from otel_qemu.trace.columns import Columns, Rows
 from otel_qemu.trace.decode import byte_ranges
-from otel_qemu.trace.rows import taken
-from otel_qemu.trace.traces import Join, Table
+from otel_qemu.trace.traces import Join
 
 CONVINCING_VOTES = 3
 """By how many an image's disk must lead before others are not looked at any more: one join may have been wrong."""
@@ -38,7 +38,7 @@ class RangeJoin:
         self._votes: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
 
     def match(
-        self, requests: Table, calls: Table, covered: NDArray[np.uint64], within_ns: int
+        self, requests: Columns, calls: Rows, covered: NDArray[np.uint64], within_ns: int
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """
         A parent for each call.
@@ -60,7 +60,7 @@ class RangeJoin:
             requests["submit_ns"] <= calls["submit_ns"].max()
         )
         rows = np.flatnonzero(overlaps)
-        sweep = _Sweep(taken(requests, rows), covered[rows], within_ns)
+        sweep = _Sweep(requests.taken(rows), covered[rows], within_ns)
         for index, call in _in_order_of_submits(calls):
             found, join[index] = self._match_one(sweep, call)
             parent[index] = rows[found] if found >= 0 else -1
@@ -85,8 +85,13 @@ class RangeJoin:
 
 def _convinced(votes: Counter[int]) -> int | None:
     """The disk that leads by enough."""
-    first, second = [*votes.most_common(2), (0, 0), (0, 0)][:2]
-    return first[0] if first[1] >= second[1] + CONVINCING_VOTES else None
+    leader, most, next_most = None, 0, 0
+    for device, count in votes.items():
+        if count > most:
+            leader, most, next_most = device, count, most
+        elif count > next_most:
+            next_most = count
+    return leader if most >= next_most + CONVINCING_VOTES else None
 
 
 def _vote(votes: Counter[int], device: int) -> None:
@@ -108,7 +113,7 @@ class _Call(NamedTuple):
     length: int
 
 
-def _in_order_of_submits(calls: Table) -> Iterator[tuple[int, _Call]]:
+def _in_order_of_submits(calls: Rows) -> Iterator[tuple[int, _Call]]:
     order = np.argsort(calls["submit_ns"], kind="stable")
     columns = (calls[name][order].tolist() for name in _Call._fields)
     return zip(order.tolist(), map(_Call, *columns), strict=True)
@@ -127,7 +132,7 @@ class _InFlight:
 class _Sweep:
     """Requests, and which of them are in flight at a time that moves on; times in ns."""
 
-    def __init__(self, table: Table, covered: NDArray[np.uint64], within_ns: int) -> None:
+    def __init__(self, table: Rows, covered: NDArray[np.uint64], within_ns: int) -> None:
         starts, ends = byte_ranges(table)
         self.device: list[int] = table["device"].tolist()
         self._submit_ns, self._complete_ns = table["submit_ns"].tolist(), table["complete_ns"].tolist()
@@ -207,7 +212,9 @@ class _Sweep:
 
     def take(self, fitting: list[int], call: _Call, votes: Counter[int]) -> int:
         """The earliest request wins; its bytes are covered now, and the image's disk has one more witness."""
-        row = min(fitting, key=lambda row: (self._submit_ns[row], self._complete_ns[row], row))
+        row = fitting[0]
+        if len(fitting) > 1:
+            row = min(fitting, key=lambda row: (self._submit_ns[row], self._complete_ns[row], row))
         self._left[row] -= call.length
         _vote(votes, self.device[row])
         return row

@@ -15,8 +15,11 @@ def taken(rows: Rows, which: NDArray[Any]) -> Rows:
 
 
 def joined(*parts: Rows) -> Rows:
-    """All rows of tables of one dtype, one after the other."""
-    return np.concatenate([part.view(_block(part)) for part in parts]).view(parts[0].dtype)
+    """All rows of tables of one dtype, one after the other; not copied where they are all of one of them."""
+    some = [part for part in parts if len(part)]
+    if len(some) < 2:
+        return some[0] if some else parts[0]
+    return np.concatenate([part.view(_block(part)) for part in some]).view(parts[0].dtype)
 
 
 def _block(rows: Rows) -> str:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import RbdOperation
 from otel_qemu.trace import scsi
+from otel_qemu.trace.columns import Rows
 from otel_qemu.trace.decode import byte_ranges, is_data
-from otel_qemu.trace.traces import Table
 
 Mask = NDArray[np.bool_]
 
@@ -44,15 +44,16 @@ _DIRECT = {
 
 
 def _matrix(table: dict[str, tuple[RbdOperation, ...]]) -> Mask:
-    matrix = np.zeros((len(scsi.OPERATIONS), max(RbdOperation) + 1), dtype=bool)
+    matrix = np.zeros((len(scsi.OPERATIONS), 256), dtype=bool)
     for name, children in table.items():
         matrix[scsi.operation_code(name), list(children)] = True
-    return matrix
+    return matrix.reshape(-1)
 
 
-def _known(calls: Table) -> NDArray[np.uint8]:
-    """Operations of calls; 0, which nothing causes, for one that a later version may have added."""
-    return np.where(calls["operation"] <= max(RbdOperation), calls["operation"], 0)
+def _places(parents: Rows, calls: Rows) -> NDArray[np.uint16]:
+    """Where a matrix has what holds for each pair of operations."""
+    places: NDArray[np.uint16] = parents["operation"].astype("u2") * np.uint16(256) + calls["operation"]
+    return places
 
 
 def _direct_of() -> dict[tuple[int, bool], tuple[int, ...]]:
@@ -69,15 +70,15 @@ _MAY_CAUSE = _matrix(_CHILDREN)
 _CAUSES = _matrix(_DIRECT)
 
 
-def direction_fits(parents: Table, calls: Table) -> Mask:
+def direction_fits(parents: Rows, calls: Rows) -> Mask:
     """Whether each request may have led to its call, in any disk format.  Both of shape (n,)."""
-    fits: Any = _MAY_CAUSE[parents["operation"], _known(calls)]
+    fits: Any = _MAY_CAUSE.take(_places(parents, calls))
     return fits
 
 
-def is_direct(parents: Table, calls: Table) -> Mask:
+def is_direct(parents: Rows, calls: Rows) -> Mask:
     """Whether each call is the one that its request makes by itself on a raw image."""
-    fits: Any = _CAUSES[parents["operation"], _known(calls)]
+    fits: Any = _CAUSES.take(_places(parents, calls))
     return fits
 
 
@@ -92,20 +93,20 @@ def direct_of(call_operation: int, ranged: bool) -> tuple[int, ...]:
     return _DIRECT_OF.get((call_operation, ranged), ())
 
 
-def time_fits(parents: Table, calls: Table) -> Mask:
+def time_fits(parents: Rows, calls: Rows) -> Mask:
     """Whether each call lies within its request; one that had not ended then has its start within."""
     started = (parents["submit_ns"] <= calls["submit_ns"]) & (calls["submit_ns"] <= parents["complete_ns"])
     fits: Any = started & (calls["complete_ns"] <= parents["complete_ns"])
     return fits
 
 
-def has_range(parents: Table, calls: Table) -> Mask:
+def has_range(parents: Rows, calls: Rows) -> Mask:
     """Whether both sides tell a byte range to compare: data requests, and calls other than flushes."""
     told: Any = is_data(parents) & (calls["operation"] != RbdOperation.FLUSH)
     return told
 
 
-def range_fits(parents: Table, calls: Table) -> Mask:
+def range_fits(parents: Rows, calls: Rows) -> Mask:
     """Whether each call's bytes lie within its request's; an image's own ``offset=`` would shift them."""
     start, end = byte_ranges(parents)
     fits: Any = (start <= calls["offset"]) & (calls["offset"] + calls["length"] <= end)

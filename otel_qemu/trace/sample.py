@@ -13,15 +13,15 @@ A guest with too many traces has its thresholds raised, those of its fullest dis
 counts alone, before any randomness is looked at: so the probability is known, and estimates stay true.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import Ending, Kept
-from otel_qemu.trace.groups import Groups, grouped
+from otel_qemu.trace.groups import grouped
 from otel_qemu.trace.traces import Traces
 
 ALL = 1 << 56
@@ -70,31 +70,33 @@ class Sampler:
         """
         The traces to send: requests with all of their calls, and calls without a request.
 
-        Of `traces` itself, ``randomness`` and ``threshold`` may be filled in place.
+        Of ``traces.by_request`` and ``by_call``, ``randomness`` and ``threshold`` may be filled in place.
         """
         told = _Told.of(traces)
-        if not len(told.pid):
+        if not len(told.codes):
             return traces
-        groups = grouped(told.pid, told.disk, told.why)
-        why = told.why[groups.firsts]
-        base = np.where(why <= _Why.UNKNOWN, 0, self._threshold).astype("u8")
-        thresholds = base if self._cap is None else self._cap.raised(told, base, groups)
-        randomness = self._randomness(told.why == _Why.DICED)
-        kept = randomness >= thresholds[groups.codes]
-        self._count(told.pid[groups.firsts], groups.codes, kept, randomness >= base[groups.codes])
-        thresholds[why == _Why.UNKNOWN] = UNKNOWN
-        return traces.sampled(kept, randomness, thresholds[groups.codes])
+        base = np.where(told.why <= _Why.UNKNOWN, 0, self._threshold).astype("u8")
+        thresholds = base if self._cap is None else self._cap.raised(told, base)
+        randomness = self._randomness((told.why == _Why.DICED)[told.codes])
+        kept = randomness >= thresholds[told.codes]
+        worth = kept if self._cap is None else randomness >= base[told.codes]
+        self._count(told, kept, worth)
+        thresholds[told.why == _Why.UNKNOWN] = UNKNOWN
+        return traces.sampled(kept, randomness, thresholds[told.codes])
 
     def _randomness(self, diced: NDArray[np.bool_]) -> NDArray[np.uint64]:
         """Uniform below 2^56, uint64, shape (n,); above the threshold where the kernel's dice have let it pass."""
+        least = self._threshold if 0 < self._threshold < ALL else 0
+        if diced.all():
+            return self._random.integers(least, ALL, len(diced), dtype="u8")
         drawn = self._random.integers(0, ALL, len(diced), dtype="u8")
-        if 0 < self._threshold < ALL:
-            drawn[diced] = self._random.integers(self._threshold, ALL, int(diced.sum()), dtype="u8")
+        if least:
+            drawn[diced] = self._random.integers(least, ALL, int(np.count_nonzero(diced)), dtype="u8")
         return drawn
 
-    def _count(self, pids: Any, codes: NDArray[np.int64], kept: NDArray[np.bool_], worth: NDArray[np.bool_]) -> None:
-        both = (np.bincount(codes[rows], minlength=len(pids)).tolist() for rows in (kept, worth))
-        for pid, sent, found in zip(pids.tolist(), *both, strict=True):
+    def _count(self, told: "_Told", kept: NDArray[np.bool_], worth: NDArray[np.bool_]) -> None:
+        both = (np.bincount(told.codes[rows], minlength=len(told.pid)).tolist() for rows in (kept, worth))
+        for pid, sent, found in zip(told.pid, *both, strict=True):
             shares = self.stats.setdefault(pid, Shares())
             shares.kept += sent
             shares.shed += found - sent
@@ -128,22 +130,30 @@ _WHY[[Kept.ERROR, Kept.SLOW, Kept.SAMPLED, Kept.JOINED_LATER]] = (0, 0, _Why.DIC
 
 @dataclass(frozen=True)
 class _Told:
-    """What the records say about each trace, requests first, then calls without one; columns of shape (n,)."""
+    """What the records say about the traces, in groups of which each has one probability."""
 
-    pid: NDArray[np.uint32]
-    disk: NDArray[np.uint64]
+    codes: NDArray[np.int64]
+    """Of each trace, requests first, then calls without one: its group."""
+    pid: list[int]
+    disk: list[int]
     """SCSIDevice *, or a call's image."""
     why: NDArray[np.uint8]
     newest_ns: int
 
     @classmethod
     def of(cls, traces: Traces) -> "_Told":
-        requests, orphans = traces.requests, traces.orphans
-        why = _WHY[np.concatenate((requests["kept"], orphans["kept"]))]
-        why[: len(requests)][requests["ending"] == Ending.HUNG] = _Why.UNKNOWN
+        requests, orphans = traces.by_request, traces.by_orphan
+        why = _WHY[requests["kept"]]
+        why[requests["ending"] == Ending.HUNG] = _Why.UNKNOWN
+        ours, others = traces.disks.refined(why), grouped(orphans["pid"], orphans["image"], orphans["kept"])
         ends = (int(table["complete_ns"].max(initial=0)) for table in (requests, orphans))
-        disk = np.concatenate((requests["device"], orphans["image"]))
-        return cls(np.concatenate((requests["pid"], orphans["pid"])), disk, why, max(ends))
+        return cls(
+            np.concatenate((ours.codes, others.codes + len(ours))),
+            requests["pid"][ours.firsts].tolist() + orphans["pid"][others.firsts].tolist(),
+            requests["device"][ours.firsts].tolist() + orphans["image"][others.firsts].tolist(),
+            np.concatenate((why[ours.firsts], _WHY[orphans["kept"][others.firsts]])),
+            max(ends),
+        )
 
 
 class _Cap:
@@ -156,23 +166,23 @@ class _Cap:
         """What each guest has sent and time has not taken back yet; not of those where that is nothing."""
         self._newest_ns = 0
 
-    def raised(self, told: _Told, base: NDArray[np.uint64], groups: Groups) -> NDArray[np.uint64]:
+    def raised(self, told: _Told, base: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """
         The thresholds that keep every guest below its cap, uint64, shape (groups,).
 
         Args:
             told: the traces.
             base: thresholds of the groups so far.
-            groups: the traces by guest, disk and what is known of their probability.
         """
         self._leak(told.newest_ns)
-        chance = np.where(told.why[groups.firsts] == _Why.UNDECIDED, (ALL - base) / ALL, 1)
-        expected = np.bincount(groups.codes, minlength=len(groups)).astype("f8") * chance
-        pids, disks = told.pid[groups.firsts].tolist(), told.disk[groups.firsts].tolist()
-        share = np.ones(len(groups))
-        for pid in set(pids):
-            own = [row for row, other in enumerate(pids) if other == pid]
-            share[own] = self._shares(pid, expected[own], [disks[row] for row in own])
+        chance = np.where(told.why == _Why.UNDECIDED, (ALL - base) / ALL, 1)
+        expected = (np.bincount(told.codes, minlength=len(base)) * chance).tolist()
+        own: dict[int, list[int]] = {}
+        for row, pid in enumerate(told.pid):
+            own.setdefault(pid, []).append(row)
+        share = np.ones(len(base))
+        for pid, rows in own.items():
+            share[rows] = self._shares(pid, [expected[row] for row in rows], [told.disk[row] for row in rows])
         passing = np.maximum(ALL - base.astype("i8"), 0)
         fewer = np.maximum(np.floor(passing * share), np.minimum(passing, 1)).astype("i8")
         return np.where(share < 1, ALL - fewer, base.astype("i8")).astype("u8")
@@ -183,28 +193,31 @@ class _Cap:
         levels = {pid: level - passed_s * self._most_per_s for pid, level in self._levels.items()}
         self._levels = {pid: level for pid, level in levels.items() if level > 0}
 
-    def _shares(self, pid: int, expected: NDArray[np.float64], disks: list[int]) -> NDArray[np.float64]:
+    def _shares(self, pid: int, expected: list[float], disks: list[int]) -> list[float]:
         """
         Which share of each of a guest's groups may pass: as much of each disk as of any other, and within a disk as
         much of what is an error or slow as of what is not; whoever has less leaves the rest to the others.
         """
-        level = self._levels.get(pid, 0.0)
+        level, wanted = self._levels.get(pid, 0.0), sum(expected)
         left = max(self._burst - level, self._burst * _LEAST_SHARE)
-        self._levels[pid] = level + min(left, float(expected.sum()))
-        by_disk = grouped(np.array(disks, dtype="u8"))
-        allotted = fair(np.bincount(by_disk.codes, expected).astype("f8"), left)
-        passing = np.zeros(len(expected))
-        for disk, room in enumerate(allotted):
-            rows = by_disk.codes == disk
-            passing[rows] = fair(expected[rows], room)
-        return np.divide(passing, expected, out=np.ones(len(expected)), where=expected > 0)
+        self._levels[pid] = level + min(left, wanted)
+        if wanted <= left:
+            return [1.0] * len(expected)
+        by_disk: dict[int, list[int]] = {}
+        for row, disk in enumerate(disks):
+            by_disk.setdefault(disk, []).append(row)
+        allotted = fair([sum(expected[row] for row in rows) for rows in by_disk.values()], left)
+        share = [1.0] * len(expected)
+        for rows, room in zip(by_disk.values(), allotted, strict=True):
+            for row, part in zip(rows, fair([expected[row] for row in rows], room), strict=True):
+                share[row] = part / expected[row] if expected[row] else 1.0
+        return share
 
 
-def fair(wanted: NDArray[np.float64], room: float) -> NDArray[np.float64]:
+def fair(wanted: Sequence[float], room: float) -> list[float]:
     """Max-min fair parts of `room`: nobody has more than is wanted, nor more than another who wants more."""
-    parts = np.zeros(len(wanted))
-    order = np.argsort(wanted)
-    for position, index in enumerate(order):
-        parts[index] = min(float(wanted[index]), room / (len(order) - position))
+    parts = [0.0] * len(wanted)
+    for taken, (most, index) in enumerate(sorted((most, index) for index, most in enumerate(wanted))):
+        parts[index] = min(most, room / (len(wanted) - taken))
         room -= parts[index]
     return parts

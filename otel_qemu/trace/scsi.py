@@ -99,16 +99,11 @@ CODES = np.zeros(256, dtype="u1")
 for _opcode, _name in OPERATION_OF_OPCODE.items():
     CODES[_opcode] = OPERATIONS.index(_name)
 
-# Which bytes of a CDB hold the LBA and the number of blocks, by the opcode's group code (SPC-5 4.2.5.1).
-_FIELDS = {
-    0: ((1, 2, 3), (4,)),
-    1: ((2, 3, 4, 5), (7, 8)),
-    2: ((2, 3, 4, 5), (7, 8)),
-    4: ((2, 3, 4, 5, 6, 7, 8, 9), (10, 11, 12, 13)),
-    5: ((2, 3, 4, 5), (6, 7, 8, 9)),
-}
 _ADDRESSED = ("READ", "WRITE", "WRITE_AND_VERIFY", "VERIFY", "SYNCHRONIZE_CACHE", "WRITE_SAME", "PRE_FETCH")
-_IS_ADDRESSED = np.isin(CODES, [OPERATIONS.index(name) for name in _ADDRESSED])
+_GROUPS = np.where(np.isin(CODES, [OPERATIONS.index(name) for name in _ADDRESSED]), np.arange(256) >> 5, 255).astype(
+    "u1"
+)
+"""Group code of each opcode that names a range; 255 of others."""
 
 
 def operation_code(name: str) -> int:
@@ -131,26 +126,35 @@ def addresses(cdbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.u
     Returns:
         LBAs and block counts, uint64, shape (n,); both 0 for a command that names no range.
     """
-    lbas = np.zeros(len(cdbs), dtype="u8")
-    blocks = np.zeros(len(cdbs), dtype="u8")
-    groups = np.where(_IS_ADDRESSED[cdbs[:, 0]], cdbs[:, 0] >> 5, 255)
-    for group, (lba_bytes, block_bytes) in _FIELDS.items():
+    lbas, blocks = np.zeros((2, len(cdbs)), dtype="u8")
+    first, second = (half.astype("u8") for half in cdbs.view(">u8").T)  # bytes 0 to 7, and 8 to 15
+    groups = _GROUPS[cdbs[:, 0]]
+    for group, fields in _FIELDS.items():
         rows = np.flatnonzero(groups == group)
         if rows.size:
-            some = cdbs[rows]
-            lbas[rows] = _big_endian(some, lba_bytes)
-            blocks[rows] = _big_endian(some, block_bytes)
-            if group == 0:  # READ(6), WRITE(6): 21 bits of LBA, and 0 blocks mean 256 (SBC-4 5.12)
-                lbas[rows] &= np.uint64(0x1FFFFF)
-                blocks[rows] = np.where(blocks[rows] == 0, 256, blocks[rows])
+            lbas[rows], blocks[rows] = fields(first[rows], second[rows])
     return lbas, blocks
 
 
-def _big_endian(cdbs: NDArray[np.uint8], positions: tuple[int, ...]) -> Any:
-    first, width = positions[0], len(positions)
-    if width == 3:
-        return _big_endian(cdbs, positions[:1]) << np.uint64(16) | _big_endian(cdbs, positions[1:])
-    return cdbs[:, first : first + width].view(f">u{width}")[:, 0].astype("u8")
+def _six(first: Any, _second: Any) -> tuple[Any, Any]:
+    """21 bits of LBA, and 0 blocks mean 256 (SBC-4 5.12)."""
+    return first >> 32 & 0x1FFFFF, ((first >> 24) - 1 & 0xFF) + 1
+
+
+def _ten(first: Any, second: Any) -> tuple[Any, Any]:
+    return first >> 16 & 0xFFFFFFFF, (first & 0xFF) << 8 | second >> 56
+
+
+def _twelve(first: Any, second: Any) -> tuple[Any, Any]:
+    return first >> 16 & 0xFFFFFFFF, (first & 0xFFFF) << 16 | second >> 48
+
+
+def _sixteen(first: Any, second: Any) -> tuple[Any, Any]:
+    return first << 16 | second >> 48, second >> 16 & 0xFFFFFFFF
+
+
+# LBA and number of blocks, of the two halves of a CDB as numbers, by the opcode's group code (SPC-5 4.2.5.1).
+_FIELDS = {0: _six, 1: _ten, 2: _ten, 4: _sixteen, 5: _twelve}
 
 
 def status_name(status: int) -> str:

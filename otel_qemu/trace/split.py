@@ -9,11 +9,12 @@ that another flush served, or a command that QEMU answers itself.
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.trace.rows import taken
-from otel_qemu.trace.traces import Table
+from otel_qemu.trace.columns import Columns, Rows, Table
+
+Times = NDArray[np.int64]
 
 
-def split_time(requests: Table, calls: Table, kernel_rbd_ns: NDArray[np.uint64]) -> None:
+def split_time(requests: Table | Columns, calls: Rows, kernel_rbd_ns: NDArray[np.uint64]) -> None:
     """
     Fill ``wait_ns``, ``rbd_ns`` and ``completion_ns`` of each request.
 
@@ -22,35 +23,63 @@ def split_time(requests: Table, calls: Table, kernel_rbd_ns: NDArray[np.uint64])
         calls: dtype `CALL`; calls of one request adjacent, in submit order; calls without parent are left out of it.
         kernel_rbd_ns: the kernel's own union, shape (n,): taken where records of calls were lost.
     """
-    duration = requests["complete_ns"].astype("i8") - requests["submit_ns"].astype("i8")
-    busy, last_end = _unions(taken(calls, calls["parent"] >= 0), requests)
+    duration = _signed(requests["complete_ns"]) - _signed(requests["submit_ns"])
+    parent = calls["parent"][: int(np.count_nonzero(calls["parent"] >= 0))]
+    busy, last_end = _unions(_within(requests, calls, parent, duration), parent, duration)
     lost = requests["incomplete"] == 1
-    busy = np.where(lost, np.maximum(busy, kernel_rbd_ns.astype("i8")), busy)
-    requests["rbd_ns"] = np.minimum(busy, duration)
-    after = np.where(requests["calls"] > 0, duration - last_end, 0)
-    requests["completion_ns"] = np.minimum(after, duration - requests["rbd_ns"])
-    requests["wait_ns"] = duration - requests["rbd_ns"] - requests["completion_ns"]
+    if lost.any():
+        busy = np.where(lost, np.maximum(busy, _signed(kernel_rbd_ns)), busy)
+    busy = np.minimum(busy, duration)
+    after = (duration - last_end) * (requests["calls"] > 0)
+    after = np.minimum(after, duration - busy)
+    requests["rbd_ns"], requests["completion_ns"], requests["wait_ns"] = busy, after, duration - busy - after
 
 
-def _unions(calls: Table, requests: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _signed(times_ns: NDArray[np.uint64]) -> Times:
+    """The same numbers as signed ones: CLOCK_MONOTONIC has no use for the last bit."""
+    return times_ns.view("i8")
+
+
+def _within(requests: Rows, calls: Rows, parent: NDArray[np.int64], duration: Times) -> tuple[Times, Times]:
+    """Begin and end of the calls with a parent, relative to its submit and not outside of it."""
+    submit, limit = _signed(requests["submit_ns"]).take(parent), duration.take(parent)
+    begins, ends = (_signed(calls[name][: len(parent)]) for name in ("submit_ns", "complete_ns"))
+    open_still = ends == 0
+    begins, ends = (np.minimum(np.maximum(times - submit, 0), limit) for times in (begins, ends))
+    return begins, np.where(open_still, limit, ends)
+
+
+def _unions(within: tuple[Times, Times], parent: NDArray[np.int64], duration: Times) -> tuple[Times, Times]:
     """
-    Length of the union of each request's calls, and its last end relative to the submit; int64, shape (n,).
+    Length of the union of each request's calls, and its last end; shape (requests,), 0 without calls.
+
+    Args:
+        within: begin and end of each call, relative to its request's submit.
+        parent: of each call, ascending.
+        duration: of each request.
+    """
+    begins, ends = within
+    busy, last = np.zeros_like(duration), np.zeros_like(duration)
+    busy[parent], last[parent] = np.maximum(ends - begins, 0), ends
+    again = parent[1:] == parent[:-1]
+    if again.any():  # requests with several calls, which are few
+        several = np.concatenate((again, [False])) | np.concatenate(([False], again))
+        _unite(begins[several], ends[several], parent[several], duration, busy, last)
+    return busy, last
+
+
+def _unite(begins: Times, ends: Times, parent: NDArray[np.int64], duration: Times, busy: Times, last: Times) -> None:
+    """
+    The union of several calls.
 
     A call adds what lies beyond the latest end before it.  One running maximum does for all requests at once, when
     each request's times are moved behind those of the request before.
     """
-    parent = calls["parent"]
-    submit, complete = requests["submit_ns"].astype("i8"), requests["complete_ns"].astype("i8")
-    limit = (complete - submit)[parent]
-    starts = np.clip(calls["submit_ns"].astype("i8") - submit[parent], 0, limit)
-    open_still = calls["complete_ns"] == 0
-    ends = np.where(open_still, limit, np.clip(calls["complete_ns"].astype("i8") - submit[parent], 0, limit))
-    room = np.concatenate(([0], np.cumsum(complete - submit + 1)))[:-1][parent]
+    firsts = np.flatnonzero(np.concatenate(([True], parent[1:] != parent[:-1])))
+    own = parent[firsts]
+    room = np.cumsum(duration[own] + 1) - duration[own]
+    room = np.repeat(room, np.diff(firsts, append=len(parent)))
     before = np.concatenate(([0], np.maximum.accumulate(ends + room)))[:-1]
-    added = np.maximum(ends + room - np.maximum(starts + room, before), 0)
-    busy, last = np.zeros(len(requests), dtype="i8"), np.zeros(len(requests), dtype="i8")
-    if len(parent):
-        firsts = np.flatnonzero(np.concatenate(([True], parent[1:] != parent[:-1])))
-        busy[parent[firsts]] = np.add.reduceat(added, firsts)
-        last[parent[firsts]] = np.maximum.reduceat(ends, firsts)
-    return busy, last
+    added = np.maximum(ends + room - np.maximum(begins + room, before), 0)
+    busy[own] = np.add.reduceat(added, firsts)
+    last[own] = np.maximum.reduceat(ends, firsts)

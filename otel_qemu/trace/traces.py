@@ -4,16 +4,18 @@ Finished traces: SCSI requests, the librbd calls made for them, and the calls th
 Two flat tables instead of objects: a million requests a second are only possible by the column.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.trace.rows import taken
+from otel_qemu.trace import columns
+from otel_qemu.trace.columns import Columns, Rows, columnar, tabled
+from otel_qemu.trace.groups import Groups, grouped
 
-Table = NDArray[np.void]
+Table = columns.Table
 
 
 class Join(IntEnum):
@@ -58,7 +60,6 @@ REQUEST = np.dtype(
         ("submit_ns", "<u8"),
         ("complete_ns", "<u8"),
         ("device", "<u8"),  # SCSIDevice *: with pid, the key of a disk in Names
-        ("tag", "<u4"),
         ("lun", "<u2"),
         ("status", "u1"),
         ("host_status", "u1"),
@@ -66,10 +67,12 @@ REQUEST = np.dtype(
         ("asc", "u1"),
         ("ascq", "u1"),
         ("retries", "u1"),
+        ("tag", "<u4"),
         ("incomplete", "<u4"),  # 1: records of some of its calls were lost
         ("first_call", "<u4"),  # its calls are calls[first_call : first_call + calls]
         ("calls", "<u4"),
         ("block_bytes", "<u4"),  # logical block size; 0: the command does not tell
+        ("unused", "<u4"),
         ("lba", "<u8"),  # in blocks of the device
         ("bytes", "<u8"),  # transferred between guest and disk; of WRITE SAME and UNMAP, only the parameters
         ("wait_ns", "<i8"),  # before and between its calls: QEMU's block layer
@@ -110,7 +113,6 @@ CALL = np.dtype(
 """A librbd call; calls of one request are adjacent and in submit order, calls without parent come last."""
 
 
-@dataclass(frozen=True)
 class Traces:
     """
     What became whole with one batch.
@@ -118,12 +120,40 @@ class Traces:
     Attributes:
         requests: dtype `REQUEST`, in the order of their ends.
         calls: dtype `CALL`.
+        by_request, by_call: the same by the column; of the two forms, that which was not given is made when it is
+            asked for, and from then on neither follows the other.
         unix_offset_ns: add it to a time here to have Unix time.
     """
 
-    requests: Table
-    calls: Table
-    unix_offset_ns: int
+    def __init__(self, requests: Table | Columns, calls: Table | Columns, unix_offset_ns: int) -> None:
+        """Of tables in either form."""
+        self._requests, self._calls = requests, calls
+        self.unix_offset_ns = unix_offset_ns
+
+    @cached_property
+    def requests(self) -> Table:
+        """The requests, as a structured array."""
+        return tabled(self._requests)
+
+    @cached_property
+    def calls(self) -> Table:
+        """The calls, as a structured array."""
+        return tabled(self._calls)
+
+    @cached_property
+    def by_request(self) -> Columns:
+        """The requests, by the column."""
+        return columnar(self._requests)
+
+    @cached_property
+    def by_call(self) -> Columns:
+        """The calls, by the column."""
+        return columnar(self._calls)
+
+    @cached_property
+    def disks(self) -> Groups:
+        """The requests by process and SCSIDevice *."""
+        return grouped(self.by_request["pid"], self.by_request["device"])
 
     def calls_of(self, index: int) -> Table:
         """The calls of ``requests[index]``."""
@@ -148,23 +178,29 @@ class Traces:
         Args:
             kept, randomness, thresholds: of each request, then of each call without one; shape (requests + orphans,).
         """
-        count = len(self.requests)
-        if kept.all():  # nothing is copied
-            return self._filled(randomness, thresholds)
-        own, joined = kept[:count], len(self.calls) - (len(kept) - count)
-        rows = np.concatenate((own[self.calls["parent"][:joined]], kept[count:]))
-        requests, calls = taken(self.requests, own), taken(self.calls, rows)
-        under = calls[: int(rows[:joined].sum())]
-        under["parent"] = (np.cumsum(own) - 1)[under["parent"]]
-        requests["first_call"] = np.cumsum(requests["calls"]) - requests["calls"]
-        return Traces(requests, calls, self.unix_offset_ns)._filled(randomness[kept], thresholds[kept])
-
-    def _filled(self, randomness: NDArray[np.uint64], thresholds: NDArray[np.uint64]) -> "Traces":
-        count = len(self.requests)
-        alone = self.calls[len(self.calls) - (len(randomness) - count) :]
+        requests, calls, count = self.by_request, self.by_call, len(self.by_request)
+        if not kept.all():
+            own, joined = kept[:count], self.joined
+            rows = np.concatenate((own[calls["parent"][:joined]], kept[count:]))
+            requests, calls = requests.taken(own), calls.taken(rows)
+            under = calls.between(0, int(np.count_nonzero(rows[:joined])))
+            under["parent"] = (np.cumsum(own) - 1)[under["parent"]]
+            requests["first_call"] = np.cumsum(requests["calls"]) - requests["calls"]
+            randomness, thresholds, count = randomness[kept], thresholds[kept], len(requests)
+        alone = calls.between(len(calls) - (len(randomness) - count), len(calls))
         for name, values in (("randomness", randomness), ("threshold", thresholds)):
-            self.requests[name], alone[name] = values[:count], values[count:]
-        return self
+            requests[name], alone[name] = values[:count], values[count:]
+        return Traces(requests, calls, self.unix_offset_ns)
+
+    @cached_property
+    def joined(self) -> int:
+        """How many calls have a request."""
+        return int(self.by_request["calls"].sum(dtype="i8"))
+
+    @property
+    def by_orphan(self) -> Columns:
+        """The calls that have no request, by the column."""
+        return self.by_call.between(self.joined, len(self.by_call))
 
     @property
     def orphans(self) -> Table:
@@ -172,7 +208,7 @@ class Traces:
         return self.calls[int(self.requests["calls"].sum()) :]
 
 
-def durations_ns(table: Table) -> Any:
+def durations_ns(table: Rows) -> Any:
     """Duration of each request or call in ns, shape (n,), int64; 0 for a call that had not ended."""
     ended = table["complete_ns"].astype("i8")
     return np.where(ended > 0, ended - table["submit_ns"].astype("i8"), 0)

@@ -13,7 +13,7 @@ def decoded(cdb: str, transfer_bytes: int) -> Table:
     """The row of one request."""
     record = builders.records(1, transfer_bytes=transfer_bytes)
     record["cdb"] = np.frombuffer(bytes.fromhex(cdb).ljust(16, b"\0"), "u1")
-    return decode.request_rows(record)
+    return decode.request_rows(record).rows()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_request_keeps_what_its_record_says() -> None:
     values = {"lun": 3, "tag": 9, "ending": Ending.FAILED, "status": 2, "host_status": 7, "retries": 1}
     values |= {"sense_key": 5, "asc": 0x24, "ascq": 1}
     record = builders.records(1, **values)
-    row = decode.request_rows(record)[0]
+    row = decode.request_rows(record).rows()[0]
 
     assert row.dtype == REQUEST
     for name in (*values, "pid", "device", "request", "submit_ns", "complete_ns"):
@@ -62,7 +62,7 @@ def test_a_call_keeps_what_its_record_says() -> None:
     """The RBD half becomes a row without parent and without rule."""
     values = {"image": 5, "offset": 2**40, "length": 2**33, "return_value": -5, "operation": RbdOperation.DISCARD}
     record = builders.records(1, call_submit_ns=11, call_complete_ns=12, **values)
-    row = decode.call_rows(record)[0]
+    row = decode.call_rows(record).rows()[0]
 
     assert row.dtype == CALL
     assert {name: row[name].item() for name in values} == values

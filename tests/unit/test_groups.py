@@ -36,11 +36,23 @@ MIXING = {
 
 
 @quick
-@given(ROWS, st.sampled_from(sorted(MIXING)))
-def test_rows_with_equal_values_are_a_group_and_others_are_not(rows: list[tuple[int, int, bool]], mixing: str) -> None:
-    """Also where values have one number or one slot that differ: then it is slower."""
-    with patch.object(groups, "_mixed", MIXING[mixing]):
+@given(ROWS, st.sampled_from(sorted(MIXING)), st.sampled_from((0, 1000)))
+def test_rows_with_equal_values_are_a_group_and_others_are_not(
+    rows: list[tuple[int, int, bool]], mixing: str, few: int
+) -> None:
+    """One by one or by the column; also where values have one number or one slot that differ: then it is slower."""
+    with patch.object(groups, "_mixed", MIXING[mixing]), patch.object(groups, "_FEW", few):
         found = grouped(*columns_of(rows))
+    assert len(found) == len(set(rows))
+    assert [rows[found.firsts[code]] for code in found.codes] == rows
+
+
+@quick
+@given(ROWS)
+def test_groups_are_split_by_a_small_number(rows: list[tuple[int, int, bool]]) -> None:
+    """The same as if that had been another column from the start."""
+    small, *others = columns_of(rows)
+    found = grouped(*others).refined(small.astype("u1"))
     assert len(found) == len(set(rows))
     assert [rows[found.firsts[code]] for code in found.codes] == rows
 

@@ -16,6 +16,7 @@ from otel_qemu.trace.traces import Join, Traces
 from tests.unit import builders
 from tests.unit.builders import Call, Request, traces, write
 
+# How fast examples are thought of says how busy the machine is, and nothing of what is tested.
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 OTHER_DEVICE = 0x5581_0000_9000
 
@@ -190,6 +191,7 @@ class TestEstimates:
         assert math.isnan(nothing.quantile(0.5))
         assert nothing.highest_bucket == -1
 
+    @quick
     @given(st.lists(st.integers(0, 50), min_size=4, max_size=4), st.floats(0, 1), st.floats(0, 1))
     def test_quantiles_ascend(self, counts: list[int], first: float, second: float) -> None:
         found = row(tuple(counts))
@@ -229,6 +231,7 @@ class TestParseBounds:
         with pytest.raises(BadInput):
             Histograms(bounds_s)
 
+    @quick
     @given(st.text(max_size=20))
     def test_any_text_gives_ascending_bounds_or_a_sentence(self, text: str) -> None:
         try:

@@ -183,7 +183,7 @@ class TestCap:
     @given(st.lists(st.integers(0, 1000), max_size=8), st.integers(0, 3000))
     def test_fair_is_max_min(self, wanted: list[int], room: int) -> None:
         """All of it is given out if it is wanted; who has less than wanted has no less than anybody."""
-        parts = fair(np.array(wanted, dtype="f8"), room)
+        parts = np.array(fair(wanted, room))
         assert parts.sum() == pytest.approx(min(sum(wanted), room))
         assert (parts <= np.array(wanted) + 1e-9).all()
         for part, want in zip(parts, wanted, strict=True):
