@@ -15,7 +15,7 @@ from tests.lab.tracing import Tracing
 from tests.lab.workload import Workload
 
 DISK = Disk("exported", bytes_per_s=20_000_000)
-# One disk, so nothing shares librbd or the throttle; few enough requests for the stock exporters to keep up.
+# One disk, so nothing shares librbd or the throttle; a different number of each operation.
 WRITES, READS, FLUSHES, DISCARDS = 53, 31, 5, 3
 EVERYTHING = ("--one-in", "1", "--guest-rate", "off")
 
