@@ -7,7 +7,7 @@ Reading raises ValueError with what is wrong and what is allowed, for `sources` 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -55,7 +55,7 @@ class _Scalar:
 
     metavar: str
     allowed: str
-    repeatable: bool = False
+    repeatable: bool = field(default=False, init=False)
 
     def read(self, value: Any) -> Any:
         """What it says; ValueError if it says nothing that is allowed."""
@@ -70,12 +70,15 @@ class _Scalar:
 
 @dataclass(frozen=True)
 class Count(_Scalar):
-    """A whole number, from `least` on."""
+    """A whole number, from 0 to `most`."""
 
-    least: int = 0
+    most: int
 
     def _read(self, value: Any) -> int:
-        return _at_least(self.least, int(value) if isinstance(value, str) else _whole(value))
+        count = _at_least(0, int(value) if isinstance(value, str) else _whole(value))
+        if count > self.most:
+            raise ValueError
+        return count
 
     def show(self, value: int) -> str:
         """Digits."""
@@ -173,14 +176,18 @@ class Folder(_Scalar):
 
 @dataclass(frozen=True)
 class Bounds(_Scalar):
-    """Ascending durations in s."""
+    """Ascending durations in s, at most so many, or ``exponential:SCALE``, which stands for some."""
+
+    most: float = math.inf
 
     def _read(self, value: Any) -> tuple[float, ...]:
-        if isinstance(value, str):
-            return parse_bounds(value)
         if not isinstance(value, Sequence):
             raise ValueError
-        return parse_bounds(",".join(show_duration(seconds(part)) for part in value))
+        text = value if isinstance(value, str) else ",".join(show_duration(seconds(part)) for part in value)
+        bounds_s = parse_bounds(text)
+        if len(bounds_s) > self.most:
+            raise ValueError
+        return bounds_s
 
     def show(self, value: tuple[float, ...]) -> str:
         """A list."""
@@ -213,6 +220,7 @@ class DurationByOperation:
 
     metavar: str
     allowed: str
+    duration: Duration
     repeatable: bool = True
 
     def read(self, value: Any) -> tuple[tuple[str, float], ...]:
@@ -222,7 +230,14 @@ class DurationByOperation:
             parts = dict(_pair(part) for part in parts)
         if not isinstance(parts, Mapping):
             raise ValueError(f"{show_plain(value)} is not allowed: it must be {self.allowed}")
-        return tuple((_operation(name), _slow(name, duration)) for name, duration in parts.items())
+        return tuple((_operation(name), self._duration_s(name, value)) for name, value in parts.items())
+
+    def _duration_s(self, name: str, value: Any) -> float:
+        try:
+            duration_s: float = self.duration.read(value)
+        except ValueError as error:
+            raise ValueError(f"{_operation(name)}: {error}") from None
+        return duration_s
 
     def show(self, value: tuple[tuple[str, float], ...]) -> str:
         """An inline table."""
@@ -286,15 +301,6 @@ def _operation(name: str) -> str:
     if name.upper() not in OPERATIONS:
         raise ValueError(f"{show_plain(name)} is no SCSI operation: one of {', '.join(OPERATIONS)}")
     return name.upper()
-
-
-def _slow(name: str, value: Any) -> float:
-    try:
-        if (slow_s := seconds(value)) > 0:
-            return slow_s
-    except (ValueError, ArithmeticError, BadInput):
-        pass
-    raise ValueError(f"{show_plain(value)} of {_operation(name)} is not a duration: give one, like 20ms")
 
 
 def _number(value: Any) -> float:

@@ -8,6 +8,7 @@ from otel_qemu.probe.keeping import Keeping
 from otel_qemu.settings import kinds
 from otel_qemu.settings.kinds import Kind
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
+from otel_qemu.trace.latency import MOST_BOUNDS
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,20 @@ def _interval(least_s: float, most_s: float) -> kinds.Duration:
 
 _LONGEST_S = 9e9  # what 64 bits of ns hold
 _NAMES = kinds.Names("NAME|UUID", "names or UUIDs of libvirt domains, none of them empty")
-_ONE_IN = kinds.Count("N", "a whole number, 0 or more")
+_MOST_ONE_IN = 1 << 32  # the kernel's dice have 32 bits
+_ONE_IN = kinds.Count("N", f"a whole number, 0 to {_MOST_ONE_IN}", _MOST_ONE_IN)
 _SLOW = kinds.Duration("DURATION", "a duration like 100ms, or off", least_s=1e-9, most_s=_LONGEST_S, optional=True)
-_SLOW_OPERATION = kinds.DurationByOperation("OPERATION=DURATION", "operations and durations, like WRITE=20ms")
+_SLOW_OPERATION = kinds.DurationByOperation(
+    "OPERATION=DURATION",
+    "operations and durations, like WRITE=20ms",
+    kinds.Duration("DURATION", "a duration like 20ms", least_s=1e-9, most_s=_LONGEST_S),
+)
 _RATE = kinds.Rate("N", "a number of traces a second above 0, or off")
 _WAIT = kinds.Duration("DURATION", "a duration like 1ms, or 0", most_s=_LONGEST_S)
 _SHARE = kinds.Share("SHARE", "a number from 0 to 1")
-_BOUNDS = kinds.Bounds("DURATIONS", "ascending durations, like 1ms,5ms,10ms")
+_BOUNDS = kinds.Bounds(
+    "DURATIONS", f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0", MOST_BOUNDS
+)
 _QUEUE = kinds.Size("SIZE", "a size like 32MiB, 1MiB or more", least_bytes=2**20)
 _FOLDER = kinds.Folder("DIRECTORY", "an absolute path, or off")
 _SPOOL = kinds.Size("SIZE", "a size like 1GiB, 1MiB or more", least_bytes=2**20)

@@ -15,6 +15,7 @@ from otel_qemu.probe.keeping import Keeping
 from otel_qemu.settings import SETTINGS, Settings, print_config, read_settings
 from otel_qemu.settings.kinds import seconds, show_duration
 from otel_qemu.settings.sources import line_of
+from otel_qemu.trace.exponential import exponential_bounds
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = Path("/nonexistent/otel-qemu.toml")
@@ -93,6 +94,15 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
     }
 
 
+@pytest.mark.parametrize("scale", [-2, -1, 0])
+def test_exponential_bounds_are_a_setting(scale: int, tmp_path: Path) -> None:
+    """Those of a scale that the kernel has room for; printed as durations, they are the same."""
+    bounds_s = read(bounds=f"exponential:{scale}").bounds_s
+    assert bounds_s == exponential_bounds(str(scale))
+    printed = print_config(read_settings({"bounds": f"exponential:{scale}"}, {}, None, NOWHERE), {})
+    assert read(printed, folder=tmp_path).bounds_s == bounds_s
+
+
 def test_off_in_a_flag_takes_back_what_the_file_says(tmp_path: Path) -> None:
     """A setting that may be off can be turned off again."""
     assert read('slow = "1s"', folder=tmp_path, slow="off").slow_s is None
@@ -115,7 +125,8 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("one-in = -1", ("line 1: one-in: -1 is not allowed", "a whole number, 0 or more")),
+        ("one-in = -1", ("line 1: one-in: -1 is not allowed", "a whole number, 0 to 4294967296")),
+        ("one-in = 4294967297", ("one-in: 4294967297",)),
         ("one-in = true", ("one-in: true", "whole number")),
         ("\n\none-in = 1.5", ("line 3: one-in: 1.5",)),
         ('one-in = "many"', ('one-in: "many"',)),
@@ -126,7 +137,9 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ('slow = "1ms,2ms"', ("slow:",)),
         ('slow = "soon\\u001b"', ('slow: "soon\\U0000001b"',)),
         ("slow-operation = {DELETE = 1}", ('"DELETE" is no SCSI operation', "READ", "WRITE_SAME")),
-        ("[slow-operation]\nWRITE = 0", ("line 1: slow-operation: 0 of WRITE is not a duration",)),
+        ("[slow-operation]\nWRITE = 0", ("line 1: slow-operation: WRITE: 0 is not allowed", "a duration like 20ms")),
+        ("slow-operation = {WRITE = inf}", ("slow-operation: WRITE: inf is not allowed",)),
+        ("slow-operation = {WRITE = 1e10}", ("slow-operation: WRITE: 10000000000.0",)),
         ('slow-operation = "WRITE"', ('"WRITE" is not allowed', "WRITE=20ms")),
         ("slow-operation = 7", ("slow-operation: 7", "WRITE=20ms")),
         ("guest-rate = 0", ("guest-rate: 0", "above 0, or off")),
@@ -135,6 +148,8 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ("bounds = []", ("bounds: []", "ascending")),
         ("bounds = [2, 1]", ("bounds: [2, 1]", "ascending")),
         ("bounds = 7", ("bounds: 7",)),
+        ('bounds = "exponential:1"', ("line 1: bounds:", "at most 31", "exponential:0")),
+        (f"bounds = {list(range(1, 33))}", ("bounds: [1, 2, 3,", "at most 31")),
         ('queue-size = "1kB"', ("queue-size:", "1MiB or more")),
         ('queue-size = "64M"', ('"64M"', "a size like 32MiB")),
         ('spool = "relative"', ("spool:", "an absolute path, or off")),
