@@ -14,6 +14,7 @@ part may import (`tests/unit/test_architecture.py` holds both).
     settings  what the service is told: flags, environment, one file
     notify    tells the service manager how it goes
     service   the loop
+    options   what the commands take  [click]
     cli       the commands  [click]
 """
 

@@ -2,36 +2,46 @@
 The commands.  Each is a few lines: options in, a service or a view out; only `main` prints errors and exits.
 """
 
-import functools
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from otel_qemu import __version__
-from otel_qemu.errors import BadInput, NotPossible, OtelQemuError
+from otel_qemu.errors import NotPossible, OtelQemuError
 from otel_qemu.events import COUNTERS, LOSSES
 from otel_qemu.notify import Notifier
+from otel_qemu.options import (
+    ANY_BOUNDS,
+    KERNEL_BOUNDS,
+    as_json,
+    audited,
+    bounded,
+    by_pid,
+    configured,
+    kept,
+    selected,
+    timed,
+)
 from otel_qemu.probe.keeping import COUNTS_ONLY, EVERYTHING, Keeping
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.probe.trial import try_all
 from otel_qemu.service import Intervals, Service
-from otel_qemu.settings import DEFAULT_FILE, SETTINGS, Settings, print_config, read_settings
+from otel_qemu.settings import Settings
 from otel_qemu.sinks import HistogramSink, RecordSink
 from otel_qemu.trace.audit import Audit
 from otel_qemu.trace.correlate import Correlator, Stats
-from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, parse_bounds
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow
 from otel_qemu.trace.names import Guest
 from otel_qemu.trace.recording import Recording
 from otel_qemu.trace.replay import replay_traces, slowest_of
 from otel_qemu.trace.sample import Sampler
-from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Traces
 from otel_qemu.views.audit import audit_lines
 from otel_qemu.views.check import check_line, check_text
@@ -43,117 +53,8 @@ if TYPE_CHECKING:
     from otel_qemu.export.exemplars import Exemplars
     from otel_qemu.export.sink import ExportSink
 
-Command = Callable[..., Any]
-
-
-class _Duration(click.ParamType[float]):
-    """A duration such as 100ms, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse what was typed."""
-        try:
-            durations_s = (value,) if isinstance(value, float) else parse_bounds(value)
-        except BadInput:
-            durations_s = ()
-        if len(durations_s) != 1:
-            self.fail(f"{value!r} is not a duration: give one, like 100ms", param, ctx)
-        return durations_s[0]
-
-
-class _OperationDuration(click.ParamType[tuple[str, float]]):
-    """An operation and a duration, such as WRITE=20ms."""
-
-    name = "operation=duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """Parse what was typed."""
-        operation, _, duration = value.partition("=")
-        if operation.upper() not in OPERATIONS:
-            self.fail(f"{operation!r} is no SCSI operation: one of {', '.join(OPERATIONS)}", param, ctx)
-        return operation.upper(), _DURATION.convert(duration, param, ctx)
-
-
-_DURATION, _OPERATION_DURATION = _Duration(), _OperationDuration()
-
 EXIT_DAMAGED = 1
 EXIT_INTERRUPTED = 130
-
-
-def selected(command: Command) -> Command:
-    """The options that choose guests, the same for every command that traces."""
-    command = click.option(
-        "--pid", "pids", type=click.IntRange(1), multiple=True, help="A QEMU process id; repeatable."
-    )(command)
-    return click.option("--domain", "domains", multiple=True, help="A libvirt domain by name or UUID; repeatable.")(
-        command
-    )
-
-
-def timed(command: Command) -> Command:
-    """For how long to trace."""
-    option = click.FloatRange(0, min_open=True)
-    return click.option("--duration", "duration_s", type=option, metavar="S", help="Stop after so many seconds.")(
-        command
-    )
-
-
-def audited(command: Command) -> Command:
-    """Whether to hold the joins against the exact chain."""
-    text = "Attach the exact pointer chain as well, and report how many joins agree with it; guests pay for it."
-    return click.option("--audit", "audit", is_flag=True, help=text)(command)
-
-
-def kept(command: Command) -> Command:
-    """Which traces to keep; every one is counted."""
-
-    @click.option("--one-in", type=click.IntRange(0), default=1, show_default=True, metavar="N",
-                  help="Of traces without error that are not slow, keep one in N; 0: none.")  # fmt: skip
-    @click.option("--slow", "slow_s", type=_DURATION, help="Keep every trace that takes so long, such as 100ms.")
-    @click.option("--slow-operation", "slow_by_operation", type=_OPERATION_DURATION, multiple=True,
-                  help="The same for one operation, such as WRITE=20ms; repeatable.")  # fmt: skip
-    @functools.wraps(command)
-    def with_keeping(
-        one_in: int, slow_s: float | None, slow_by_operation: tuple[tuple[str, float], ...], **others: Any
-    ) -> Any:
-        return command(keeping=Keeping(one_in, slow_s, slow_by_operation), **others)
-
-    return with_keeping
-
-
-def configured(command: Command) -> Command:
-    """A flag for every setting, the file that holds the others, and a way to see what holds."""
-
-    @functools.wraps(command)
-    def with_settings(config: Path | None, print_only: bool, **others: Any) -> Any:
-        flags = {name: others.pop(setting.field) for name, setting in SETTINGS.items()}
-        effective = read_settings(flags, os.environ, config)
-        if print_only:
-            click.echo(print_config(effective, os.environ), nl=False)
-            return None
-        return command(settings=effective.settings, **others)
-
-    for setting in reversed(SETTINGS.values()):
-        several = "; repeatable" if setting.kind.repeatable else ""
-        default = f"  [default: {setting.default_text}{several}]"
-        with_settings = click.option(
-            f"--{setting.name}", setting.field, type=str, metavar=setting.kind.metavar,
-            multiple=setting.kind.repeatable, help=setting.help + default,
-        )(with_settings)  # fmt: skip
-    with_settings = click.option("--print-config", "print_only", is_flag=True, help="Print the settings that hold.")(
-        with_settings
-    )
-    return click.option(
-        "--config", type=click.Path(path_type=Path), metavar="FILE", help=f"A file of settings, not {DEFAULT_FILE}."
-    )(with_settings)
-
-
-def _bounds(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...]:
-    try:
-        return parse_bounds(text) if text else DEFAULT_BOUNDS_S
-    except BadInput as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -164,7 +65,7 @@ def cli() -> None:
 
 @cli.command()
 @selected
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@as_json
 def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> None:
     """Say what can be traced here, process by process; exit 0 only if tracing would work."""
     selection = Selection(domains, pids)
@@ -179,7 +80,7 @@ def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> Non
 
 @cli.command()
 @configured
-@click.option("--pid", "pids", type=click.IntRange(1), multiple=True, help="A QEMU process id; repeatable.")
+@by_pid
 @timed
 @click.option("--wait", is_flag=True, help="Wait for a first guest, rather than to end when there is none.")
 @audited
@@ -218,20 +119,20 @@ def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
 @cli.command()
 @selected
 @timed
-@click.option("--bounds", callback=_bounds, help="Upper bounds of the bins, such as 1ms,5ms,10ms.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@bounded(KERNEL_BOUNDS, "Upper bounds of the bins, such as 1ms,5ms,10ms.")
+@as_json
 @audited
 def hist(
     domains: tuple[str, ...],
     pids: tuple[int, ...],
     duration_s: float | None,
-    bounds: tuple[float, ...],
+    bounds_s: tuple[float, ...],
     as_json: bool,
     audit: bool,
 ) -> None:
     """Collect latency histograms by guest, disk, layer and operation; print them at the end or on Ctrl-C."""
     keeping = EVERYTHING if audit else COUNTS_ONLY  # joins are compared record by record
-    service = Service(Selection(domains, pids), [], keeping, bounds, audit=audit)
+    service = Service(Selection(domains, pids), [], keeping, bounds_s, audit=audit)
     service.run(duration_s, _announce)
     _print_histograms(service.histograms.rows(service.names), as_json)
     _summarise(service)
@@ -276,9 +177,9 @@ def record(
 @click.option(
     "--otlp", "form", flag_value="otlp", help="Send them, as `run` would (the OTEL_* variables say where to)."
 )
-@click.option("--bounds", callback=_bounds, help="With --hist: upper bounds of the bins, such as 1ms,5ms,10ms.")
+@bounded(ANY_BOUNDS, "With --hist: upper bounds of the bins, such as 1ms,5ms,10ms.")
 @click.option("--slowest", type=click.IntRange(1), metavar="N", help="Only the N slowest requests, slowest first.")
-def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None) -> None:
+def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | None) -> None:
     """Show the traces of a recording: everything after the kernel is run again, exactly; its audit, too."""
     recording = Recording.open(file)
     correlator, audit = Correlator(), Audit()
@@ -286,7 +187,7 @@ def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None
     traces = slowest_of(everything, slowest) if slowest else everything
     lost = False
     if form == "hist":
-        _replay_histograms(traces, recording, bounds)
+        _replay_histograms(traces, recording, bounds_s)
     elif form == "otlp":
         lost = _send(traces, recording)
     else:
@@ -300,8 +201,8 @@ def replay(file: Path, form: str, bounds: tuple[float, ...], slowest: int | None
         raise click.exceptions.Exit(EXIT_DAMAGED)
 
 
-def _replay_histograms(traces: Iterable[Traces], recording: Recording, bounds: tuple[float, ...]) -> None:
-    sink = HistogramSink(bounds)
+def _replay_histograms(traces: Iterable[Traces], recording: Recording, bounds_s: tuple[float, ...]) -> None:
+    sink = HistogramSink(bounds_s)
     for some in traces:
         sink.histograms.add(some)
     _print_histograms(sink.rows(recording.names), as_json=False)

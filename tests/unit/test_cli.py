@@ -11,6 +11,7 @@ from otel_qemu.errors import NothingToTrace
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 
 USAGE = 2
+RECORDING = str(Path(__file__).parents[1] / "replay/recordings/throttled.otq")
 
 
 class _Asked(NothingToTrace):
@@ -42,6 +43,7 @@ def record(*options: str) -> int:
         ((), EVERYTHING),
         (("--one-in", "0"), Keeping(0)),
         (("--one-in", "1000", "--slow", "100ms"), Keeping(1000, 0.1)),
+        (("--slow", "off"), EVERYTHING),
         (("--slow", "0.5"), Keeping(1, 0.5)),
         (("--slow", "250us"), Keeping(1, 0.00025)),
         (("--slow-operation", "WRITE=20ms"), Keeping(1, None, (("WRITE", 0.02),))),
@@ -75,21 +77,23 @@ def test_a_rate_is_a_number(rate: str, capsys: pytest.CaptureFixture[str]) -> No
         (("--one-in", "-1"), ("--one-in", "-1")),
         (("--one-in", "1.5"), ("--one-in", "1.5")),
         (("--one-in", "many"), ("--one-in", "many")),
-        (("--slow", ""), ("--slow", "is not a duration")),
-        (("--slow", "soon"), ("--slow", "'soon' is not a duration", "100ms")),
-        (("--slow", "-1ms"), ("--slow", "is not a duration")),
-        (("--slow", "0"), ("--slow", "is not a duration")),
-        (("--slow", "nan"), ("--slow", "is not a duration")),
-        (("--slow", "1e30"), ("--slow", "is not a duration")),
-        (("--slow", "1ms,5ms"), ("--slow", "'1ms,5ms' is not a duration", "give one")),
-        (("--slow-operation", "20ms"), ("--slow-operation", "'20ms' is no SCSI operation", "WRITE_SAME")),
-        (("--slow-operation", "=20ms"), ("--slow-operation", "'' is no SCSI operation")),
-        (("--slow-operation", "DELETE=20ms"), ("--slow-operation", "'DELETE' is no SCSI operation", "READ")),
-        (("--slow-operation", "WRITE"), ("--slow-operation", "is not a duration")),
-        (("--slow-operation", "WRITE="), ("--slow-operation", "is not a duration")),
-        (("--slow-operation", "WRITE=slow"), ("--slow-operation", "'slow' is not a duration")),
-        (("--slow-operation", "WRITE=1ms,2ms"), ("--slow-operation", "is not a duration")),
-        (("--slow-operation", "WRITE=1=2"), ("--slow-operation", "'1=2' is not a duration")),
+        (("--one-in", "4294967297"), ("--one-in", "0 to 4294967296")),
+        (("--slow", ""), ("--slow", "a duration like 100ms, or off")),
+        (("--slow", "soon"), ("--slow", '"soon" is not allowed', "100ms")),
+        (("--slow", "-1ms"), ("--slow", "is not allowed")),
+        (("--slow", "0"), ("--slow", "is not allowed")),
+        (("--slow", "nan"), ("--slow", "is not allowed")),
+        (("--slow", "1e30"), ("--slow", "is not allowed")),
+        (("--slow", "1ms,5ms"), ("--slow", '"1ms,5ms" is not allowed')),
+        (("--slow-operation", "20ms"), ("--slow-operation", '"20ms" is not allowed', "like WRITE=20ms")),
+        (("--slow-operation", "=20ms"), ("--slow-operation", '"" is no SCSI operation')),
+        (("--slow-operation", "DELETE=20ms"), ("--slow-operation", '"DELETE" is no SCSI operation', "READ")),
+        (("--slow-operation", "WRITE"), ("--slow-operation", "like WRITE=20ms")),
+        (("--slow-operation", "WRITE="), ("--slow-operation", "WRITE: ", "a duration like 20ms")),
+        (("--slow-operation", "WRITE=slow"), ("--slow-operation", 'WRITE: "slow" is not allowed')),
+        (("--slow-operation", "WRITE=1ms,2ms"), ("--slow-operation", "WRITE: ")),
+        (("--slow-operation", "WRITE=1=2"), ("--slow-operation", 'WRITE: "1=2"')),
+        (("--slow-operation", "WRITE=1e30"), ("--slow-operation", 'WRITE: "1e30"')),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_one_line(
@@ -110,6 +114,25 @@ def test_commands_that_keep_traces_have_the_options(command: str, capsys: pytest
     cli.main([command, "--help"])
     said = capsys.readouterr().out
     assert all(option in said for option in ("--one-in", "--slow ", "--slow-operation"))
+
+
+@pytest.mark.parametrize("bounds", ["exponential:1", "exponential:9", "2ms,1ms", "", ",".join(map(str, range(1, 33)))])
+def test_bounds_that_the_kernel_cannot_count_with_are_refused(
+    asked: list[Keeping], capsys: pytest.CaptureFixture[str], bounds: str
+) -> None:
+    """At once, and not when the first guest comes: out of order, no scale, or more than it has room for."""
+    for command in ("hist", "run"):
+        assert cli.main([command, "--bounds", bounds]) == USAGE
+        said = capsys.readouterr().err
+        assert "--bounds" in said
+        assert "at most 31 ascending durations" in said
+    assert asked == []
+
+
+def test_bounds_of_records_may_be_any(capsys: pytest.CaptureFixture[str]) -> None:
+    """`replay --hist` counts in memory of its own, with finer bounds than the kernel's."""
+    assert cli.main(["replay", RECORDING, "--hist", "--bounds", "exponential:3"]) == 0
+    assert "WRITE" in capsys.readouterr().out
 
 
 def test_histograms_need_no_records(asked: list[Keeping]) -> None:
