@@ -94,8 +94,9 @@ def _of_file(path: Path) -> Iterator[tuple[str, tuple[Any, str]]]:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path} is not TOML: {error}") from None
+    lines = lines_of(text)
     for name, value in table.items():
-        origin = f"{path} line {line_of(text, name)}"
+        origin = f"{path} line {lines[name]}"
         if name not in SETTINGS:
             raise BadInput(f"{origin}: {name!r} is no setting: {_likely(name, list(SETTINGS))}")
         yield name, (_read(SETTINGS[name], value, f"{origin}: {name}"), origin)
@@ -112,23 +113,24 @@ def _text(path: Path) -> str:
         raise BadInput(f"{path} is not TOML: it is not UTF-8") from None
 
 
-def line_of(text: str, name: str) -> int:
+def lines_of(text: str) -> dict[str, int]:
     """
-    The line on which a top-level key of a TOML document begins, from 1.
+    The line on which each top-level key of a TOML document begins, from 1.
 
-    tomllib tells no positions, so ever longer beginnings are parsed: the key begins behind the last one without it.
+    tomllib tells no positions, so line after line is parsed, together with those that follow where its value goes on.
     """
-    lines = text.splitlines(keepends=True)
+    lines = [f"{line}\n" for line in text.split("\n")]  # TOML knows no other ends, unlike splitlines()
+    found: dict[str, int] = {}
     begin = 0
     for end in range(1, len(lines) + 1):
         try:
-            table = tomllib.loads("".join(lines[:end]))
+            table = tomllib.loads("".join(lines[begin:end]))
         except tomllib.TOMLDecodeError:
             continue  # it ends within a value
-        if name in table:
-            break
+        for name in table:
+            found.setdefault(name, begin + 1)  # within tables, which come last, names may be there again
         begin = end
-    return begin + 1
+    return found
 
 
 def _warn_of_strangers(environment: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Settings: read as meant from flags, environment and file, printed so that they read the same, refused by name."""
 
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from otel_qemu.errors import BadInput
 from otel_qemu.probe.keeping import Keeping
 from otel_qemu.settings import SETTINGS, Settings, print_config, read_settings
 from otel_qemu.settings.kinds import seconds, show_duration
-from otel_qemu.settings.sources import line_of
+from otel_qemu.settings.sources import lines_of
 from otel_qemu.trace.exponential import exponential_bounds
 
 ROOT = Path(__file__).parents[2]
@@ -274,10 +275,20 @@ def test_durations_read_as_they_are_shown(duration_ns: int) -> None:
 @given(st.integers(0, 5), st.integers(1, 4), st.integers(0, 5))
 def test_the_line_of_a_key_is_where_it_begins(before: int, length: int, after: int) -> None:
     """Whatever stands around it, however many lines its value has, and though its name stands elsewhere too."""
-    head = "# wanted = 1\n" + "".join(f'k{number} = "wanted = 2"\n' for number in range(before))
+    head = "# wanted\u2028 = 1\n" + "".join(f'k{number} = "wanted = 2"\n' for number in range(before))
     value = "[" + ",\n".join(["1"] * length) + "]"
     tail = "".join(f"l{number} = '''\nwanted = 3\n'''\n" for number in range(after))
-    assert line_of(f"{head}wanted = {value}\n{tail}", "wanted") == before + 2
+    assert lines_of(f"{head}wanted = {value}\n{tail}[table]\nwanted = 4\n")["wanted"] == before + 2
+
+
+def test_a_long_file_takes_no_longer_by_the_line() -> None:
+    """Its time grows with its lines, not with their square, which would be 64 times as long."""
+    short, long = ("# a line of text\n" * lines + "one-in = 1\n" for lines in (2_000, 16_000))
+    begin_s = time.process_time()
+    assert lines_of(short) == {"one-in": 2_001}
+    short_s = time.process_time() - begin_s
+    assert lines_of(long) == {"one-in": 16_001}
+    assert time.process_time() - begin_s - short_s < 30 * short_s
 
 
 def test_the_settings_are_documented() -> None:
