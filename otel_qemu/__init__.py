@@ -10,9 +10,11 @@ part may import (`tests/unit/test_architecture.py` holds both).
     probe     processes, symbols, layouts, tracer, ring: kernel and QEMU's memory into batches  [elftools, capstone]
     export    traces and counts into OTLP  [opentelemetry, grpc, requests]
     views     traces into something a person reads
-    sinks     where the loop's results go, and who measures
+    sinks     where the loop's results go
+    meters    what is known at one moment, for those who export numbers
     settings  what the service is told: flags, environment, one file
     notify    tells the service manager how it goes
+    signals   an orderly end by SIGINT and SIGTERM
     service   the loop
     options   what the commands take  [click]
     cli       the commands  [click]

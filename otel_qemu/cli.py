@@ -239,7 +239,7 @@ def _say(text: str) -> None:
 
 def _announce(tracer: Tracer, guests: Iterable[Guest]) -> None:
     names = ", ".join(guest.label for guest in guests)
-    _say(f"tracing {names} ({tracer.route}); Ctrl-C ends it")
+    _say(f"{f'tracing {names}' if names else 'waiting for a guest'} ({tracer.route}); Ctrl-C ends it")
 
 
 def _summarise(service: Service) -> None:

@@ -5,15 +5,14 @@ It ends on SIGINT, SIGTERM or when its time is up, and leaves nothing attached.
 """
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from types import FrameType
+from dataclasses import dataclass
 from typing import Any
 
 from otel_qemu.events import NO_RECORDS, Batch
+from otel_qemu.meters import Meter, Meters
 from otel_qemu.notify import Notifier
 from otel_qemu.probe.footprint import release_compiler_memory
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
@@ -21,12 +20,12 @@ from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.one_sided import one_sided
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer, unix_offset_ns
-from otel_qemu.sinks import Meter, Sink
+from otel_qemu.signals import ended_by_signals
+from otel_qemu.sinks import Sink
 from otel_qemu.trace.audit import Audit
 from otel_qemu.trace.correlate import Correlator, traces_of_requests
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms
 from otel_qemu.trace.hung import HungRequests
-from otel_qemu.trace.measurements import Measurements, ProcessCounts
 from otel_qemu.trace.names import Guest, Names
 from otel_qemu.trace.traces import Traces
 
@@ -80,7 +79,6 @@ class Service:
             audit: hold the joins against the exact chain as well.
         """
         self._selection = selection
-        self._meters = meters
         self._sinks = sinks
         self._keeping = keeping
         self._bounds_s = bounds_s
@@ -90,7 +88,9 @@ class Service:
         self._naming = Naming(selection.describe)
         self._stopping = threading.Event()
         self._told: set[str] = set()
+        self._problem: str | None = None
         self.correlator = Correlator()
+        self._meters = Meters(meters, selection, self._naming, self.correlator)
         self.audit = Audit() if audit else None
         """What the exact chain says of the joins, if it was asked for."""
         self.audited = False
@@ -114,7 +114,7 @@ class Service:
         Trace until told to stop.
 
         Args:
-            duration_s: or until so much time has passed, once it traces.
+            duration_s: or until so much time has passed since everything was attached.
             ready: called once everything is attached.
             wait: for a first process that can be traced, rather than to raise that there is none.
 
@@ -122,41 +122,29 @@ class Service:
             NothingToTrace: no process fits the selection.
             NotPossible: rights or parts are missing.
         """
-        with _SignalsSet(self._stopping):
+        with ended_by_signals(self._stopping):
             if not wait:
                 self._selection.require()
-            elif not self._wait_for_guest():
-                return
-            self._trace(duration_s, ready, wait)
+            # Also before there is any guest: what keeps us from tracing is to be said now.
+            with self._tracer() as tracer:
+                self._trace(tracer, duration_s, ready, wait)
 
-    def _trace(self, duration_s: float | None, ready: Ready, wait: bool) -> None:
-        with self._tracer() as tracer:
-            self._refresh(tracer)
-            if not wait:
-                tracer.require_any()
-            release_compiler_memory()
-            ready(tracer, self._selection.guests.values())
-            self._notifier.ready()
-            self._loop(tracer, duration_s)
-            self._notifier.stopping()
-            tracer.detach()  # so that what is read now is all there is
-            self._drain(tracer)
-            self._finish()
-            self._naming.learn_devices(tracer.series())
-            if self._meters:
-                self._measure(tracer, self._meters, last=True)
-            self.counters, self.histograms = tracer.counters(), tracer.histograms()
-            self.abandoned = tracer.abandoned
-
-    def _wait_for_guest(self) -> bool:
-        """Whether one is there now; else we were told to stop."""
-        while not self._selection.processes():
-            self._notifier.ready()  # for the first guest, whenever it comes
-            self._notifier.status("waiting for a guest")
-            self._notifier.alive()
-            if self._stopping.wait(self._intervals.refresh_s):
-                return False
-        return True
+    def _trace(self, tracer: Tracer, duration_s: float | None, ready: Ready, wait: bool) -> None:
+        self._refresh(tracer)
+        if not wait:
+            tracer.require_any()
+        release_compiler_memory()
+        ready(tracer, self._selection.guests.values())
+        self._notifier.ready()
+        self._loop(tracer, duration_s)
+        self._notifier.stopping()
+        tracer.detach()  # so that what is read now is all there is
+        self._drain(tracer)
+        self._finish()
+        self._naming.learn_devices(tracer.series())
+        self._meters.last(tracer)
+        self.counters, self.histograms = tracer.counters(), tracer.histograms()
+        self.abandoned = tracer.abandoned
 
     def stop(self) -> None:
         """End `run` soon, from any thread."""
@@ -180,51 +168,25 @@ class Service:
                 self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
                 self._notifier.status(self._status(tracer))
                 look_at = time.monotonic() + self._intervals.look_s
-            if due := [meter for meter in self._meters if meter.is_due()]:
-                self._measure(tracer, due)
+            self._meters.due(tracer)
             self._notifier.alive()
 
     def _status(self, tracer: Tracer) -> str:
-        guests, stats = len(self._selection.guests), self.correlator.stats
+        guests, stats, problem = len(self._selection.guests), self.correlator.stats, self._selection.problem
+        if not guests:
+            return f"waiting for a guest{f': {problem}' if problem else ''}"
         traced = f"{len(tracer.inspections)} of {guests} guests traced"
         return f"{traced}; {stats.requests} SCSI requests and {stats.calls} RBD calls kept"
 
     def _refresh(self, tracer: Tracer) -> None:
-        problem = self._selection.problem
-        if ended := tracer.refresh():
-            self._measure_ended(ended)
+        self._meters.ended(tracer.refresh())
         self.audited |= bool(tracer.audited)
-        if self._selection.problem and self._selection.problem != problem:
-            log.warning("%s", self._selection.problem)
+        if self._selection.problem != self._problem:
+            self._problem = self._selection.problem
+            if self._problem:
+                log.warning("%s", self._problem)
         self._naming.learn_guests(self._selection.guests)
         self.traced |= {found.process.pid: found.provenance() for found in tracer.inspections}
-
-    def _measure(self, tracer: Tracer, meters: Sequence[Meter], last: bool = False) -> None:
-        self._selection.describe_all()
-        self._naming.learn_guests(self._selection.guests)
-        time_unix_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
-        processes, in_flight = tracer.counts(), tracer.in_flight()
-        for rows in (*(process.series for process in processes), in_flight):
-            self._naming.learn_devices(rows)
-        measurements = Measurements(
-            time_unix_ns,
-            monotonic_ns,
-            self.names.copy(),
-            tuple(processes),
-            in_flight=in_flight,
-            counters=tracer.counters(),
-            correlated=replace(self.correlator.stats),
-            probes=tracer.probes,
-            last=last,
-        )
-        for meter in meters:
-            meter.measure(measurements)
-
-    def _measure_ended(self, ended: Sequence[ProcessCounts]) -> None:
-        """Their last counts, under names that another guest with their process ids may take over now."""
-        measurements = Measurements(time.time_ns(), time.monotonic_ns(), self.names.copy(), ended=tuple(ended))
-        for meter in self._meters:
-            meter.measure(measurements)
 
     def _tell_hung(self, tracer: Tracer) -> None:
         """Hand out requests that hang, once, without waiting for an end that may never come."""
@@ -259,23 +221,3 @@ class Service:
         self._naming.learn_images(self.correlator.images)
         for sink in self._sinks:
             sink.take(batch, traces, self.names)
-
-
-class _SignalsSet:
-    """While inside, SIGINT and SIGTERM set an event; in the main thread only, where Python can."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._set)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _set(self, _number: int, _frame: FrameType | None) -> None:
-        self._event.set()

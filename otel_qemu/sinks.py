@@ -6,7 +6,6 @@ from typing import Any, Protocol, Self
 
 from otel_qemu.events import Batch
 from otel_qemu.trace.histograms import HistogramRow, Histograms
-from otel_qemu.trace.measurements import Measurements
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.recording import RecordingWriter
 from otel_qemu.trace.traces import Traces
@@ -17,16 +16,6 @@ class Sink(Protocol):
 
     def take(self, batch: Batch, traces: Traces, names: Names) -> None:
         """One drained batch, and the traces that it made whole."""
-
-
-class Meter(Protocol):
-    """Takes what is known at one moment, now and then."""
-
-    def is_due(self) -> bool:
-        """Whether it wants a measurement now; asked often, so answered at once."""
-
-    def measure(self, measurements: Measurements) -> None:
-        """One that it wanted, or one of guests that have ended meanwhile; never waits for the network."""
 
 
 class HistogramSink:

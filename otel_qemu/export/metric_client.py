@@ -34,7 +34,7 @@ _JITTER = 0.2
 
 class MetricsClient:
     """
-    A `sinks.Meter`; a context manager that sends the last measurement at its end.
+    A `meters.Meter`; a context manager that sends the last measurement at its end.
 
     Args:
         settings: of metrics.

@@ -18,6 +18,7 @@ from tests.kernel.test_rights import PYTHON, ROOT, as_nobody, environment
 from tests.kernel.unit_file import allowed_system_calls, capabilities, directive
 
 TIMEOUT_S = 60
+EVERYTHING = ("--one-in", "1", "--look-interval", "1s")
 MAIN = "import sys; from otel_qemu.cli import main; sys.exit(main(sys.argv[1:]))"
 # MemoryDenyWriteExecute= of newer systemd, which is prctl(2) PR_SET_MDWE; it is inherited.
 MDWE = "import ctypes, os, sys; assert not ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
@@ -71,7 +72,7 @@ def service(manager: Manager, command: list[str], *options: str) -> Iterator["su
 
 def test_the_manager_is_told_how_it_goes(manager: Manager, qemu: FakeQemu) -> None:
     """Ready once probes are attached, alive at every turn of the loop, its status, and that it stops."""
-    with service(manager, [sys.executable], "--pid", str(qemu.pid), "--look-interval", "1s") as process:
+    with service(manager, [sys.executable], "--pid", str(qemu.pid), *EVERYTHING) as process:
         manager.wait_for("READY=1")
         assert manager.told == ["READY=1"]
         qemu.command("read 211 4096 8")
@@ -83,6 +84,19 @@ def test_the_manager_is_told_how_it_goes(manager: Manager, qemu: FakeQemu) -> No
     assert process.returncode == 0, errors
     assert manager.told.count("READY=1") == 1
     assert "211 SCSI requests" in errors
+
+
+def test_it_may_come_before_its_first_guest(manager: Manager) -> None:
+    """Ready, loaded and alive, with nobody to trace; and it says what it waits for."""
+    with service(manager, [sys.executable], "--wait", "--domain", "otel-qemu-nobody") as process:
+        manager.wait_for("READY=1")
+        manager.wait_for("STATUS=waiting for a guest")
+        manager.wait_for("WATCHDOG=1")
+        process.send_signal(signal.SIGTERM)
+        manager.wait_for("STOPPING=1")
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+    assert "waiting for a guest (" in errors
 
 
 def test_a_loop_that_hangs_is_not_alive(manager: Manager, qemu: FakeQemu) -> None:
@@ -114,7 +128,7 @@ def test_the_units_rights_suffice(manager: Manager, qemu: FakeQemu, tmp_path: Pa
         "unshare", "--mount", "sh", "-c", HIDE_MODULES, "sh",
         *as_nobody(*ambient), *limits, PYTHON, "-c", MDWE, PYTHON,
     ]  # fmt: skip
-    with service(manager, command, "--pid", str(qemu.pid), "--look-interval", "1s") as process:
+    with service(manager, command, "--pid", str(qemu.pid), *EVERYTHING) as process:
         manager.wait_for("READY=1")
         qemu.command("read 211 4096 8")
         manager.wait_for("STATUS=1 of 1 guests traced; 211 SCSI requests and 211 RBD calls kept")

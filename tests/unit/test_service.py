@@ -1,0 +1,194 @@
+"""The loop without a kernel: what it says and when, how it waits for guests, and how it ends."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from otel_qemu.errors import NothingToTrace, NotPossible
+from otel_qemu.events import COUNTERS, NO_RECORDS, Batch, Records
+from otel_qemu.notify import Notifier
+from otel_qemu.probe.selection import Selection
+from otel_qemu.service import Intervals, Service
+from otel_qemu.trace.histograms import Histograms
+from otel_qemu.trace.latency import SERIES
+from otel_qemu.trace.measurements import Measurements, ProcessCounts
+
+QUICK = Intervals(drain_s=0.01, refresh_s=60.0, look_s=60.0)
+
+
+class Nobody(Selection):
+    """Finds no guest, and may say why."""
+
+    def __init__(self, problem: str | None = None) -> None:
+        super().__init__()
+        self._libvirt.problem = problem
+
+    def processes(self) -> dict[Any, Any]:
+        return {}
+
+
+class Idle:
+    """A tracer that sees nothing."""
+
+    route, probes, abandoned = "uprobe_multi", 0, 0
+
+    def __init__(self) -> None:
+        self.audited: list[int] = []
+        self.inspections: list[Any] = []
+        self.calls: list[str] = []
+
+    def __enter__(self) -> "Idle":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.calls.append("close")
+
+    def refresh(self) -> list[ProcessCounts]:
+        self.calls.append("refresh")
+        return []
+
+    def require_any(self) -> None:
+        raise NothingToTrace("nothing")
+
+    def read(self) -> Batch:
+        self.calls.append("read")
+        return Batch(NO_RECORDS, 0)
+
+    def detach(self) -> None:
+        self.calls.append("detach")
+
+    def counts(self) -> list[ProcessCounts]:
+        return []
+
+    def in_flight(self) -> Records:
+        return NO_RECORDS
+
+    def counters(self) -> dict[str, int]:
+        return dict.fromkeys(COUNTERS, 0)
+
+    def series(self) -> Any:
+        return np.zeros(0, SERIES)
+
+    def histograms(self) -> Histograms:
+        return Histograms()
+
+
+class Told(Notifier):
+    """Remembers what it would have sent."""
+
+    def __init__(self) -> None:
+        super().__init__({"NOTIFY_SOCKET": "/nonexistent"})
+        self.states: list[str] = []
+
+    def _send(self, state: str) -> None:
+        self.states.append(state)
+
+
+class Minute:
+    """A meter that is never due."""
+
+    def __init__(self) -> None:
+        self.taken: list[Measurements] = []
+
+    def is_due(self) -> bool:
+        return False
+
+    def measure(self, measurements: Measurements) -> None:
+        self.taken.append(measurements)
+
+
+@pytest.fixture
+def tracer(monkeypatch: pytest.MonkeyPatch) -> Idle:
+    """The tracer that services get."""
+    idle = Idle()
+    monkeypatch.setattr(Service, "_tracer", lambda _self: idle)
+    return idle
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers of signals are what they were."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_it_waits_and_is_alive_meanwhile(tracer: Idle) -> None:
+    """Ready at once, for nothing keeps it from tracing; alive at every turn, however seldom guests are looked for."""
+    told = Told()
+    Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=0.1, wait=True)
+    assert told.states[0] == "READY=1"
+    assert told.states[1] == "STATUS=waiting for a guest"
+    assert told.states[-1] == "STOPPING=1"
+    assert told.states.count("READY=1") == 1
+    assert told.states.count("WATCHDOG=1") == len(told.states) - 3 > 1
+
+
+def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
+    """Then it has traced nothing, which is no error; meters are told that there will be no more."""
+    minute = Minute()
+    service = Service(Nobody(), [], meters=[minute], intervals=QUICK)
+    thread = threading.Thread(target=service.run, kwargs={"wait": True})
+    thread.start()
+    service.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert tracer.calls[-3:] == ["detach", "read", "close"]
+    assert [measurements.last for measurements in minute.taken] == [True]
+
+
+def test_what_keeps_it_from_tracing_is_said_before_there_is_a_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights that are missing, and not when the first one comes."""
+
+    def refuse(_self: Service) -> Idle:
+        raise NotPossible("rights are missing")
+
+    monkeypatch.setattr(Service, "_tracer", refuse)
+    told = Told()
+    with pytest.raises(NotPossible):
+        Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=0.1, wait=True)
+    assert told.states == []
+
+
+def test_without_it_there_must_be_one(tracer: Idle) -> None:
+    """As a person at a terminal wants it."""
+    with pytest.raises(NothingToTrace):
+        Service(Nobody(), []).run()
+    assert tracer.calls == []
+
+
+def test_why_names_are_missing_is_told(tracer: Idle, caplog: pytest.LogCaptureFixture) -> None:
+    """Also if it was so from the beginning; once, until it changes."""
+    selection, told = Nobody("no libvirt"), Told()
+    service = Service(selection, [], intervals=Intervals(0.01, 0.01, 0.01), notifier=told)
+    with caplog.at_level(logging.WARNING):
+        service.run(duration_s=0.1, wait=True)
+    assert tracer.calls.count("refresh") > 2
+    assert caplog.messages == ["no libvirt"]
+    assert "STATUS=waiting for a guest: no libvirt" in told.states
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_starts_is_an_orderly_end(
+    number: signal.Signals, tracer: Idle, monkeypatch: pytest.MonkeyPatch, handlers: None
+) -> None:
+    """What is attached is detached, and what was seen is handed on; nothing is raised."""
+
+    def signalled(_self: Service) -> Idle:
+        os.kill(os.getpid(), number)
+        return tracer
+
+    monkeypatch.setattr(Service, "_tracer", signalled)
+    began_s, minute = time.monotonic(), Minute()
+    Service(Nobody(), [], meters=[minute], intervals=QUICK).run(duration_s=60, wait=True)
+    assert time.monotonic() - began_s < 30
+    assert tracer.calls == ["refresh", "detach", "read", "close"]
+    assert [measurements.last for measurements in minute.taken] == [True]
