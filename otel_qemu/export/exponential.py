@@ -9,22 +9,15 @@ only, from 122 µs to 4 s.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from otel_qemu.trace.exponential import upper_bound_ns
+
 SCALE = 0
 _LOWEST, _HIGHEST = -18, 12
 ZERO_THRESHOLD_S = 2.0**_LOWEST
 """What took no longer, 3.8 µs, is in the zero bucket."""
 
 
-def _bound_ns(exponent: int) -> int:
-    """
-    The most whole ns that are not above 2^exponent s.
-
-    Durations are whole ns: one is above 2^exponent s exactly if it is above this.
-    """
-    return (10**9 << exponent) if exponent >= 0 else 10**9 >> -exponent
-
-
-BOUNDS_S = tuple(_bound_ns(exponent) / 1e9 for exponent in range(_LOWEST, _HIGHEST + 1))
+BOUNDS_S = tuple(upper_bound_ns(exponent - 1, SCALE) / 1e9 for exponent in range(_LOWEST, _HIGHEST + 1))
 """For the kernel: 31 powers of two, from 3.8 µs to 4096 s, cut to whole ns."""
 
 

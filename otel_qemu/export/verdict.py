@@ -8,7 +8,8 @@ from otel_qemu.export import semconv
 from otel_qemu.trace.scsi import SENSE_KEYS, STATUS_NAMES
 
 CHECK_CONDITION = 0x02
-_GOOD = (0x00, 0x04)  # GOOD, CONDITION MET
+GOOD = (0x00, 0x04)
+"""Statuses of a success, as in bpf/ring.bpf.c: GOOD, CONDITION MET."""
 _OTHER_ENDINGS: dict[int, str] = {
     Ending.CANCELLED: semconv.CANCELLED,
     Ending.LOST: semconv.END_LOST,
@@ -35,7 +36,7 @@ def call_error(row: Mapping[str, int]) -> str | None:
 
 
 def _status_error(status: int, sense_key: int) -> str | None:
-    if status in _GOOD:
+    if status in GOOD:
         return None
     name = STATUS_NAMES.get(status, semconv.OTHER)
     if status != CHECK_CONDITION:
