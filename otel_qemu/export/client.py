@@ -5,7 +5,6 @@ In: encoded traces.  Out: OTLP requests of whole traces, and a count of what bec
 dead nor a lying endpoint delays the one who calls `TraceClient.send`, or ends the thread.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Self
 from otel_qemu.export.backoff import Backoff
 from otel_qemu.export.destination import Destination, destination
 from otel_qemu.export.encoded import SCOPE, EncodedTrace
+from otel_qemu.export.endpoint import Signal
 from otel_qemu.export.limits import Limits
 from otel_qemu.export.losses import LossReport
 from otel_qemu.export.portions import Bounds
@@ -23,11 +23,10 @@ from otel_qemu.export.sender import Sender
 from otel_qemu.export.spool import Spool
 from otel_qemu.export.spooler import Spooler
 from otel_qemu.export.stats import Ledger, Stats
-from otel_qemu.export.transport import Transport
+from otel_qemu.export.transport import Transport, abandon
 
 SPOOL_BYTES = 256 << 20
 _GRACE_S = 1.0
-_logger = logging.getLogger(__name__)
 
 OnSent = Callable[[Sequence[EncodedTrace]], None]
 
@@ -84,7 +83,7 @@ class TraceClient:
         Raises:
             BadInput: a variable has a value that it must not have.
         """
-        return cls(destination(), limits or Limits.from_environment(), None, spool_directory, spool_bytes)
+        return cls(destination(Signal.TRACES), limits or Limits.from_environment(), None, spool_directory, spool_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -119,8 +118,8 @@ class TraceClient:
         grace_s = min(_GRACE_S, timeout_s / 4)
         self._queue.drain(timeout_s - grace_s)
         self._queue.close()
-        # Aborts what is on its way, where it can; what cannot be aborted is left behind.
-        _start(self._shut_down, "export-shutdown")
+        if self.target.transport:
+            abandon(self.target.transport)
         _join(threads, deadline_s - grace_s / 2)
         self._queue.recall()
         if self._spooler:
@@ -145,13 +144,6 @@ class TraceClient:
     def _tell(self, traces: Sequence[EncodedTrace]) -> None:
         if self.on_sent:
             self.on_sent(traces)
-
-    def _shut_down(self) -> None:
-        try:
-            if self.target.transport:
-                self.target.transport.close()
-        except Exception as error:
-            _logger.debug("closing the transport: %s", error)
 
 
 def _start(work: Callable[[], None], name: str) -> threading.Thread:

@@ -1,4 +1,4 @@
-"""The transport that the ``OTEL_*`` variables ask for."""
+"""The transport that the ``OTEL_*`` variables ask for, of either signal."""
 
 import sys
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from otel_qemu.export.transport import Transport, open_transport
 @dataclass(frozen=True)
 class Destination:
     """
-    Where traces go.
+    Where a signal goes.
 
     Attributes:
         transport: takes requests there; None: they are to be thrown away.
@@ -23,7 +23,7 @@ class Destination:
     name: str
 
 
-def destination() -> Destination:
+def destination(signal: Signal) -> Destination:
     """
     The destination that the environment asks for: OTLP over gRPC to this machine by default.
 
@@ -31,10 +31,10 @@ def destination() -> Destination:
         BadInput: a variable has a value that it must not have.
     """
     disabled = environment.choice("false", ("true", "false"), environment.DISABLED) == "true"
-    kind = environment.choice("otlp", ("otlp", "console", "none"), environment.EXPORTER)
+    kind = environment.choice("otlp", ("otlp", "console", "none"), f"OTEL_{signal.upper()}_EXPORTER")
     if disabled or kind == "none":
         return Destination(None, "none")
     if kind == "console":
-        return Destination(ConsoleTransport(sys.stdout), "console")
-    place = endpoint(Signal.TRACES)
+        return Destination(ConsoleTransport(signal, sys.stdout), "console")
+    place = endpoint(signal)
     return Destination(open_transport(place), place.name)

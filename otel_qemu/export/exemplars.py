@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from otel_qemu.events import RETURN_UNKNOWN, Ending, Layer
 from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.metric_names import Counted, SeriesName, disk_attributes, series_of
+from otel_qemu.export.verdict import GOOD
 from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.names import Guest, Names
 from otel_qemu.trace.traces import Table, Traces, durations_ns
@@ -24,7 +25,6 @@ MOST_WAITING = 16_384
 """Traces that wait to be sent; of more, the oldest are forgotten."""
 
 _RANDOMNESS = (1 << 56) - 1
-_GOOD = (0x00, 0x04)  # GOOD, CONDITION MET: as bpf/ring.bpf.c
 
 
 class Exemplar(NamedTuple):
@@ -40,7 +40,13 @@ class _Candidate(NamedTuple):
     series: SeriesName
     bucket: int
     value_ns: int
-    time_unix_ns: int
+    ended_ns: int
+
+
+class _Sent(NamedTuple):
+    candidate: _Candidate
+    trace_id: bytes
+    span_id: bytes
 
 
 class Exemplars:
@@ -56,7 +62,7 @@ class Exemplars:
         self._bounds_ns = in_ns(bounds_s)
         self._resource_of = resource_of
         self._waiting: OrderedDict[int, list[_Candidate]] = OrderedDict()
-        self._sent: dict[tuple[SeriesName, int], Exemplar] = {}
+        self._sent: dict[tuple[SeriesName, int], _Sent] = {}
         self._lock = threading.Lock()
 
     def consider(self, traces: Traces, names: Names) -> None:
@@ -77,24 +83,30 @@ class Exemplars:
                 for candidate in self._waiting.pop(randomness, ()):
                     key = (candidate.series, candidate.bucket)
                     before = self._sent.get(key)
-                    if before is None or candidate.value_ns > before.value_ns:
-                        times = (candidate.value_ns, candidate.time_unix_ns)
-                        self._sent[key] = Exemplar(*times, trace.trace_id, trace.root_id)
+                    if before is None or candidate.value_ns > before.candidate.value_ns:
+                        self._sent[key] = _Sent(candidate, trace.trace_id, trace.root_id)
 
-    def collect(self, until_unix_ns: int) -> dict[SeriesName, list[Exemplar]]:
-        """Those of each series since the last call, by bucket; what ended after a time is left for the next."""
+    def collect(self, until_ns: int, unix_offset_ns: int) -> dict[SeriesName, list[Exemplar]]:
+        """
+        Those of each series since the last call, by bucket.
+
+        Args:
+            until_ns: what ended after this is left for the next call; CLOCK_MONOTONIC.
+            unix_offset_ns: CLOCK_REALTIME minus that.
+        """
         with self._lock:
-            sent = {key: each for key, each in self._sent.items() if each.time_unix_ns <= until_unix_ns}
+            sent = {key: each for key, each in self._sent.items() if each.candidate.ended_ns <= until_ns}
             self._sent = {key: each for key, each in self._sent.items() if key not in sent}
         found: dict[SeriesName, list[Exemplar]] = {}
-        for (series, _), exemplar in sorted(sent.items(), key=lambda item: item[0][1]):
+        for (series, _), (candidate, *ids) in sorted(sent.items(), key=lambda item: item[0][1]):
+            exemplar = Exemplar(candidate.value_ns, candidate.ended_ns + unix_offset_ns, *ids)
             found.setdefault(series, []).append(exemplar)
         return found
 
     def _of_requests(self, traces: Traces, names: Names) -> Iterator[tuple[int, _Candidate]]:
         rows = traces.requests
         ended = (rows["submit_ns"] > 0) & ~np.isin(rows["ending"], (Ending.LOST, Ending.HUNG))
-        failed = (rows["ending"] != Ending.COMPLETED) | ~np.isin(rows["status"], _GOOD)
+        failed = (rows["ending"] != Ending.COMPLETED) | ~np.isin(rows["status"], GOOD)
         split = ended & (rows["calls"] > 0) & (rows["incomplete"] == 0)
         parts = (
             ("duration", ended, durations_ns(rows)),
@@ -103,7 +115,7 @@ class Exemplars:
         )
         for part, counted, values_ns in parts:
             columns = _Columns(Layer.SCSI, rows["opcode"], failed, rows["device"], rows["randomness"])
-            yield from self._chosen(part, counted, values_ns, rows, columns, names, traces.unix_offset_ns)
+            yield from self._chosen(part, counted, values_ns, rows, columns, names)
 
     def _of_calls(self, traces: Traces, names: Names) -> Iterator[tuple[int, _Candidate]]:
         rows, parent = traces.calls, traces.calls["parent"]
@@ -114,11 +126,11 @@ class Exemplars:
         randomness[joined] = traces.requests["randomness"][parent[joined]]
         columns = _Columns(Layer.RBD, rows["operation"], failed, devices, randomness)
         ended = rows["complete_ns"] > 0
-        yield from self._chosen("duration", ended, durations_ns(rows), rows, columns, names, traces.unix_offset_ns)
+        yield from self._chosen("duration", ended, durations_ns(rows), rows, columns, names)
 
     def _chosen(
         self, part: str, counted: NDArray[np.bool_], values_ns: NDArray[np.int64], rows: Table, columns: "_Columns",
-        names: Names, unix_offset_ns: int,
+        names: Names,
     ) -> Iterator[tuple[int, _Candidate]]:  # fmt: skip
         """The slowest of each series and bucket; those without a trace id are passed over."""
         its = np.flatnonzero(counted & (columns.randomness > 0))
@@ -131,8 +143,7 @@ class Exemplars:
         for at in order[np.concatenate(([True], changes))]:
             row = its[at]
             series = self._name(int(rows["pid"][row]), columns, row, names)[part]
-            time_unix_ns = int(rows["complete_ns"][row]) + unix_offset_ns
-            candidate = _Candidate(series, int(buckets[at]), int(values_ns[row]), time_unix_ns)
+            candidate = _Candidate(series, int(buckets[at]), int(values_ns[row]), int(rows["complete_ns"][row]))
             yield int(columns.randomness[row]), candidate
 
     def _name(self, pid: int, columns: "_Columns", row: int, names: Names) -> dict[str, SeriesName]:

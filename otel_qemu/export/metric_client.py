@@ -1,35 +1,33 @@
 """
 Send metrics every so often, from a thread of its own, to wherever the ``OTEL_*`` variables say.
 
-The loop asks `MetricsClient.is_due` and hands over a measurement; folding, encoding and sending are done here.  What
-could not be sent is part of the next export: nothing is queued, and nothing is lost by a dead endpoint.
+The loop asks `MetricsClient.is_due` and hands over a measurement, which is added to the totals at once; encoding and
+sending are done in the thread.  What could not be sent is part of the next export: nothing is queued, so an endpoint
+that is dead or hangs loses nothing, and costs no memory.
 """
 
-import itertools
-import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from otel_qemu.export import own_metrics, semconv
+from otel_qemu.export.backoff import Backoff
 from otel_qemu.export.data_points import Exemplars as Shown
-from otel_qemu.export.endpoint import Signal, endpoint
+from otel_qemu.export.destination import Destination, destination
+from otel_qemu.export.endpoint import Signal
 from otel_qemu.export.exemplars import Exemplars
 from otel_qemu.export.metric_report import MetricReport
 from otel_qemu.export.metric_settings import MetricSettings
 from otel_qemu.export.metrics import Metrics
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.totals import Point
-from otel_qemu.export.transport import Answer, Outcome, Transport, open_transport
+from otel_qemu.export.transport import Answer, Outcome, Transport, abandon
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.measurements import Measurements
 
 MOST_POINTS = 2_000
 """In a request: about 1 MB, of 4 that a Collector takes by default."""
-_FIRST_WAIT_S = 1.0
-_JITTER = 0.2
 
 
 class MetricsClient:
@@ -38,37 +36,33 @@ class MetricsClient:
 
     Args:
         settings: of metrics.
-        transport: to the endpoint; None: metrics are off.
-        name: of the endpoint, for people.
+        target: where they go.
         warn_interval_s: the least time between two warnings.
     """
 
-    def __init__(
-        self,
-        settings: MetricSettings,
-        transport: Transport | None,
-        name: str = "none",
-        warn_interval_s: float = 60.0,
-    ) -> None:
+    def __init__(self, settings: MetricSettings, target: Destination, warn_interval_s: float = 60.0) -> None:
         self.settings = settings
-        self._transport = transport
+        self._transport = target.transport
         self.trace_stats: Callable[[], Any] | None = None
         """Gives a dataclass of what became of traces so far (`own_metrics.of_traces`); None: nobody knows."""
         self.shed: Callable[[], int] | None = None
         """Gives how many traces the sampler has shed so far; None: nobody knows."""
-        self._metrics = Metrics(settings, Resources(), time.time_ns(), self._others)
+        self._metrics = Metrics(settings, Resources(), time.time_ns(), time.monotonic_ns(), self._others)
         self.exemplars = Exemplars(settings.bounds_s, self._metrics.resource_of) if self._has_exemplars else None
         """Tell it of traces, and of those that were sent; None: there are to be none."""
-        self.report = MetricReport(name, warn_interval_s)
-        self._mail: queue.SimpleQueue[Measurements | None] = queue.SimpleQueue()
+        self.report = MetricReport(target.name, warn_interval_s)
+        self._backoff = Backoff()
+        self._quiet_until_s = 0.0
         self._due_s = time.monotonic() + settings.interval_s
         self._last: Measurements | None = None
         self._most_points = MOST_POINTS
-        self._closing = threading.Event()
+        self._changed = threading.Condition()
+        """Of the metrics, and of the three that follow."""
+        self._is_new = self._closing = False
         self._deadline_s = float("inf")
         self._worker: threading.Thread | None = None
-        if transport:
-            self._worker = threading.Thread(target=self._work, args=(transport,), name="metrics", daemon=True)
+        if target.transport:
+            self._worker = threading.Thread(target=self._work, args=(target.transport,), name="metrics", daemon=True)
             self._worker.start()
 
     @classmethod
@@ -82,15 +76,7 @@ class MetricsClient:
         Raises:
             BadInput: a variable has a value that it must not have.
         """
-        settings = MetricSettings.from_environment(bounds_s)
-        if settings.exporter == "console":
-            from otel_qemu.export.metric_console import ConsoleTransport
-
-            return cls(settings, ConsoleTransport(), "console")
-        if settings.exporter == "none":
-            return cls(settings, None)
-        where = endpoint(Signal.METRICS)
-        return cls(settings, open_transport(where), where.name)
+        return cls(MetricSettings.from_environment(bounds_s), destination(Signal.METRICS))
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +93,7 @@ class MetricsClient:
         if self._worker is None or time.monotonic() < self._due_s:
             return False
         self._due_s = max(self._due_s + self.settings.interval_s, time.monotonic())
-        return self._mail.empty()  # else the endpoint is slower than the interval
+        return True
 
     def measure(self, measurements: Measurements) -> None:
         """Take a measurement; the last one is kept until `close`, when traces have said what became of them."""
@@ -116,37 +102,54 @@ class MetricsClient:
         if measurements.last:
             self._last = measurements
         else:
-            self._mail.put(measurements)
+            self._fold(measurements)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Send the last measurement if that can be done in the time given, and stop; more calls do nothing."""
         worker, self._worker = self._worker, None
         if worker is None or self._transport is None:
             return
-        self._deadline_s = time.monotonic() + timeout_s
         if self._last:
-            self._mail.put(self._last)
-        self._mail.put(None)
-        self._closing.set()
+            self._fold(self._last)
+        with self._changed:
+            self._deadline_s = time.monotonic() + timeout_s
+            self._closing = True
+            self._changed.notify_all()
         worker.join(timeout_s)
-        # Aborts a gRPC call; an HTTP request that waits for its answer is left to its own timeout.
-        self._transport.close()
+        abandon(self._transport)
         self.report.close(sent_all=not worker.is_alive())
 
-    def _work(self, transport: Transport) -> None:
-        while (measurements := self._mail.get()) is not None:
+    def _fold(self, measurements: Measurements) -> None:
+        with self._changed:
             try:
                 self._metrics.fold(measurements)
-                if not measurements.ended:
-                    self._export(transport)
             except Exception as error:  # a defect of ours must not end all metrics
                 self.report.break_down(error)
+                return
+            self._is_new |= not measurements.ended
+            self._changed.notify_all()
+
+    def _work(self, transport: Transport) -> None:
+        while self._is_wanted():
+            try:
+                self._export(transport)
+            except Exception as error:  # the same
+                self.report.break_down(error)
+
+    def _is_wanted(self) -> bool:
+        """Wait for something new; False: there will be nothing any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_new or self._closing)
+            is_new, self._is_new = self._is_new, False
+            return is_new
 
     def _export(self, transport: Transport) -> None:
         """Send all there is, in requests that an endpoint takes, within the time that one export has."""
+        if time.monotonic() < self._quiet_until_s:
+            self.report.postpone()
+            return
         deadline_s = time.monotonic() + self.settings.timeout_s
-        shown: Shown = self.exemplars.collect(self._metrics.time_unix_ns) if self.exemplars else {}
-        points = sorted(self._metrics.points(), key=lambda point: point.name)
+        points, shown = self._points()
         while points:
             part = points[: self._most_points]
             answer = self._send(transport, self._metrics.request(part, shown), deadline_s)
@@ -157,35 +160,38 @@ class MetricsClient:
             # An endpoint that is not there is not asked again for the rest: that is part of the next export too.
             points = [] if answer.outcome is Outcome.RETRY else points[len(part) :]
 
+    def _points(self) -> tuple[list[Point], Shown]:
+        with self._changed:
+            points = sorted(self._metrics.points(), key=lambda point: point.name)
+            return points, self.exemplars.collect(*self._metrics.moment) if self.exemplars else {}
+
     def _settle(self, part: Sequence[Point], answer: Answer) -> None:
         if answer.outcome is Outcome.SENT:
-            self._metrics.deliver(part)
+            with self._changed:
+                self._metrics.deliver(part)
         self.report.settle(answer, len(part))
 
     def _send(self, transport: Transport, body: bytes, deadline_s: float) -> Answer:
         """Send a request, again and again while the endpoint asks for that and there is time."""
-        for attempt in itertools.count():
-            answer = transport.send(body)
-            if answer.outcome is not Outcome.RETRY:
-                break
-            pause_s = answer.retry_after_s
-            if pause_s is None:
-                pause_s = _FIRST_WAIT_S * 2**attempt * random.uniform(1 - _JITTER, 1 + _JITTER)
+        while (answer := transport.send(body)).outcome is Outcome.RETRY:
+            pause_s = self._backoff.next_s(answer.retry_after_s)
+            if answer.retry_after_s is not None:
+                self._quiet_until_s = time.monotonic() + pause_s
             if not self._pause(pause_s, deadline_s):
-                break
+                return answer
             self.report.retry()
+        self._backoff.reset()
         return answer
 
     def _pause(self, pause_s: float, deadline_s: float) -> bool:
         """Wait so long; False if there is not the time, which `close` may shorten meanwhile."""
         until_s = time.monotonic() + pause_s
-        if until_s > min(deadline_s, self._deadline_s):
-            return False
-        if self._closing.wait(pause_s):
-            if until_s > self._deadline_s:
-                return False
-            time.sleep(max(0.0, until_s - time.monotonic()))
-        return True
+        with self._changed:
+            while until_s <= min(deadline_s, self._deadline_s):
+                if (left_s := until_s - time.monotonic()) <= 0:
+                    return True
+                self._changed.wait(left_s)
+        return False
 
     def _others(self) -> own_metrics.Numbers:
         numbers = own_metrics.of_traces(self.trace_stats()) if self.trace_stats else {}

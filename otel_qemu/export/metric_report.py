@@ -52,6 +52,10 @@ class MetricReport:
         """A request is to be sent once more."""
         self.failed += 1
 
+    def postpone(self) -> None:
+        """An export is not made, for the endpoint has asked to be left alone."""
+        self._unsent = True
+
     def break_down(self, error: Exception) -> None:
         """An export could not be made."""
         self.failed, self._unsent = self.failed + 1, True

@@ -12,7 +12,6 @@ from typing import Self
 from otel_qemu.export import environment, exponential
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 
-EXPORTER = "OTEL_METRICS_EXPORTER"
 INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL"
 TIMEOUT_MS = "OTEL_METRIC_EXPORT_TIMEOUT"
 EXEMPLAR_FILTER = "OTEL_METRICS_EXEMPLAR_FILTER"
@@ -41,7 +40,6 @@ class MetricSettings:
     How metrics are made and when they are sent.
 
     Attributes:
-        exporter: ``otlp``, ``console`` or ``none``.
         interval_s: between two exports.
         timeout_s: for one export with all its retries.
         temporality: of histograms and counters.
@@ -50,7 +48,6 @@ class MetricSettings:
         explicit_bounds_s: of histograms that are not exponential.
     """
 
-    exporter: str = "otlp"
     interval_s: float = 60.0
     timeout_s: float = 30.0
     temporality: Temporality = Temporality.CUMULATIVE
@@ -76,11 +73,8 @@ class MetricSettings:
         Raises:
             BadInput: a variable has a value that it must not have; it says which, and what is allowed.
         """
-        disabled = environment.choice("false", ("true", "false"), environment.DISABLED) == "true"
-        exporter = environment.choice("otlp", ("otlp", "console", "none"), EXPORTER)
         filters = ("trace_based", "always_on", "always_off")
         return cls(
-            "none" if disabled else exporter,
             environment.number(round(cls.interval_s * 1000), 1, INTERVAL_MS, int) / 1000,
             environment.number(round(cls.timeout_s * 1000), 1, TIMEOUT_MS, int) / 1000,
             Temporality(environment.choice(Temporality.CUMULATIVE, tuple(Temporality), TEMPORALITY)),

@@ -29,7 +29,7 @@ class Metrics:
     Args:
         settings: kind of histograms, and temporality.
         resources: of this hypervisor's guests.
-        start_unix_ns: nothing was counted before.
+        start_unix_ns, start_ns: nothing was counted before; the same moment on the records' clock.
         others: further numbers of our own, asked for at each export.
     """
 
@@ -38,6 +38,7 @@ class Metrics:
         settings: MetricSettings,
         resources: Resources,
         start_unix_ns: int,
+        start_ns: int,
         others: Callable[[], own_metrics.Numbers] = dict,
     ) -> None:
         self._delta = _delta_instruments(settings.temporality)
@@ -50,14 +51,20 @@ class Metrics:
         self._own_seen: dict[SeriesName, int] = {}
         self._levels: dict[SeriesName, int] = {}
         self._start_unix_ns = start_unix_ns
-        self.time_unix_ns = start_unix_ns
-        """Of the last measurement that said what lives."""
+        self._time_unix_ns, self._time_ns = start_unix_ns, start_ns
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Of the last measurement that said what lives: on the records' clock, and what makes that Unix time, in ns."""
+        return self._time_ns, self._time_unix_ns - self._time_ns
 
     def fold(self, measured: Measurements) -> None:
         """Take a measurement; one of ended guests adds their counts, any other also says what lives."""
-        living = self._guests.fold(measured)
         if measured.ended:
+            self._guests.fold(measured)
             return
+        self._follow_clock(measured)
+        living = self._guests.fold(measured)
         own = {**own_metrics.of_measurements(measured), **self._others(), **own_metrics.of_process()}
         numbers = {SeriesName(self._own, *key): number for key, number in own.items()}
         levels = self._guests.in_flight(measured, living)
@@ -66,14 +73,21 @@ class Metrics:
         # A disk that is gone has nothing in flight any more: that is said once.
         self._levels = {**{name: 0 for name, level in self._levels.items() if level}, **levels}
         self._totals.settle(living, measured.time_unix_ns)
-        self.time_unix_ns = measured.time_unix_ns
+
+    def _follow_clock(self, measured: Measurements) -> None:
+        """If the clock was set back, all that was noted would lie in the future: it goes back by as much."""
+        passed_unix_ns, passed_ns = measured.time_unix_ns - self._time_unix_ns, measured.monotonic_ns - self._time_ns
+        if passed_unix_ns < 0:
+            self._start_unix_ns += passed_unix_ns - passed_ns
+            self._totals.move(passed_unix_ns - passed_ns)
+        self._time_unix_ns, self._time_ns = measured.time_unix_ns, measured.monotonic_ns
 
     def points(self) -> list[Point]:
         """What there is to send of all that was folded."""
-        points = self._totals.points(self.time_unix_ns, self._delta)
+        points = self._totals.points(self._time_unix_ns, self._delta)
         for name, level in self._levels.items():
             value = np.array([level], "u8")
-            points.append(Point(name, self._start_unix_ns, self.time_unix_ns, value, value, last=False))
+            points.append(Point(name, self._start_unix_ns, self._time_unix_ns, value, value, last=False))
         return points
 
     def request(self, points: Iterable[Point], exemplars: Exemplars) -> bytes:

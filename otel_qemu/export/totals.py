@@ -96,6 +96,13 @@ class Totals:
             del self._series[name]
             self.lost += 1
 
+    def move(self, by_ns: int) -> None:
+        """The clock was set: all moments are so much later."""
+        self._before_unix_ns += by_ns
+        for series in self._series.values():
+            series.start_unix_ns += by_ns
+            series.delivered_unix_ns += by_ns if series.delivered_unix_ns else 0
+
     def points(self, time_unix_ns: int, delta: frozenset[str]) -> list[Point]:
         """
         What there is to send.

@@ -5,6 +5,8 @@ Source: OpenTelemetry protocol specification 1.x, "OTLP/gRPC" and "OTLP/HTTP": w
 libraries of gRPC and HTTP are imported when they are chosen: gRPC alone costs tens of megabytes.
 """
 
+import logging
+import threading
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from otel_qemu.export.endpoint import GRPC, Endpoint, Signal
 from otel_qemu.export.text import printable
 
 LONGEST_ANSWER_BYTES = 1 << 16
+_logger = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -69,6 +72,18 @@ def open_transport(endpoint: Endpoint) -> Transport:
     from otel_qemu.export.http_transport import HttpTransport
 
     return HttpTransport(endpoint)
+
+
+def abandon(transport: Transport) -> None:
+    """Close a transport, and abort what is on its way, without waiting for either: what cannot be closed is left."""
+    threading.Thread(target=_close, args=(transport,), name="export-shutdown", daemon=True).start()
+
+
+def _close(transport: Transport) -> None:
+    try:
+        transport.close()
+    except Exception as error:
+        _logger.debug("closing the transport: %s", error)
 
 
 _RESPONSES: dict[Signal, Any] = {

@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from otel_qemu.events import Layer
+from otel_qemu.export.destination import Destination
 from otel_qemu.export.metric_client import MetricsClient
 from otel_qemu.export.metric_settings import MetricSettings, Temporality
 from otel_qemu.export.transport import Answer, Outcome
@@ -58,7 +59,7 @@ class Store:
 def exporting(selection: Those, **settings: Any) -> Iterator[Store]:
     """The service, with a store that is sent metrics ten times a second."""
     store, ready = Store(), threading.Event()
-    client = MetricsClient(MetricSettings(interval_s=0.1, **settings), store)
+    client = MetricsClient(MetricSettings(interval_s=0.1, **settings), Destination(store, "store"))
     service = Service(selection, [], COUNTS_ONLY, client.settings.bounds_s, [client])
     thread = threading.Thread(target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()})
     thread.start()

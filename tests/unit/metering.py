@@ -74,9 +74,11 @@ class Meter:
 
     settings: MetricSettings = field(default_factory=MetricSettings)
     now_s: int = 0
+    set_by_ns: int = 0
+    """How much the clock was set since the start, but for the records' own."""
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.settings, Resources(), START_UNIX_NS)
+        self.metrics = Metrics(self.settings, Resources(), START_UNIX_NS, 0)
 
     def measure(
         self, *kernels: Kernel, known: Names | None = None, in_flight: Records = NO_RECORDS, **others: Any
@@ -84,7 +86,7 @@ class Meter:
         """A minute later: what there is to send."""
         self.now_s += 60
         processes = tuple(kernel.counts() for kernel in kernels)
-        moment = (START_UNIX_NS + self.now_s * SECOND_NS, self.now_s * SECOND_NS)
+        moment = (START_UNIX_NS + self.set_by_ns + self.now_s * SECOND_NS, self.now_s * SECOND_NS)
         self.metrics.fold(Measurements(*moment, known or names(), processes, in_flight=in_flight, **others))
         return self.metrics.points()
 

@@ -7,6 +7,7 @@ import pytest
 from otel_qemu.errors import BadInput
 from otel_qemu.export.client import TraceClient
 from otel_qemu.export.destination import destination
+from otel_qemu.export.endpoint import Signal
 from otel_qemu.export.limits import Limits
 
 from .encoded_traces import encoded, many
@@ -74,5 +75,5 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "77")
-    assert destination().name == "http://localhost:4318/v1/traces"
+    assert destination(Signal.TRACES).name == "http://localhost:4318/v1/traces"
     assert Limits.from_environment() == Limits(queue_spans=77)

@@ -17,7 +17,7 @@ from tests.unit.builders import DEVICE, UNIX_OFFSET_NS, Call, Request, names, tr
 from tests.unit.metering import SECOND_NS, START_UNIX_NS, Kernel, Meter, by_series
 
 MS = 1_000_000
-NEVER_NS = 1 << 63
+EVER = (1 << 63, UNIX_OFFSET_NS)
 SCSI, WAIT, COMPLETION = "qemu.scsi.request.duration", "qemu.block.wait.duration", "qemu.block.completion.duration"
 RBD = "ceph.rbd.client.operation.duration"
 
@@ -40,7 +40,7 @@ def read(duration_ms: float, randomness: int, **fields: Any) -> Request:
 def shown(exemplars: Exemplars) -> dict[str, list[int]]:
     """The values of each metric's exemplars, in ns."""
     found: dict[str, list[int]] = {}
-    for series, its in exemplars.collect(NEVER_NS).items():
+    for series, its in exemplars.collect(*EVER).items():
         found.setdefault(series.instrument, []).extend(each.value_ns for each in its)
     return found
 
@@ -53,7 +53,7 @@ def test_a_trace_that_was_sent_is_shown_in_each_of_its_series(exemplars: Exempla
     """Duration, wait and completion of the request, and its call's; all lead to the root of the one trace."""
     consider(exemplars, traces(write(randomness=7)))
     exemplars.on_sent(sent(7))
-    found = exemplars.collect(NEVER_NS)
+    found = exemplars.collect(*EVER)
     assert {series.instrument: its[0].value_ns for series, its in found.items()} == {
         SCSI: 412_000, WAIT: 18_000, COMPLETION: 23_000, RBD: 371_000,
     }  # fmt: skip
@@ -88,7 +88,7 @@ def test_failures_are_of_their_own_series(exemplars: Exemplars) -> None:
     consider(exemplars, made)
     exemplars.on_sent(sent(1, 2, 3, 4, 5))
     errors = {(series.instrument, "error.type" in dict(series.attributes)): [each.value_ns for each in its]
-              for series, its in exemplars.collect(NEVER_NS).items() if series.instrument in (SCSI, RBD)}  # fmt: skip
+              for series, its in exemplars.collect(*EVER).items() if series.instrument in (SCSI, RBD)}  # fmt: skip
     assert errors == {(SCSI, False): [MS, 1_400_000], (SCSI, True): [1_300_000], (RBD, True): [20]}
 
 
@@ -109,7 +109,7 @@ def test_calls_without_a_request_have_none_of_a_disk(exemplars: Exemplars) -> No
     """As in the kernel, they are counted under no disk."""
     consider(exemplars, traces(orphans=[Call(RbdOperation.READ, 5, MS, fields={"randomness": 3})]))
     exemplars.on_sent(sent(3))
-    (series,) = exemplars.collect(NEVER_NS)
+    (series,) = exemplars.collect(*EVER)
     assert dict(series.attributes) == {"ceph.rbd.operation.name": "aio_read", "disk.io.direction": "read"}
 
 
@@ -126,9 +126,17 @@ def test_what_ended_after_the_measurement_is_left_for_the_next(exemplars: Exempl
     """The counts that are sent with it do not have it yet."""
     consider(exemplars, traces(read(1, 1), read(30, 2)))
     exemplars.on_sent(sent(1, 2))
-    ended_unix_ns = UNIX_OFFSET_NS + 1_000 + 30 * MS
-    assert [its[0].value_ns for its in exemplars.collect(ended_unix_ns - 1).values()] == [MS]
-    assert [its[0].value_ns for its in exemplars.collect(ended_unix_ns).values()] == [30 * MS]
+    ended_ns = 1_000 + 30 * MS
+    assert [its[0].value_ns for its in exemplars.collect(ended_ns - 1, UNIX_OFFSET_NS).values()] == [MS]
+    assert [its[0].value_ns for its in exemplars.collect(ended_ns, UNIX_OFFSET_NS).values()] == [30 * MS]
+
+
+def test_a_clock_that_is_set_back_holds_up_none(exemplars: Exemplars) -> None:
+    """It is the records' clock that says what has ended; Unix time is that of the export."""
+    consider(exemplars, traces(read(30, 2)))
+    exemplars.on_sent(sent(2))
+    (its,) = exemplars.collect(1_000 + 30 * MS, UNIX_OFFSET_NS - 3600 * SECOND_NS).values()
+    assert its[0].time_unix_ns == UNIX_OFFSET_NS - 3600 * SECOND_NS + 1_000 + 30 * MS
 
 
 @pytest.mark.parametrize(("start_s", "shown"), [(START_UNIX_NS, 1), (START_UNIX_NS + 60 * SECOND_NS, 0)])
@@ -141,7 +149,7 @@ def test_they_leave_with_their_series(start_s: int, shown: int) -> None:
     consider(exemplars, traces(read(30, 2)))
     exemplars.on_sent(sent(2))
     points = [point._replace(start_unix_ns=start_s) for point in meter.measure(kernel)]
-    request = type(meter.request(points)).FromString(meter.metrics.request(points, exemplars.collect(NEVER_NS)))
+    request = type(meter.request(points)).FromString(meter.metrics.request(points, exemplars.collect(*EVER)))
     (point,) = (each for key, each in by_series(request).items() if key[0] == SCSI)
     assert [(each.as_double, each.trace_id, each.span_id, each.time_unix_nano) for each in point.exemplars] == [
         (0.03, sent(2)[0].trace_id, sent(2)[0].root_id, UNIX_OFFSET_NS + 1_000 + 30 * MS)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +14,18 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export import metric_client as module
+from otel_qemu.export import totals
+from otel_qemu.export.destination import Destination
+from otel_qemu.export.exemplars import Exemplar
 from otel_qemu.export.metric_client import MetricsClient
+from otel_qemu.export.metric_names import SeriesName
 from otel_qemu.export.metric_settings import MetricSettings, Temporality
 from otel_qemu.export.stats import Stats
 from otel_qemu.export.transport import Answer, Outcome
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.measurements import Measurements
 from tests.unit.builders import names
-from tests.unit.metering import READ, WRITE, Kernel, attributes_of, by_series, data_points
+from tests.unit.metering import READ, WRITE, Kernel, Meter, attributes_of, by_series, data_points
 
 WAIT_S = 15.0
 SENT, RETRY = Answer(Outcome.SENT), Answer(Outcome.RETRY, "not now", retry_after_s=0.01)
@@ -37,11 +42,13 @@ class Transport:
     hangs: threading.Event = field(default_factory=threading.Event)
     requests: list[ExportMetricsServiceRequest] = field(default_factory=list)
     """Those it said yes to."""
+    asked: int = 0
     tries: int = 0
     closed: bool = False
 
     def send(self, body: bytes) -> Answer:
         """Take a request."""
+        self.asked += 1
         while self.hangs.is_set():
             time.sleep(0.005)
         self.tries += 1
@@ -76,7 +83,7 @@ def started() -> Iterator[Callable[..., MetricsClient]]:
     made: list[MetricsClient] = []
 
     def start(transport: Transport, **settings: Any) -> MetricsClient:
-        made.append(MetricsClient(MetricSettings(**{"interval_s": 1e-3, **settings}), transport, "there"))
+        made.append(MetricsClient(MetricSettings(**{"interval_s": 1e-3, **settings}), Destination(transport, "there")))
         return made[-1]
 
     yield start
@@ -93,6 +100,10 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def wait_for_failures(client: MetricsClient, count: int) -> None:
+    wait_until(lambda: client.report.failed == count)
 
 
 def read_counts(transport: Transport) -> list[int]:
@@ -119,26 +130,54 @@ def test_nothing_is_due_before_its_time(started: Any, transport: Transport) -> N
 
 
 def test_an_export_is_due_once(started: Any, transport: Transport, kernel: Kernel) -> None:
-    """And not while the endpoint is still busy with the one before."""
+    """Also while the endpoint hangs: what is measured meanwhile leaves with one request when it answers."""
     transport.hangs.set()
     client = started(transport, interval_s=0.05)
-    wait_until(client.is_due)
-    assert not client.is_due()
+    for _ in range(3):
+        wait_until(client.is_due)
+        assert not client.is_due()
+        client.measure(measurements(kernel))
+        kernel.request(READ, 5)
+    wait_until(lambda: transport.asked == 1)
     client.measure(measurements(kernel))
-    wait_until(client._mail.empty)
-    client.measure(measurements(kernel))
-    time.sleep(0.2)  # several intervals: it is not asked for another while one waits
-    assert not client.is_due()
     transport.hangs.clear()
-    wait_until(client.is_due)
+    wait_until(lambda: read_counts(transport)[1:] == [4])
+
+
+def test_guests_that_end_while_the_endpoint_hangs_take_no_room(
+    started: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their last counts are kept for the endpoint, so many at most; those that are given up are counted."""
+    monkeypatch.setattr(totals, "MOST_ENDED", 50)
+    transport.hangs.set()
+    client = started(transport)
+    client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names()))
+    wait_until(lambda: transport.asked == 1)
+    for pid in range(1, 1001):
+        ended = Kernel(DEFAULT_BOUNDS_S, (pid, 1))
+        ended.request(READ, 5)
+        client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names(), ended=(ended.counts(),)))
+        if pid % 100 == 0:
+            client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names()))
+    series = sum(name.instrument == SCSI for name in client._metrics._totals)
+    assert 0 < series <= 50
+    assert client._metrics.lost_series > 900
+    transport.hangs.clear()
+    wait_until(lambda: len(transport.requests) == 2)
+    client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names()))
+    wait_until(lambda: len(transport.requests) == 3)
+    (lost,) = (point.as_int for _, metric, point in data_points(transport.requests[2])
+               if metric.name == "otel_qemu.metrics.series.lost")  # fmt: skip
+    assert lost == client._metrics.lost_series
 
 
 @pytest.mark.parametrize("kind", Temporality)
 def test_a_failed_export_loses_nothing(started: Any, transport: Transport, kernel: Kernel, kind: Temporality) -> None:
     """Whether refused or out of time: the next carries what was not taken."""
-    transport.answers = [REFUSED, Answer(Outcome.RETRY, "not now", retry_after_s=1e6)]
-    client = started(transport, temporality=kind)
-    for _ in range(3):
+    transport.answers = [REFUSED, Answer(Outcome.RETRY, "not now")]
+    client = started(transport, temporality=kind, timeout_s=0.0)
+    for failed in (0, 1, 2):
+        wait_for_failures(client, failed)
         client.measure(measurements(kernel))
         kernel.request(READ, 7)
     wait_until(lambda: read_counts(transport) == [3])
@@ -157,13 +196,27 @@ def test_it_tries_again_while_there_is_time(started: Any, transport: Transport, 
     assert (client.report.failed, client.report.sent) == (2, 1)
 
 
+def test_an_endpoint_that_asks_for_patience_is_left_alone(started: Any, transport: Transport, kernel: Kernel) -> None:
+    """Also by the exports that are due meanwhile, and at the end; that is said."""
+    transport.answers = [Answer(Outcome.RETRY, "not now", retry_after_s=1e6)]
+    client = started(transport)
+    client.measure(measurements(kernel))
+    wait_until(lambda: client.report.failed == 1)
+    client.measure(measurements(kernel))
+    client.measure(measurements(kernel, last=True))
+    client.close(WAIT_S)
+    assert transport.tries == 1
+    assert client.report.summary().endswith("the last export did not arrive")
+
+
 def test_without_being_asked_to_wait_it_backs_off(
     started: Any, transport: Transport, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice as long each time, a fifth shorter or longer by chance; until the time of one export is over."""
+    """By the pauses that traces make too, until the time of one export is over; from the shortest after a success."""
     pauses_s: list[float] = []
     transport.answers = [Answer(Outcome.RETRY, "UNAVAILABLE")] * 5
     client = started(transport)
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
 
     def pause(pause_s: float, _deadline_s: float) -> bool:
         pauses_s.append(pause_s)
@@ -172,8 +225,11 @@ def test_without_being_asked_to_wait_it_backs_off(
     monkeypatch.setattr(client, "_pause", pause)
     client.measure(measurements(kernel))
     wait_until(lambda: client.report.summary().endswith("did not arrive"))
-    assert all(0.8 <= pause_s / 2**attempt <= 1.2 for attempt, pause_s in enumerate(pauses_s))
-    assert transport.tries == len(pauses_s) == 5
+    assert pauses_s == [1, 2, 4, 8, 16]
+    assert transport.tries == 5
+    client.measure(measurements(kernel))
+    wait_until(lambda: client.report.sent == 1)
+    assert client._backoff.next_s() == 1
 
 
 def test_what_is_too_large_is_halved(started: Any, transport: Transport, kernel: Kernel) -> None:
@@ -200,6 +256,7 @@ def test_many_points_are_several_requests(
     transport.answers = [REFUSED]
     client = started(transport, temporality=Temporality.DELTA)
     client.measure(measurements(kernel, counters={"records": 1}))
+    wait_until(lambda: client.report.sent > 0)
     client.measure(measurements(kernel, counters={"records": 1}))
     client.close(WAIT_S)
     assert all(len(list(data_points(request))) <= 4 for request in transport.requests)
@@ -211,9 +268,10 @@ def test_an_endpoint_that_is_not_there_is_asked_once(
 ) -> None:
     """An export of many requests does not wait for each in vain; the next has everything."""
     monkeypatch.setattr(module, "MOST_POINTS", 4)
-    transport.answers = [Answer(Outcome.RETRY, "UNAVAILABLE", retry_after_s=1e6)]
-    client = started(transport)
+    transport.answers = [Answer(Outcome.RETRY, "UNAVAILABLE")]
+    client = started(transport, timeout_s=0.0)
     client.measure(measurements(kernel))
+    wait_until(lambda: client.report.failed == 1)
     client.measure(measurements(kernel))
     client.close(WAIT_S)
     assert client.report.failed == 1
@@ -246,9 +304,9 @@ def test_failures_are_told_once_in_a_while(
     transport.answers = [REFUSED] * 5
     client = started(transport)
     with caplog.at_level(logging.WARNING):
-        for _ in range(5):
+        for failed in range(1, 6):
             client.measure(measurements(kernel))
-        wait_until(lambda: client.report.failed == 5)
+            wait_for_failures(client, failed)
     (record,) = caplog.records
     assert record.message.startswith("metrics do not arrive: endpoint there: UNIMPLEMENTED")
     assert "OTEL_METRICS_EXPORTER=none" in record.message
@@ -277,7 +335,7 @@ def test_close_sends_the_last_measurement(started: Any, transport: Transport, ke
     client.close(WAIT_S)
     client.close(WAIT_S)
     assert read_counts(transport) == [1]
-    assert transport.closed
+    wait_until(lambda: transport.closed)
     told = {
         (metric.name, *attributes_of(point).values()): point.as_int
         for _, metric, point in data_points(transport.requests[0])
@@ -291,6 +349,21 @@ def test_close_sends_the_last_measurement(started: Any, transport: Transport, ke
     client.measure(measurements(kernel))
     assert not client.is_due()
     assert client.report.summary().endswith("data points sent to there")
+
+
+def test_others_are_asked_by_who_measures(started: Any, transport: Transport, kernel: Kernel) -> None:
+    """What the sampler and the client of traces count is of the loop's thread, and is changed by it meanwhile."""
+    asked: list[threading.Thread] = []
+
+    def shed() -> int:
+        asked.append(threading.current_thread())
+        return 7
+
+    client = started(transport)
+    client.shed = shed
+    client.measure(measurements(kernel))
+    client.close(WAIT_S)
+    assert asked == [threading.current_thread()]
 
 
 def test_close_ends_in_time(started: Any, transport: Transport, kernel: Kernel) -> None:
@@ -309,36 +382,46 @@ def test_close_ends_in_time(started: Any, transport: Transport, kernel: Kernel) 
         transport.hangs.clear()
 
 
-def test_off_means_off(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("variable", "value"), [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_SDK_DISABLED", "true")])
+def test_off_means_off(variable: str, value: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is due, nothing is kept, no thread runs."""
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    monkeypatch.setenv(variable, value)
     before = threading.active_count()
     with MetricsClient.from_environment() as client:
         assert threading.active_count() == before
         assert not client.is_due()
         assert client.exemplars is None
         client.measure(measurements(kernel))
-    assert client._mail.empty()
+    assert not client._metrics.points()
 
 
 def test_the_console_prints_a_request_a_line(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As OTLP's JSON."""
+    """As OTLP/JSON has it: ids of exemplars are hexadecimal, enumerations numbers."""
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "console")
     with MetricsClient.from_environment() as client:
+        exemplar = Exemplar(5_000, time.time_ns(), bytes(range(16)), bytes(range(8)))
+        (name,) = (each for each in named(kernel) if each.instrument == SCSI)
+        monkeypatch.setattr(client.exemplars, "collect", lambda *_: {name: [exemplar]})
         client.measure(measurements(kernel, last=True))
     (line,) = capsys.readouterr().out.splitlines()
-    metrics = [metric["name"] for resource in json.loads(line)["resourceMetrics"]
-               for metric in resource["scopeMetrics"][0]["metrics"]]  # fmt: skip
-    assert SCSI in metrics
+    metrics = {metric["name"]: metric for resource in json.loads(line)["resourceMetrics"]
+               for metric in resource["scopeMetrics"][0]["metrics"]}  # fmt: skip
+    histogram = metrics[SCSI]["histogram"]
+    assert histogram["aggregationTemporality"] == 2
+    (shown,) = histogram["dataPoints"][0]["exemplars"]
+    assert (shown["traceId"], shown["spanId"]) == (exemplar.trace_id.hex(), exemplar.span_id.hex())
+
+
+def named(kernel: Kernel) -> list[SeriesName]:
+    """The series of what a kernel has counted."""
+    return [point.name for point in Meter().measure(kernel)]
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the specification's variables, its default, and what is refused, by name and with what is allowed."""
-    for name in ("OTEL_METRICS_EXPORTER", "OTEL_SDK_DISABLED"):
-        monkeypatch.delenv(name, raising=False)
-    assert MetricSettings.from_environment() == MetricSettings("otlp", 60.0, 30.0, Temporality.CUMULATIVE, False, True)
+    assert MetricSettings.from_environment() == MetricSettings(60.0, 30.0, Temporality.CUMULATIVE, False, True)
     prefix = "OTEL_EXPORTER_OTLP_METRICS_"
     for name, value, attribute, expected in (
         ("OTEL_METRIC_EXPORT_INTERVAL", "1500", "interval_s", 1.5),
@@ -347,8 +430,6 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         (f"{prefix}DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram", "exponential", True),
         ("OTEL_METRICS_EXEMPLAR_FILTER", "always_on", "exemplars", True),
         ("OTEL_METRICS_EXEMPLAR_FILTER", "always_off", "exemplars", False),
-        ("OTEL_METRICS_EXPORTER", "none", "exporter", "none"),
-        ("OTEL_SDK_DISABLED", "true", "exporter", "none"),
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
@@ -358,8 +439,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
                 MetricSettings.from_environment()
 
 
-def test_a_wrong_endpoint_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_METRICS_EXPORTER"])
+def test_a_wrong_destination_is_refused_by_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Metrics have variables of their own."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "nowhere:port")
-    with pytest.raises(BadInput, match="OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
+    monkeypatch.setenv(variable, "nowhere:port")
+    with pytest.raises(BadInput, match=f"^{variable} is 'https://nowhere:port'|^{variable} is 'nowhere:port'"):
         MetricsClient.from_environment()

@@ -123,6 +123,25 @@ def test_a_disk_without_a_name_has_no_pointer_either(kernel: Kernel) -> None:
     assert sent[SCSI, "read READ"].count == 2
 
 
+@pytest.mark.parametrize("kind", Temporality)
+def test_a_clock_that_is_set_back_is_followed(kernel: Kernel, kind: Temporality) -> None:
+    """No interval ends before it begins: what was noted goes back with the clock, and is as long ago as it was."""
+    meter = Meter(SETTINGS[kind])
+    kernel.request(READ, 5)
+    meter.send(meter.measure(kernel))
+    kernel.request(READ, 5)
+    kernel.request(WRITE, 5)
+    meter.set_by_ns = -3600 * SECOND_NS
+    points = meter.measure(kernel)
+    sent = meter.send(points)
+    start_unix_ns = START_UNIX_NS + meter.set_by_ns
+    for name, began_s in ((f"read {SDA} READ", 60 * (kind is not Temporality.CUMULATIVE)), (f"write {SDA} WRITE", 60)):
+        point = sent[SCSI, name]
+        assert point.start_time_unix_nano == start_unix_ns + began_s * SECOND_NS
+        assert point.time_unix_nano == start_unix_ns + 120 * SECOND_NS
+    assert {point.start_unix_ns < point.time_unix_ns for point in points} == {True}
+
+
 def test_series_start_when_nothing_of_them_was_there(kernel: Kernel) -> None:
     """At the start, or at the last measurement that did not have them; and then never again."""
     meter = Meter()
