@@ -65,8 +65,7 @@ class TraceClient:
         self._limits = limits or Limits()
         self._ledger = Ledger()
         self._losses = LossReport(target.name, warn_interval_s)
-        room = Bounds(self._limits.queue_spans, self._limits.queue_bytes)
-        self._queue = TraceQueue(room, self._ledger, None if target.transport else "dropped_disabled")
+        self._queue = TraceQueue(self._limits.queue, self._ledger, None if target.transport else "dropped_disabled")
         self._spooler: Spooler | None = None
         self._threads: list[threading.Thread] = []
         if target.transport:
@@ -95,6 +94,11 @@ class TraceClient:
     def stats(self) -> Stats:
         """What became of the spans so far."""
         return self._ledger.stats
+
+    @property
+    def portion(self) -> Bounds:
+        """As much as finds room when nothing else waits."""
+        return self._limits.portion
 
     def send(self, traces: Sequence[EncodedTrace]) -> None:
         """Queue whole traces; never waits for the endpoint or a disk, and never raises for either."""
@@ -131,8 +135,8 @@ class TraceClient:
     def _sender(self, transport: Transport, scope: bytes, spool: Spool | None) -> Sender:
         limits = self._limits
         return Sender(
-            transport, scope, Bounds(limits.request_spans, limits.request_bytes), self._queue, spool,
-            self._ledger, self._losses, Backoff(limits.first_pause_s, limits.longest_pause_s), self._tell,
+            transport, scope, limits.request, self._queue, spool, self._ledger, self._losses,
+            Backoff(limits.first_pause_s, limits.longest_pause_s), self._tell,
         )  # fmt: skip
 
     def _start(self, sender: Sender, spool: Spool | None) -> None:

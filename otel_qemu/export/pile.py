@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from otel_qemu.export.encoded import EncodedTrace
 
-_TRACE_BYTES = 320
+TRACE_BYTES = 320
 """Of memory that a trace takes beside its spans: a tuple, two ids, three headers."""
 
 
 def room_bytes(trace: EncodedTrace) -> int:
     """The memory that a trace takes; its resource is all its guest's."""
-    return trace.size_bytes + _TRACE_BYTES
+    return trace.size_bytes + TRACE_BYTES
 
 
 class Pile:

@@ -1,6 +1,7 @@
-"""How much goes into one request."""
+"""How much goes into one request, or into the queue at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from otel_qemu.export.encoded import EncodedTrace
@@ -43,3 +44,12 @@ def count_leading(traces: Iterable[EncodedTrace], most: Bounds, scope_bytes: int
             break
         count += 1
     return count
+
+
+def portions(traces: Sequence[EncodedTrace], most: Bounds) -> Iterator[Sequence[EncodedTrace]]:
+    """All of them in the same order, in parts as large as `count_leading` says."""
+    first = 0
+    while first < len(traces):
+        count = count_leading(islice(traces, first, None), most)
+        yield traces[first : first + count]
+        first += count

@@ -9,6 +9,7 @@ from otel_qemu.export.client import TraceClient
 from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.exemplars import Exemplars
 from otel_qemu.export.ids import Ids
+from otel_qemu.export.portions import Bounds, portions
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode, halves
 from otel_qemu.export.stats import Stats
@@ -22,8 +23,6 @@ PATIENCE_S = 60.0
 """How long a recording's traces wait for an endpoint that takes none."""
 SLICE = 4096
 """Requests encoded at once, which bounds what stands in memory beside the queue: about 5 MB."""
-PORTION_SPANS = 2048
-"""So many of a recording's are on their way at once; every queue has room for them."""
 _LOOK_S = 1.0
 
 
@@ -45,6 +44,10 @@ class Client(Protocol):
     @property
     def target(self) -> Target:
         """Where they go."""
+
+    @property
+    def portion(self) -> Bounds:
+        """As much as finds room when nothing else waits."""
 
     def send(self, traces: Sequence[EncodedTrace]) -> None:
         """Queue whole traces; never waits for the network."""
@@ -122,7 +125,7 @@ class ExportSink:
         is_patient = True
         for traces in everything:
             for encoded in self._encoded(self._sampler.sample(traces), names):
-                for portion in portions(encoded, PORTION_SPANS):
+                for portion in portions(encoded, self._client.portion):
                     self._client.send(portion)
                     is_patient = is_patient and self._wait(patience_s)
 
@@ -181,15 +184,3 @@ def slices(traces: Traces, most: int) -> Iterator[Traces]:
         yield Traces(requests, calls, traces.unix_offset_ns)
     for first in range(0, len(traces.orphans), most):
         yield Traces(traces.requests[:0], traces.orphans[first : first + most], traces.unix_offset_ns)
-
-
-def portions(traces: Sequence[EncodedTrace], most_spans: int) -> Iterator[Sequence[EncodedTrace]]:
-    """Whole traces in the same order, at most so many spans at once, or a single larger trace."""
-    first = spans = 0
-    for index, trace in enumerate(traces):
-        if index > first and spans + trace.span_count > most_spans:
-            yield traces[first:index]
-            first, spans = index, 0
-        spans += trace.span_count
-    if first < len(traces):
-        yield traces[first:]

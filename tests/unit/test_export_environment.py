@@ -9,6 +9,7 @@ from otel_qemu.export.client import TraceClient
 from otel_qemu.export.destination import destination
 from otel_qemu.export.endpoint import Signal
 from otel_qemu.export.limits import Limits
+from otel_qemu.export.pile import room_bytes
 
 from .encoded_traces import encoded, many
 from .test_export_queue import is_conserved
@@ -77,3 +78,19 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "77")
     assert destination(Signal.TRACES).name == "http://localhost:4318/v1/traces"
     assert Limits.from_environment() == Limits(queue_spans=77)
+
+
+@pytest.mark.parametrize(("spans", "queue_mib"), [("", 2), ("", 32), ("77", 32)])
+def test_memory_bounds_the_queue_unless_spans_are_asked_for(
+    spans: str, queue_mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the endpoint is away, as much waits as was allowed, and no less for being many small spans."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", spans)
+    sender = TraceClient.from_environment(Limits.from_environment(queue_mib << 20))
+    traces = [encoded(1)] * 1000
+    while not sender.stats.dropped_queue_full_traces:
+        sender.send(traces)
+    queued = sender.stats.queued_traces
+    sender.close(0.1)
+    assert queued == (int(spans) if spans else (queue_mib << 20) // room_bytes(traces[0]))

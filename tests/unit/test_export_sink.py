@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -12,8 +12,10 @@ from otel_qemu.events import NO_RECORDS, Batch, RbdOperation
 from otel_qemu.export import sink as sinks
 from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.ids import Ids
+from otel_qemu.export.limits import Limits
+from otel_qemu.export.portions import Bounds, portions
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.sink import ExportSink, portions, slices
+from otel_qemu.export.sink import ExportSink, slices
 from otel_qemu.export.spans import encode
 from otel_qemu.export.stats import Stats
 from otel_qemu.trace.traces import Join, Traces
@@ -21,6 +23,8 @@ from otel_qemu.trace.traces import Join, Traces
 from . import builders
 from .builders import Call, Request, traces, write
 from .decoded import spans_in
+from .otlp_server import HTTP, serving
+from .sending import WAIT_S, sender_to
 
 NOTHING = Batch(NO_RECORDS, 0)
 
@@ -38,6 +42,7 @@ class FakeClient:
     flushes: int = 0
     closed: bool = False
     name: str = "http://collector:4317"
+    portion: Bounds = field(default_factory=lambda: Bounds(5, 1 << 30))
 
     @property
     def stats(self) -> Stats:
@@ -133,16 +138,15 @@ def test_nothing_gives_nothing() -> None:
 @pytest.mark.parametrize("most_spans", [1, 2, 3, 5, 100])
 def test_portions_are_whole_traces(most_spans: int) -> None:
     encoded = encode(rich(20), builders.names(), Resources(), Ids(random.Random(1)))
-    found = list(portions(encoded, most_spans))
+    found = list(portions(encoded, Bounds(most_spans, 1 << 30)))
     assert [trace for some in found for trace in some] == encoded
     assert all(sum(trace.span_count for trace in some) <= most_spans or len(some) == 1 for some in found)
     joined = [[*one, *other] for one, other in itertools.pairwise(found)]
     assert all(sum(trace.span_count for trace in both) > most_spans for both in joined)
-    assert list(portions([], most_spans)) == []
+    assert list(portions([], Bounds(most_spans, 1 << 30))) == []
 
 
-def test_a_recording_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "PORTION_SPANS", 5)
+def test_a_recording_is_sent_no_faster_than_it_is_taken() -> None:
     most_waiting = 0
 
     class Watching(FakeClient):
@@ -159,8 +163,18 @@ def test_a_recording_is_sent_no_faster_than_it_is_taken(monkeypatch: pytest.Monk
     assert client.sent_spans == len(client.names) == 20 + 19 + 20 + 4 + 4 + 3
 
 
-def test_an_endpoint_that_takes_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "PORTION_SPANS", 5)
+@pytest.mark.parametrize("limits", [Limits(queue_spans=7), Limits(queue_bytes=3000), Limits(queue_spans=30)])
+def test_a_small_queue_loses_nothing_of_a_recording(limits: Limits) -> None:
+    """It is handed no more than it has room for, however little that is."""
+    with serving(HTTP) as server:
+        client = sender_to(server.url, HTTP, limits=replace(limits, delay_s=0.0))
+        sink = ExportSink(client=client)
+        sink.resend([rich(20)], builders.names())
+        stats = client.close(WAIT_S)
+    assert (stats.sent_spans, stats.lost_spans) == (59, 0)
+
+
+def test_an_endpoint_that_takes_nothing_is_not_waited_for_without_end() -> None:
     client = FakeClient(takes=False)
     ExportSink(client=client).resend([rich(20)], builders.names(), patience_s=0.0)
     assert len(client.names) == 59  # all of it is handed over, to be counted
@@ -176,6 +190,6 @@ def test_an_endpoint_that_gets_on_is_waited_for() -> None:
             self.sent_spans = self.flushes // 2
             return self.sent_spans >= 10
 
-    client = Slow()
+    client = Slow(portion=Bounds(100, 1 << 30))
     ExportSink(client=client).resend([rich(5)], builders.names(), patience_s=5.0)
     assert client.flushes == 20
