@@ -44,7 +44,7 @@ struct record {
     u8 kept;             /* enum kept: why there is a record */
     u8 unused;
     s32 return_value;    /* of the RBD half: bytes or 0, or a negative errno; RETURN_UNKNOWN */
-    u64 rbd_ns;          /* union of the intervals of its calls, but for those that COUNT_CALLS_NOT_HELD counts */
+    u64 rbd_ns;          /* union of its calls' intervals within it, but for those that COUNT_CALLS_NOT_HELD counts */
 
     /* RBD half: librbd.h. */
     u64 image;           /* rbd_image_t */

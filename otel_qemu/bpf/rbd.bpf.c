@@ -155,6 +155,22 @@ static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
 }
 
 /*
+ * Put a call under its request: the first into its entry, a further one into `held`, from now on, so that its time is
+ * the request's even if it outlives it.  One that is not held is counted when it ends.
+ */
+static __always_inline void add_call(struct record *parent, struct call *call)
+{
+    struct key key = key_in(parent->pid, parent->request);
+    key.index = call->index;
+    if (!parent->calls)
+        fill_call_half(parent, call);
+    else if (key.index < MAX_CALLS)
+        held.update(&key, call);
+    if (parent->calls < MOST_CALLS)
+        parent->calls++;
+}
+
+/*
  * `iovecs`: 0, or where `length` iovecs are whose bytes are the length.  `completion`: the rbd_completion_t, or, at the
  * sites in the middle of a function, the io::AioCompletion that is its first field; either is a key of its own.
  */
@@ -183,12 +199,8 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
 #ifdef AUDIT
     tell_chain(&call);
 #endif
-    if (insert_call(&key, &call) || !parent)
-        return 0;
-    if (!parent->calls)
-        fill_call_half(parent, &call);
-    if (parent->calls < MOST_CALLS)
-        parent->calls++;
+    if (!insert_call(&key, &call) && parent)
+        add_call(parent, &call);
     return 0;
 }
 
@@ -247,6 +259,19 @@ static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
     return submit_call(operation, PT_REGS_PARM1(ctx), offset, length, iovecs, completion, is_inner);
 }
 
+/* The end of a further call, into the entry that its submit has made: none is made here, for who would take it away? */
+static __always_inline void end_held(struct key *key, struct call *call)
+{
+    key->index = call->index;
+    struct call *its = call->index < MAX_CALLS ? held.lookup(key) : 0;
+    if (!its) {
+        count(COUNT_CALLS_NOT_HELD);
+        return;
+    }
+    its->return_value = call->return_value;
+    its->complete_ns = call->complete_ns;
+}
+
 /* A released call goes to its request if that is still the one it was made for, or leaves by itself. */
 static __always_inline void end_call(u32 pid, struct call *call, struct settings *settings)
 {
@@ -262,9 +287,7 @@ static __always_inline void end_call(u32 pid, struct call *call, struct settings
         parent->return_value = call->return_value;
         parent->call_complete_ns = call->complete_ns;
     } else {
-        key.index = call->index;
-        if (call->index >= MAX_CALLS || held.update(&key, call))
-            count(COUNT_CALLS_NOT_HELD);
+        end_held(&key, call);
     }
 }
 

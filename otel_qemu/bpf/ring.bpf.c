@@ -73,6 +73,12 @@ static __always_inline void emit_lone_call(u32 pid, struct call *call, struct se
         count(emit_call(pid, call, kept) ? COUNT_RECORDS : COUNT_RING_FULL_CALL);
 }
 
+/* When a call was over for its request, that has ended: if it outlives it, then. */
+static __always_inline u64 end_within(struct record *request, u64 complete_ns)
+{
+    return complete_ns && complete_ns < request->complete_ns ? complete_ns : request->complete_ns;
+}
+
 /*
  * The union of the intervals of an ended request's calls, and in `last_end_ns` the end of the last: in submit order,
  * each adds what lies beyond the latest end so far.
@@ -80,19 +86,20 @@ static __always_inline void emit_lone_call(u32 pid, struct call *call, struct se
 static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
 {
     struct key key = key_in(request->pid, request->request);
-    u64 end = request->call_complete_ns ? request->call_complete_ns : request->complete_ns;
+    u64 end = end_within(request, request->call_complete_ns);
     u64 busy = end - request->call_submit_ns;
     for (u32 i = 1; i < MAX_CALLS; i++) {
         if (i >= request->calls)
             break;
         key.index = i;
         struct call *call = held.lookup(&key);
-        if (!call)             /* not ended yet (COUNT_PARENT_GONE tells when it does), or not held */
+        if (!call)             /* not held: counted when it ends */
             continue;
         u64 from = call->submit_ns > end ? call->submit_ns : end;
-        if (call->complete_ns >= from) {   /* a call of 0 ns is the last one, too */
-            busy += call->complete_ns - from;
-            end = call->complete_ns;
+        u64 to = end_within(request, call->complete_ns);
+        if (to >= from) {      /* a call of 0 ns is the last one, too */
+            busy += to - from;
+            end = to;
         }
     }
     *last_end_ns = end;
@@ -112,7 +119,7 @@ static __always_inline bool emit_held(struct record *request)
             break;
         key.index = i;
         struct call *call = held.lookup(&key);
-        if (!call)
+        if (!call || !call->complete_ns)   /* not ended: it leaves by itself when it does (COUNT_PARENT_GONE) */
             continue;
         if (!emit_call(request->pid, call, request->kept))
             return false;

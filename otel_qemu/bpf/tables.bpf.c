@@ -1,7 +1,7 @@
 /*
  * Time every SCSI request and every librbd call of QEMU, and put each call under its request.
  *
- *   scsi_req_enqueue ──► requests ◄── walk ── rbd_aio_readv, ...  ──► calls
+ *   scsi_req_enqueue ──► requests ◄── walk ── rbd_aio_readv, ...  ──► calls; a request's further ones: `held`, too
  *                           │  ▲                                        │
  *                           │  └── first call's end, in the entry ──────┤ rbd_aio_release
  *                           │      further calls' ends, in `held` ──────┘
@@ -65,7 +65,7 @@ struct key {
     u32 index;                 /* of a held call within its request; else 0 */
 };
 
-/* One librbd call in flight, or ended and held until its request ends. */
+/* One librbd call in flight; further ones of a request lie in `held` as well, until it ends. */
 struct call {
     u64 image;
     u64 submit_ns;

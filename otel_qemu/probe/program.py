@@ -153,9 +153,9 @@ class Program:
             del self._bpf[b"processes"][ctypes.c_uint32(pid)]
         if self._audits:
             self._forget_audited(pid)
-        for name in (b"latencies", b"handed"):
+        for name in (b"latencies", b"handed", b"held"):  # what is held has ended, or lies among the calls as well
             self._forget(self._bpf[name], pid)
-        return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls", b"held"))
+        return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls"))
 
     def _forget_audited(self, pid: int) -> None:
         with contextlib.suppress(KeyError):

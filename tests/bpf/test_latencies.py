@@ -15,7 +15,7 @@ from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from otel_qemu.trace.latency import MOST_BOUNDS
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.replay import replay_traces
-from tests.bpf.machine import DEVICE, PID, READ_10, Machine, Via
+from tests.bpf.machine import DEVICE, PID, READ_10, Completion, Machine, Via
 from tests.bpf.test_limits import room_for
 from tests.bpf.test_rbd_time import union_ns
 
@@ -238,6 +238,31 @@ def test_the_kernels_histograms_are_those_of_the_records(
     for traces in replay_traces([Batch(machine.records(), 0)], Correlator()):
         plain.add(traces)
     assert machine.histograms().rows(Names()) == plain.rows(Names())
+
+
+@settings(derandomize=True, database=None, max_examples=200, deadline=None)
+@given(st.dictionaries(st.integers(0, 60), st.integers(0, 90), min_size=1, max_size=5), st.integers(1, 80))
+@example({0: 5, 8: 40}, 20)  # the further call outlives its request
+def test_calls_that_outlive_their_request_are_counted_alike(lengths: dict[int, int], end_ns: int) -> None:
+    """Until the request's end they were librbd's time, in the kernel as in user space."""
+    machine = Machine(bounds_s=SMALL_BOUNDS_S)
+    intervals = sorted((start, start + length) for start, length in lengths.items() if start <= end_ns)
+    begin_ns, calls = machine.now_ns, dict[int, Completion]()
+    one = machine.submit_request()
+    for moment in range(160):
+        machine.now_ns = begin_ns + moment
+        for number, (start, end) in enumerate(intervals):
+            if start == moment:
+                calls[number] = machine.call(one, RbdOperation.READ)
+            if end == moment:
+                machine.release(calls[number])
+        if moment == end_ns:
+            machine.complete(one)
+    plain = Histograms(SMALL_BOUNDS_S)
+    for traces in replay_traces([Batch(machine.records(), 0)], Correlator()):
+        plain.add(traces)
+    assert machine.histograms().rows(Names()) == plain.rows(Names())
+    assert not any(machine.table_sizes().values())
 
 
 def test_when_the_table_is_full_what_is_in_no_histogram_is_counted() -> None:

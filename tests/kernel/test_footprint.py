@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_qemu.errors import NotPossible
 from otel_qemu.probe.footprint import release_compiler_memory, resident_bytes
 from otel_qemu.probe.program import Program
 
@@ -23,10 +24,16 @@ def test_most_of_what_compiling_took_is_given_back() -> None:
     program.close()
 
 
-@pytest.mark.parametrize("name", ["scsi_site", "rbd_site"])
-def test_the_verifier_has_room(name: str) -> None:
+@pytest.mark.parametrize("audit", [False, True], ids=["default", "audit"])
+@pytest.mark.parametrize("name", ["scsi_site", "rbd_site", "audit_site"])
+def test_the_verifier_has_room(name: str, audit: bool) -> None:
     """It follows at most a million instructions; what it has to follow differs from kernel to kernel."""
-    program = Program()
+    program = Program(audit)
+    if name == "audit_site" and not audit:
+        with pytest.raises(NotPossible):
+            program.function(name, multi=True)
+        program.close()
+        return
     try:
         info = Path(f"/proc/self/fdinfo/{program.function(name, multi=True)}").read_text()
     finally:
