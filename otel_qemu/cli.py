@@ -212,7 +212,7 @@ def _send(traces: Iterable[Traces], recording: Recording) -> bool:
     """Send traces and say what became of them; whether any were lost."""
     from otel_qemu.export.sink import ExportSink
 
-    with ExportSink(sampler=Sampler(int(recording.details.get("one_in", 1)))) as sink:
+    with ExportSink(sampler=Sampler(recording.one_in)) as sink:
         sink.resend(traces, recording.names)
     _say(sink.summary())
     return sink.lost_spans > 0

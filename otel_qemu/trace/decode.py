@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from otel_qemu.events import Kind, Link, Records
 from otel_qemu.trace import scsi
 from otel_qemu.trace.columns import Columns, Rows, Table, columnar
 from otel_qemu.trace.traces import CALL, REQUEST
@@ -62,3 +63,18 @@ def byte_ranges(requests: Rows) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]
     """First byte and end of each request's range on the disk, uint64, shape (n,); both 0 where the CDB tells none."""
     start = requests["lba"] * requests["block_bytes"].astype("u8")
     return start, np.where(requests["block_bytes"] > 0, start + requests["bytes"], 0)
+
+
+_TIMES = ("submit_ns", "complete_ns", "call_submit_ns", "call_complete_ns")
+_LAST_NS = np.iinfo("i8").max
+
+
+def impossible(records: Records) -> str | None:
+    """What some records hold that no probe writes, and that those who read them could not make sense of; else None."""
+    if (~np.isin(records["kind"], list(Kind))).any():
+        return "records of no kind"
+    if (records["link"] > max(Link)).any():
+        return "links of no kind"
+    if any((records[name] > _LAST_NS).any() for name in _TIMES):
+        return "times that no clock shows"
+    return None

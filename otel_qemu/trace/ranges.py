@@ -59,6 +59,7 @@ class RangeJoin:
         overlaps = (requests["complete_ns"] >= calls["complete_ns"].min()) & (
             requests["submit_ns"] <= calls["submit_ns"].max()
         )
+        overlaps &= requests["submit_ns"] <= requests["complete_ns"]  # two CPUs' clocks, or a recording, may differ
         rows = np.flatnonzero(overlaps)
         sweep = _Sweep(requests.taken(rows), covered[rows], within_ns)
         for index, call in _in_order_of_submits(calls):

@@ -35,6 +35,7 @@ from otel_qemu.trace.chunks import (
     chunks_of,
     layout,
 )
+from otel_qemu.trace.decode import impossible
 from otel_qemu.trace.names import Names
 
 
@@ -170,7 +171,7 @@ class Recording:
     Attributes:
         path: of the file.
         details: its first chunk: ``format``, ``record_bytes``, ``fields``, ``counters`` (their names), ``kernel``,
-            ``machine``, ``command``, ``clock``, and what the writer was given.  Not checked: only for people to read.
+            ``machine``, ``command``, ``clock``, and what the writer was given.  Not checked: for people to read.
         processes: what was traced, by pid: build ids, versions, layouts.  Not checked either.
         names: all that the file knows, for its whole length; later knowledge wins.
         counters: the kernel's at the end; empty when the recording was not ended in order.
@@ -212,6 +213,12 @@ class Recording:
             recording.damage = str(error)
         return recording
 
+    @property
+    def one_in(self) -> int:
+        """The kernel kept one in so many of what is neither an error nor slow; 1 where the file does not tell."""
+        told = self.details.get("one_in")
+        return told if isinstance(told, int) and 0 <= told < 1 << 64 else 1
+
     def batches(self) -> Iterator[Batch]:
         """Every batch as it was written, without a copy: read-only views of the file.  Can be called again."""
         for chunk in self._batches:
@@ -221,10 +228,8 @@ class Recording:
         match chunk.kind:
             case ChunkKind.RECORDS if len(chunk.payload) % RECORD.itemsize:
                 raise chunk.damage(f"has {len(chunk.payload)} bytes, which are not records of {RECORD.itemsize}")
-            case ChunkKind.RECORDS if len(chunk.payload):
-                self._batches.append(chunk)
             case ChunkKind.RECORDS:
-                pass
+                self._take_records(chunk)
             case ChunkKind.NAMES:
                 self.names.update(_names(chunk))
             case ChunkKind.COUNTERS:
@@ -233,6 +238,12 @@ class Recording:
                 self.processes |= _processes(chunk)
             case _:
                 raise chunk.damage("does not belong here")
+
+    def _take_records(self, chunk: Chunk) -> None:
+        if what := impossible(records_of(chunk.payload)):
+            raise chunk.damage(f"holds {what}")
+        if len(chunk.payload):
+            self._batches.append(chunk)
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
@@ -287,5 +298,5 @@ def _counters(chunk: Chunk) -> dict[str, int]:
 def _processes(chunk: Chunk) -> dict[int, dict[str, Any]]:
     try:
         return {int(process["pid"]): process for process in chunk.json()["processes"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise chunk.damage("does not hold processes") from error

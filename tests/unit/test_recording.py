@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.events import RECORD, Batch
+from otel_qemu.events import RECORD, Batch, Kind, Link
 from otel_qemu.probe.tracer import unix_offset_ns
 from otel_qemu.trace.chunks import FORMAT, ChunkKind
 from otel_qemu.trace.names import Disk, Names
@@ -82,7 +82,10 @@ class TestRoundTrip:
         assert [batch.records.tobytes() for batch in found] == [batch.records.tobytes() for batch in batches]
 
     def test_random_bytes_survive(self, path: Path) -> None:
-        rows = np.frombuffer(os.urandom(RECORD.itemsize * 23), RECORD)
+        rows = np.frombuffer(bytearray(os.urandom(RECORD.itemsize * 23)), RECORD)
+        rows["kind"], rows["link"] = Kind.REQUEST, Link.WALK
+        for name in ("submit_ns", "complete_ns", "call_submit_ns", "call_complete_ns"):
+            rows[name] >>= 1
         with RecordingWriter(path, {}) as writer:
             writer.write(Batch(rows[::2], 1))
 
@@ -292,6 +295,10 @@ class TestDamage:
             ),
             (json_chunk(ChunkKind.COUNTERS, {"records": "many"}), "does not hold counters"),
             (json_chunk(ChunkKind.PROCESSES, {"processes": [{"name": "x"}]}), "does not hold processes"),
+            (json_chunk(ChunkKind.PROCESSES, {"processes": [{"pid": float("inf")}]}), "does not hold processes"),
+            (chunk(ChunkKind.RECORDS, builders.records(1, kind=9).tobytes()), "holds records of no kind"),
+            (chunk(ChunkKind.RECORDS, builders.records(1, link=103).tobytes()), "holds links of no kind"),
+            (chunk(ChunkKind.RECORDS, builders.records(1, complete_ns=1 << 63).tobytes()), "times that no clock shows"),
             (json_chunk(77, {}), "of unknown kind 77"),
             (json_chunk(ChunkKind.DETAILS, {}), "does not belong here"),
         ],
@@ -303,6 +310,11 @@ class TestDamage:
         assert said in (recording.damage or "")
         assert str(whole_bytes) in (recording.damage or "") or "cut off" in (recording.damage or "")
         assert sum(map(len, recording.batches())) == 5
+
+    @pytest.mark.parametrize(("told", "taken"), [(7, 7), (0, 0), (-1, 1), ("7", 1), (float("inf"), 1), (2**70, 1)])
+    def test_what_it_says_of_sampling_is_a_number_or_nothing(self, path: Path, told: Any, taken: int) -> None:
+        RecordingWriter(path, {"one_in": told}).close()
+        assert Recording.open(path).one_in == taken
 
     def test_a_batch_of_nothing_is_no_damage(self, small: Path) -> None:
         recording = Recording.open(append(small, chunk(ChunkKind.RECORDS, b"")))
