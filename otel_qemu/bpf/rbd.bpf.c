@@ -162,10 +162,12 @@ static __always_inline void add_call(struct record *parent, struct call *call)
 {
     struct key key = key_in(parent->pid, parent->request);
     key.index = call->index;
-    if (!parent->calls)
+    if (!parent->calls) {
         fill_call_half(parent, call);
-    else if (key.index < MAX_CALLS)
+    } else if (key.index < MAX_CALLS) {
+        call->complete_ns = NOT_ENDED;
         held.update(&key, call);
+    }
     if (parent->calls < MOST_CALLS)
         parent->calls++;
 }

@@ -73,21 +73,29 @@ static __always_inline void emit_lone_call(u32 pid, struct call *call, struct se
         count(emit_call(pid, call, kept) ? COUNT_RECORDS : COUNT_RING_FULL_CALL);
 }
 
-/* When a call was over for its request, that has ended: if it outlives it, then. */
-static __always_inline u64 end_within(struct record *request, u64 complete_ns)
+/* The later of two times, without a branch: in a loop, each is one more for the verifier to follow every time round. */
+static __always_inline u64 later(u64 one, u64 other)
 {
-    return complete_ns && complete_ns < request->complete_ns ? complete_ns : request->complete_ns;
+    s64 ahead = one - other, sign = ahead >> 63;
+    asm volatile("" : "+r"(sign));   /* or the compiler makes a branch of it */
+    return one - (ahead & sign);
+}
+
+static __always_inline u64 sooner(u64 one, u64 other)
+{
+    return one + other - later(one, other);
 }
 
 /*
  * The union of the intervals of an ended request's calls, and in `last_end_ns` the end of the last: in submit order,
- * each adds what lies beyond the latest end so far.
+ * each adds what lies beyond the latest end so far.  One that outlives its request is over when that is.
  */
 static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
 {
     struct key key = key_in(request->pid, request->request);
-    u64 end = end_within(request, request->call_complete_ns);
-    u64 busy = end - request->call_submit_ns;
+    u64 begin = request->call_submit_ns, end = request->call_complete_ns ? request->call_complete_ns : NOT_ENDED;
+    end = sooner(end, request->complete_ns);
+    u64 busy = end - begin;
     for (u32 i = 1; i < MAX_CALLS; i++) {
         if (i >= request->calls)
             break;
@@ -95,12 +103,9 @@ static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
         struct call *call = held.lookup(&key);
         if (!call)             /* not held: counted when it ends */
             continue;
-        u64 from = call->submit_ns > end ? call->submit_ns : end;
-        u64 to = end_within(request, call->complete_ns);
-        if (to >= from) {      /* a call of 0 ns is the last one, too */
-            busy += to - from;
-            end = to;
-        }
+        begin = later(call->submit_ns, end);
+        end = later(begin, sooner(call->complete_ns, request->complete_ns));
+        busy += end - begin;
     }
     *last_end_ns = end;
     return busy;
@@ -119,7 +124,7 @@ static __always_inline bool emit_held(struct record *request)
             break;
         key.index = i;
         struct call *call = held.lookup(&key);
-        if (!call || !call->complete_ns)   /* not ended: it leaves by itself when it does (COUNT_PARENT_GONE) */
+        if (!call || call->complete_ns == NOT_ENDED)   /* it leaves by itself when it does (COUNT_PARENT_GONE) */
             continue;
         if (!emit_call(request->pid, call, request->kept))
             return false;

@@ -31,6 +31,7 @@
 #define CHECK_CONDITION 2      /* SAM-5 5.3.1 */
 #define CONDITION_MET 4
 #define ENDING_RETRY 0x80      /* only inside `requests`: QEMU stopped on an error and will submit this request again */
+#define NOT_ENDED (1ULL << 62) /* complete_ns of a call in `held` that is in flight: later than all times */
 #define EXISTS (-17)           /* -EEXIST */
 #define NO_WAKEUP 1            /* BPF_RB_NO_WAKEUP: the reader comes on a timer; a wake-up costs 50 times a record */
 
@@ -69,7 +70,7 @@ struct key {
 struct call {
     u64 image;
     u64 submit_ns;
-    u64 complete_ns;
+    u64 complete_ns;           /* 0 in flight; in `held`, NOT_ENDED */
     u64 offset;
     u64 length;
     u64 request;               /* parent, with its submit_ns: an address alone may since have been used again */
