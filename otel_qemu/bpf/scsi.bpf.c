@@ -48,9 +48,13 @@ static __always_inline int on_scsi_req_new(struct pt_regs *ctx)
 {
     struct key key = key_of_name(current_pid(), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
     struct handed it = {.device = PT_REGS_PARM1(ctx)};
-    if (!bpf_probe_read_user(&it.cdb, 6, (void *)PT_REGS_PARM4(ctx)))
+    struct process *process = processes.lookup(&key.pid);
+    /* Of a process that runs the same binary, and is not asked for or needs no proof, nothing would take it away. */
+    bool wanted = process && process->proving;
+    if (wanted && !bpf_probe_read_user(&it.cdb, 6, (void *)PT_REGS_PARM4(ctx)))
         handed.update(&key, &it);
-    return count_traced(COUNT_SCSI_HANDED);
+    count(process ? COUNT_SCSI_HANDED : COUNT_FOREIGN);
+    return 0;
 }
 
 /* Whether a request reads as it was made; if it does, that is one proof more. */

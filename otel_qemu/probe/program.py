@@ -124,19 +124,26 @@ class Program:
         keys = b"".join(bytes(key) for key in self._bpf[b"latencies"].keys())  # noqa: SIM118 - a bcc table is no dict
         return np.frombuffer(keys, dtype=latency.SERIES)
 
-    def trace_process(self, pid: int, layout: Layout, proving: bool = False) -> None:
+    def trace_process(self, pid: int, layout: Layout, proving: bool = False, keep_all: bool = False) -> None:
         """
         From now on, hits in this process are requests.
-
-        Without a walk its calls are joined in user space, which needs every record of it.
 
         Args:
             pid: of the process.
             layout: of its structs.
             proving: take only requests that read as what scsi_req_new was handed.
+            keep_all: its calls are joined in user space, which needs every record of it.
         """
         table = self._bpf[b"processes"]
-        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), not layout.walk_known, proving, 0, 0, 0)
+        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), keep_all, proving, 0, 0, 0)
+
+    def trust_process(self, pid: int) -> None:
+        """From now on, take a traced process's requests without proof; all else that is known of it stays."""
+        table = self._bpf[b"processes"]
+        process = table[ctypes.c_uint32(pid)]
+        process.proving = 0
+        table[ctypes.c_uint32(pid)] = process
+        self._forget(self._bpf[b"handed"], pid)
 
     def audit_process(self, pid: int) -> None:
         """From now on, follow this process's coroutines."""

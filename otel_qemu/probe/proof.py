@@ -1,19 +1,28 @@
 """
 Putting layouts to the proof: requests are taken only if they read as what scsi_req_new was handed, until enough did.
 
-That function is probed for as long, and no longer: a guest pays for it with its first requests.
+That function is probed for as long, and no longer.  All guests that run a binary pay for it, so what one of them has
+proven holds for the others as well: an idle one would keep it there.
 """
 
 import logging
 
 from otel_qemu.probe import attach
 from otel_qemu.probe.inspection import Inspection
+from otel_qemu.probe.layouts import Layout
 from otel_qemu.probe.program import Program
 
 log = logging.getLogger(__name__)
 
 ENOUGH = 16
 """Requests, all of which agree in device, tag, LUN and the first bytes of the CDB."""
+
+_Build = tuple[tuple[int, int], str, Layout]
+"""What a proof is of: a file, by its inode and what is in it, and what was read off it."""
+
+
+def _build(inspection: Inspection) -> _Build:
+    return inspection.process.executable.identity, inspection.build_ids.get("qemu", ""), inspection.layout
 
 
 class Proofs:
@@ -27,6 +36,7 @@ class Proofs:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._waiting: dict[int, Inspection] = {}
+        self._proven: set[_Build] = set()
         self._told: set[int] = set()
         self._probes: dict[tuple[int, int], attach.Attachment] = {}
 
@@ -38,7 +48,7 @@ class Proofs:
             NotPossible: the kernel refuses the probe.
         """
         file, site = inspection.process.executable, inspection.proof
-        if site is None or not inspection.sites.get("scsi"):
+        if site is None or not inspection.sites.get("scsi") or _build(inspection) in self._proven:
             return False
         if file.identity not in self._probes:
             self._probes[file.identity] = attach.attach(self._program, file.path, [site], route)
@@ -50,8 +60,7 @@ class Proofs:
         for pid, inspection in list(self._waiting.items()):
             proven, refuted = self._program.proofs(pid)
             if proven >= ENOUGH:
-                self._program.trace_process(pid, inspection.layout)
-                self.forget(pid)
+                self._proven.add(_build(inspection))
             elif refuted >= ENOUGH and not proven and pid not in self._told:
                 self._told.add(pid)
                 log.warning(
@@ -59,6 +68,9 @@ class Proofs:
                     "SCSIRequest otherwise; report it with the output of `otel-qemu check --json`",
                     pid,
                 )
+        for pid in [pid for pid, inspection in self._waiting.items() if _build(inspection) in self._proven]:
+            self._program.trust_process(pid)
+            self.forget(pid)
 
     def forget(self, pid: int) -> None:
         """A process is proven, or has gone: probes that no other needs are detached."""

@@ -191,8 +191,11 @@ class Tracer:
                 known.attached.append(file)
         except NotPossible as error:
             log.warning("process %d: %s", process.pid, error)
+        layout, both = known.inspection.layout, len(known.attached) > 1
         if known.attached:
-            self._program.trace_process(process.pid, known.inspection.layout, proving)
+            self._program.trace_process(process.pid, layout, proving, keep_all=both and not layout.walk_known)
+        else:  # it may have ended meanwhile
+            self._let_go(process.pid)
         return known
 
     def _attach(self, file: MappedFile, sites: list[Site]) -> None:
@@ -207,10 +210,14 @@ class Tracer:
         counts = ProcessCounts(identity, series[its], latencies[its])
         self._ended.add_all(histograms_of(counts.series, counts.latencies, self.bounds_s))
         self.abandoned += self._program.forget_process(identity[0])
-        self._proofs.forget(identity[0])
-        if self._audits:
-            self._audits.forget(identity[0])
+        self._let_go(identity[0])
         return counts
+
+    def _let_go(self, pid: int) -> None:
+        """Probes of a process that are not those of its binaries' layers go, where no other needs them."""
+        self._proofs.forget(pid)
+        if self._audits:
+            self._audits.forget(pid)
 
     def _detach_unused(self) -> None:
         used = {file.identity for known in self._known.values() for file in known.attached}

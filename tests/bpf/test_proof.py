@@ -84,8 +84,9 @@ def test_what_cannot_be_read_proves_nothing() -> None:
 
 
 def test_a_proven_process_is_not_asked(machine: Machine) -> None:
-    """Nor does a process that nobody traces leave anything."""
-    machine.submit_request(READ_10)
+    """Nor one that nobody traces: though their binary has the probe, nothing stays of them to fill the table."""
+    machine.new(machine.submit_request(READ_10))
     machine.pid += 1
     machine.new(machine.allocate_request())
-    assert machine.counted() == {"scsi_submitted": 1, "foreign": 1}
+    assert machine.counted() == {"scsi_submitted": 1, "scsi_handed": 1, "foreign": 1}
+    assert machine.table_sizes()["handed"] == 0

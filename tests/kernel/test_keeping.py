@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,18 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import RECORD, Kept, Kind, Layer
+from otel_qemu.probe import tracer as tracer_module
+from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
+from otel_qemu.probe.layouts import UNKNOWN_OFFSET
+from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.trace.histograms import Histograms, in_ns, parse_bounds
 from otel_qemu.trace.latency import MOST_BOUNDS
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.sample import Sampler
 from otel_qemu.trace.scsi import operation_code
 from otel_qemu.trace.traces import durations_ns
-from tests.kernel.fake.build import OPAQUE, QEMU_11_1
+from tests.kernel.fake.build import OPAQUE, QEMU_7_2, QEMU_11_1
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
 
@@ -274,3 +279,18 @@ def within(weights: NDArray[np.float64], exact: int) -> bool:
     """Whether an estimate lies within five standard errors; of nothing kept, the error is that of one weight."""
     variance = max(float((weights * (weights - 1)).sum()), float(weights.max(initial=10)) ** 2)
     return abs(float(weights.sum()) - exact) < 5 * math.sqrt(variance)
+
+
+def test_without_calls_nothing_is_kept_for_joining_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest without librbd has no walk, and none is missed: its requests are thinned out like any other's."""
+
+    def without_rbd(process: QemuProcess) -> Inspection:
+        found = inspect(process)
+        del found.sites["rbd"]
+        found.layout = replace(found.layout, completion_argument=UNKNOWN_OFFSET, coroutine=UNKNOWN_OFFSET)
+        return found
+
+    monkeypatch.setattr(tracer_module, "inspect", without_rbd)
+    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, keeping=COUNTS_ONLY) as tracing:
+        qemu.command("read 211 4096")
+        assert tracing.counted() == {"scsi_submitted": 211, "scsi_completed": 211, "requests_not_kept": 211}

@@ -1,4 +1,4 @@
-"""Layouts are put to the proof with the first requests of each process, and one that is refuted is not used."""
+"""Layouts are put to the proof with the first requests of a binary, and one that is refuted is not used."""
 
 import dataclasses
 import logging
@@ -6,11 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from otel_qemu.errors import NotPossible
+from otel_qemu.probe import attach as attach_module
 from otel_qemu.probe import tracer as tracer_module
 from otel_qemu.probe.attach import MULTI, PERF
 from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.processes import QemuProcess
+from otel_qemu.probe.program import Program
 from otel_qemu.probe.proof import ENOUGH
+from otel_qemu.probe.sites import PROOF, Site
 from tests.kernel.fake.build import QEMU_7_2, Variant
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
@@ -38,17 +42,36 @@ def test_the_first_requests_prove_a_layout(qemu: FakeQemu, route: str) -> None:
     assert "scsi_handed" not in counted
 
 
-def test_a_process_that_comes_later_is_proven_too() -> None:
-    """Its binary's probes are there already, but for that one."""
-    with FakeQemu(QEMU_7_2) as first, FakeQemu(QEMU_7_2) as second, Tracing(first, prove=True) as tracing:
-        first.command(f"read {ENOUGH} 4096")
+def test_a_proof_is_of_the_binary() -> None:
+    """An idle guest does not keep the probe in the others, and one that comes later needs no proof."""
+    with FakeQemu(QEMU_7_2) as busy, FakeQemu(QEMU_7_2) as idle, FakeQemu(QEMU_7_2) as later:
+        with Tracing(busy, idle, prove=True) as tracing:
+            busy.command(f"read {ENOUGH} 4096")
+            tracing.tracer.refresh()
+            tracing.selection.qemus.append(later)
+            tracing.tracer.refresh()
+            tracing.counted()
+            for qemu in (busy, idle, later):
+                qemu.command("read 5 4096")
+            counted = tracing.counted()
+    assert counted["scsi_submitted"] == 15
+    assert "scsi_handed" not in counted
+
+
+def test_a_process_that_ends_while_its_probes_are_attached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first of them, the file is not to be had any more: it is not traced, and nothing stays."""
+    attach = attach_module.attach
+
+    def refuse(program: Program, path: str, sites: list[Site], route: str) -> attach_module.Attachment:
+        if sites[0].probe is not PROOF:
+            raise NotPossible(f"cannot attach to {path}: No such file or directory")
+        return attach(program, path, sites, route)
+
+    monkeypatch.setattr(attach_module, "attach", refuse)
+    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, prove=True) as tracing:
         tracing.tracer.refresh()
-        tracing.counted()
-        tracing.selection.qemus.append(second)
-        tracing.tracer.refresh()
-        second.command("read 5 4096")
-        counted = tracing.counted()
-    assert (counted["scsi_handed"], counted["scsi_submitted"]) == (5, 5)
+        qemu.command("read 5 4096")
+        assert (tracing.tracer.inspections, tracing.counted()) == ([], {})
 
 
 @pytest.mark.parametrize("field", ["device", "tag"])
