@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import NO_RECORDS, RECORD, Batch, Kind, Link, Records
+from otel_qemu.events import NO_RECORDS, RECORD, Batch, Ending, Kind, Link, Records
 from otel_qemu.trace import rules
 from otel_qemu.trace.assembly import Assembly
 from otel_qemu.trace.columns import Columns, Picked, Rows
@@ -151,13 +151,17 @@ class Correlator:
         return taken(calls, found), joined(taken(alone, ~due), taken(calls, ~found))
 
     def _is_whole(self, records: Columns) -> NDArray[np.bool_]:
-        """Requests that need nothing else, nearly all: their only call lies in the record, or they made none."""
+        """
+        Requests that need nothing else, nearly all: their only call lies in the record, or they made none.
+
+        One that hangs (in a recording) leaves as it was told then: its calls are for its end, which comes by itself.
+        """
         has_call, ended = records["call_submit_ns"] > 0, records["call_complete_ns"] > 0
         whole = (records["kind"] == Kind.REQUEST) & (records["submit_ns"] > 0)
         whole &= (records["calls"] == has_call) & (has_call == ended)
         if self._unwalked:
             whole &= ~np.isin(records["pid"], list(self._unwalked))
-        return whole
+        return whole | (records["kind"] == Kind.REQUEST) & (records["ending"] == Ending.HUNG)
 
     def _learn_unwalked(self, fresh: Columns) -> None:
         """Processes whose requests wait for calls without a walk; one that makes none any more is forgotten."""

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from otel_qemu.events import NO_RECORDS, RECORD, Ending, Kept, Records
-from otel_qemu.trace.correlate import traces_of_requests
+from otel_qemu.events import NO_RECORDS, RECORD, Batch, Ending, Kept, Kind, RbdOperation, Records
+from otel_qemu.trace.correlate import Correlator, traces_of_requests
 from otel_qemu.trace.histograms import Histograms
 from otel_qemu.trace.hung import LONGEST_S, HungRequests
 from otel_qemu.trace.names import Names
-from tests.unit.builders import PID, UNIX_OFFSET_NS, records
+from tests.unit.builders import PID, UNIX_OFFSET_NS, Hit, Submitted, records, ring
 
 SECOND_NS = 10**9
 LONGEST_NS = round(LONGEST_S * 1e9)
@@ -100,3 +100,19 @@ def test_a_hung_request_is_a_trace_but_in_no_histogram() -> None:
     histograms.add(traces)
     assert histograms.rows(Names()) == []
     assert np.array_equal(traces.requests["ending"], [Ending.HUNG])
+
+
+def test_replay_tells_it_as_it_was_told_and_takes_nothing_from_its_end() -> None:
+    """A recording has both: the one that hung leaves at once, and the calls belong to the one that ended."""
+    begin_ns, end_ns = 1_000, 1_000 + LONGEST_NS + SECOND_NS
+    calls = (Hit(RbdOperation.WRITE, 2_000, end_ns - 9), Hit(RbdOperation.FLUSH, end_ns - 8, end_ns - 1))
+    ended = ring([Submitted(submit_ns=begin_ns, complete_ns=end_ns, calls=calls)])
+    rows = ended[ended["kind"] == Kind.REQUEST].copy()
+    rows["calls"], rows["call_complete_ns"], rows["complete_ns"], rows["ending"] = 1, 0, 0, 0
+    hung = HungRequests().select(rows, begin_ns + LONGEST_NS + 1)
+
+    correlator = Correlator()
+    first, then, rest = (correlator.feed(Batch(part, UNIX_OFFSET_NS)) for part in (hung, ended, NO_RECORDS))
+    assert (first.requests["ending"].tolist(), first.calls["complete_ns"].tolist()) == ([Ending.HUNG], [0])
+    assert then.requests[["ending", "calls", "incomplete"]].tolist() == [(Ending.COMPLETED, 2, 0)]
+    assert (len(rest.requests), correlator.held) == (0, 0)
