@@ -31,6 +31,9 @@ from otel_qemu.trace.traces import Traces
 
 log = logging.getLogger(__name__)
 
+REMEMBER_S = 60.0
+"""So long the names of a guest that has ended are known, where they are not printed at the end."""
+
 Ready = Callable[[Tracer, Iterable[Guest]], None]
 
 
@@ -73,7 +76,8 @@ class Service:
             sinks: each is handed everything.
             keeping: which traces get a record.
             bounds_s: of the exact histograms.
-            meters: each is handed measurements when it is due, and the last ones.
+            meters: each is handed measurements when it is due, and the last ones.  Where there are any, nothing else is
+                kept of guests that have ended: a service may meet more of them than it has memory for.
             intervals: of the loop.
             notifier: is told that we are ready, alive and stopping.
             audit: hold the joins against the exact chain as well.
@@ -89,6 +93,8 @@ class Service:
         self._stopping = threading.Event()
         self._told: set[str] = set()
         self._problem: str | None = None
+        self._ended_at: dict[int, float] = {}
+        self._remembers = not meters
         self.correlator = Correlator()
         self._meters = Meters(meters, selection, self._naming, self.correlator)
         self.audit = Audit() if audit else None
@@ -98,7 +104,7 @@ class Service:
         self.counters: dict[str, int] = {}
         """The kernel's counters, as they were at the end."""
         self.histograms = Histograms(bounds_s)
-        """Of every request and call, counted in the kernel, as they were at the end."""
+        """Of every request and call, counted in the kernel, as they were at the end; see `meters` for whose."""
         self.abandoned = 0
         """Requests and calls that were in flight when their process ended."""
         self.traced: dict[int, dict[str, Any]] = {}
@@ -151,7 +157,7 @@ class Service:
         self._stopping.set()
 
     def _tracer(self) -> Tracer:
-        return Tracer(self._selection, self._keeping, self._bounds_s, self.audit is not None)
+        return Tracer(self._selection, self._keeping, self._bounds_s, self.audit is not None, self._remembers)
 
     def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
         end = None if duration_s is None else time.monotonic() + duration_s
@@ -179,7 +185,10 @@ class Service:
         return f"{traced}; {stats.requests} SCSI requests and {stats.calls} RBD calls kept"
 
     def _refresh(self, tracer: Tracer) -> None:
-        self._meters.ended(tracer.refresh())
+        ended = tracer.refresh()
+        self._meters.ended(ended)
+        if not self._remembers:
+            self._forget_ended(process.identity[0] for process in ended)
         self.audited |= bool(tracer.audited)
         if self._selection.problem != self._problem:
             self._problem = self._selection.problem
@@ -187,6 +196,16 @@ class Service:
                 log.warning("%s", self._problem)
         self._naming.learn_guests(self._selection.guests)
         self.traced |= {found.process.pid: found.provenance() for found in tracer.inspections}
+
+    def _forget_ended(self, pids: Iterable[int]) -> None:
+        """Forget the names of processes that have ended, once their last traces have been told."""
+        now = time.monotonic()
+        self._ended_at |= dict.fromkeys(pids, now)
+        for pid in [pid for pid, ended in self._ended_at.items() if ended + REMEMBER_S <= now]:
+            del self._ended_at[pid]
+            if pid not in self._selection.guests:
+                self._naming.forget(pid)
+                self.traced.pop(pid, None)
 
     def _tell_hung(self, tracer: Tracer) -> None:
         """Hand out requests that hang, once, without waiting for an end that may never come."""

@@ -49,7 +49,6 @@ class RecordSink:
             BadInput: it cannot be written.
         """
         self._writer = RecordingWriter(path, details or {})
-        self._written_names: object = None
         self._processes: dict[int, dict[str, Any]] = {}
         self.records = 0
 
@@ -64,7 +63,7 @@ class RecordSink:
         if len(batch):
             self._writer.write(batch)
             self.records += len(batch)
-        self._write_names(names)
+        self._writer.write_names(names)
 
     def describe(self, processes: Iterable[dict[str, Any]]) -> None:
         """Append what records of these processes depend on (`Inspection.provenance`), if that is new."""
@@ -75,11 +74,5 @@ class RecordSink:
 
     def finish(self, names: Names, counters: dict[str, int]) -> None:
         """Append what is known at the end."""
-        self._write_names(names)
+        self._writer.write_names(names)
         self._writer.write_counters(counters)
-
-    def _write_names(self, names: Names) -> None:
-        now = names.to_json()
-        if now != self._written_names:
-            self._writer.write_names(names)
-            self._written_names = now

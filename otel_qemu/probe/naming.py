@@ -40,14 +40,15 @@ class Naming:
 
     def learn_images(self, image_of: dict[tuple[int, int], int]) -> bool:
         """Name images by the disks that use them: (pid, SCSIDevice *) → rbd_image_t; returns whether any was new."""
-        fresh = [
-            (key, image)
-            for key, image in image_of.items()
-            if (key[0], image) not in self.names.images and key in self.names.devices
-        ]
-        for (pid, device), image in fresh:
-            self.names.images[pid, image] = self.names.disk(pid, device)
+        known = {(key[0], image): self.names.devices.get(key) for key, image in image_of.items()}
+        fresh = {key: disk for key, disk in known.items() if disk and self.names.images.get(key) != disk}
+        self.names.images.update(fresh)
         return bool(fresh)
+
+    def forget(self, pid: int) -> None:
+        """A process has ended, and all that could be said of it has been."""
+        self.names.guests.pop(pid, None)
+        self._forget(pid)
 
     def _disk(self, pid: int, device: int) -> Disk:
         alias = device_alias(pid, device) or f"0x{device:x}"

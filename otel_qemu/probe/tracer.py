@@ -57,6 +57,7 @@ class Tracer:
         keeping: Keeping = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         audit: bool = False,
+        remember: bool = True,
     ) -> None:
         """
         Load the program; nothing is attached before `refresh`.
@@ -66,6 +67,8 @@ class Tracer:
             keeping: which traces get a record.
             bounds_s: of the kernel's histograms, at most `latency.MOST_BOUNDS`.
             audit: whether to attach the exact chain as well.
+            remember: whether `histograms` has those of processes that have ended; they are one more for each guest
+                that ever was.
         """
         if len(bounds_s) > MOST_BOUNDS:
             raise BadInput(
@@ -74,6 +77,7 @@ class Tracer:
         require_rights()
         self.bounds_s = bounds_s
         self._ended = Histograms(bounds_s)
+        self._remembers = remember
         self._selection = selection
         self._attachments: dict[tuple[int, int], attach.Attachment] = {}
         self._known: dict[Identity, _Known] = {}
@@ -138,7 +142,7 @@ class Tracer:
         return self._audits.pids if self._audits else []
 
     def histograms(self) -> Histograms:
-        """Every request and call so far, counted in the kernel, whatever became of their records and processes."""
+        """Every request and call so far, counted in the kernel, whatever became of their records."""
         found = histograms_of(*self._program.latencies(), self.bounds_s)
         found.add_all(self._ended)
         return found
@@ -208,7 +212,8 @@ class Tracer:
         series, latencies = self._program.latencies()
         its = series["pid"] == identity[0]
         counts = ProcessCounts(identity, series[its], latencies[its])
-        self._ended.add_all(histograms_of(counts.series, counts.latencies, self.bounds_s))
+        if self._remembers:
+            self._ended.add_all(histograms_of(counts.series, counts.latencies, self.bounds_s))
         self.abandoned += self._program.forget_process(identity[0])
         self._let_go(identity[0])
         return counts

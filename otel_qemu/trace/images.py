@@ -68,5 +68,7 @@ class Images:
             self._of = dict(newest)
 
     def known(self) -> dict[Key, int]:
-        """The image of each disk."""
-        return {key: used.image for key, used in self._of.items()}
+        """The image of each disk; a handle that was another disk's before is of who used it last."""
+        by_age = sorted(self._of.items(), key=lambda item: item[1].last_ns)
+        users = {(pid, used.image): (pid, device) for (pid, device), used in by_age}
+        return {key: image for (_, image), key in users.items()}

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,9 @@ CONVINCING_VOTES = 3
 
 MOST_VOTES = 8
 """A disk has no more of them, so that an image whose address another one takes over is soon seen to have moved."""
+
+MOST_IMAGES = 65_536
+"""Images whose votes are remembered; of more, those met last."""
 
 _NO_END = 1 << 64
 
@@ -65,7 +69,12 @@ class RangeJoin:
         for index, call in _in_order_of_submits(calls):
             found, join[index] = self._match_one(sweep, call)
             parent[index] = rows[found] if found >= 0 else -1
+        self._forget()
         return parent, join
+
+    def _forget(self) -> None:
+        if len(self._votes) > 2 * MOST_IMAGES:
+            self._votes = defaultdict(Counter, islice(self._votes.items(), len(self._votes) - MOST_IMAGES, None))
 
     def _match_one(self, sweep: "_Sweep", call: "_Call") -> tuple[int, int]:
         sweep.move(call.submit_ns)

@@ -33,6 +33,9 @@ UNKNOWN = (1 << 64) - 1
 BURST_S = 5.0
 """So many seconds' worth of a guest's traces may come at once."""
 
+MOST_GUESTS = 4096
+"""Guests whose counts are kept apart; those of the first of more go to process id 0."""
+
 _LEAST_SHARE = 0.01
 """Of a burst, when nothing is left: a probability of 0 would hide traces from every estimate."""
 
@@ -61,7 +64,7 @@ class Sampler:
             random: where randomness comes from; None: the operating system's.
         """
         self.stats: dict[int, Shares] = {}
-        """By pid."""
+        """By pid; 0: of guests long gone."""
         self._threshold = threshold_of(one_in)
         self._cap = _Cap(most_per_s) if most_per_s else None
         self._random = random or np.random.default_rng()
@@ -100,6 +103,10 @@ class Sampler:
             shares = self.stats.setdefault(pid, Shares())
             shares.kept += sent
             shares.shed += found - sent
+        while len(self.stats) > MOST_GUESTS:
+            oldest = self.stats.pop(next(pid for pid in self.stats if pid))
+            gone = self.stats.setdefault(0, Shares())
+            gone.kept, gone.shed = gone.kept + oldest.kept, gone.shed + oldest.shed
 
 
 def threshold_of(one_in: int) -> int:

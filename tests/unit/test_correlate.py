@@ -296,13 +296,23 @@ class TestWalk:
     def test_images_are_not_remembered_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of very many disks, those that were used last."""
         monkeypatch.setattr(images, "MOST", 4)
+        own = Hit(complete_ns=110)
         requests = [
-            Submitted("WRITE", at, at + 9, device=at, address=at, calls=(Hit(submit_ns=at + 1, complete_ns=at + 8),))
+            Submitted("WRITE", at, at + 9, device=at, address=at, calls=(replace(own, submit_ns=at + 1, image=at),))
             for at in range(10, 110, 10)
         ]
         correlator, _ = reference.correlate(ring(requests), range(10))
         assert (PID, 100) in correlator.images
-        assert len(correlator.images) <= 8
+        assert 4 <= len(correlator.images) <= 8
+
+    def test_a_handle_is_of_the_disk_that_used_it_last(self) -> None:
+        """librbd may open an image where it had closed another disk's."""
+        requests = [
+            Submitted("WRITE", at, at + 9, device=device, calls=(Hit(submit_ns=at + 1, complete_ns=at + 8, image=9),))
+            for at, device in ((10, 2), (30, 1), (50, 2), (70, 1))
+        ]
+        correlator, _ = reference.correlate(ring(requests))
+        assert correlator.images == {(PID, 1): 9}
 
     def test_a_process_that_dies_leaves_its_calls_with_a_reason(self) -> None:
         """Its request was in flight: records of further calls had come, the request's with the first never will."""

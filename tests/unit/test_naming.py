@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from otel_qemu.probe.naming import Naming
-from otel_qemu.trace.names import Disk, Guest
+from otel_qemu.trace.names import Disk, Guest, Names
 from otel_qemu.trace.traces import REQUEST, Table
 from tests.unit.builders import ALPHA, IMAGE, ROOT, table
 
@@ -108,6 +108,29 @@ def test_an_image_is_called_by_the_disk_that_uses_it() -> None:
     assert naming.learn_images({(ME.pid, device.address): IMAGE})
     assert naming.names.image(ME.pid, IMAGE) == ROOT
     assert not naming.learn_images({(ME.pid, device.address): IMAGE})
+
+
+def test_a_handle_that_another_disk_has_now_is_called_by_that() -> None:
+    """After a hot-plug librbd may open another image at the address of one that was closed."""
+    first, second = Device(b"ua-ceph-root"), Device(b"ua-data")
+    data = Disk("ua-data", "sdb", "rbd", "data")
+    naming = Naming(Asked())
+    naming.learn_guests({ME.pid: replace(ME, disks=(ROOT, data))})
+    naming.learn_devices(requests(first.address, second.address))
+    naming.learn_images({(ME.pid, first.address): IMAGE})
+    assert naming.learn_images({(ME.pid, second.address): IMAGE})
+    assert naming.names.image(ME.pid, IMAGE) == data
+
+
+def test_a_process_is_forgotten_when_all_is_said() -> None:
+    """A service that runs for months meets more guests than it needs to know."""
+    device = Device(b"ua-ceph-root")
+    naming = Naming(Asked())
+    naming.learn_guests({ME.pid: ME})
+    naming.learn_devices(requests(device.address))
+    naming.learn_images({(ME.pid, device.address): IMAGE})
+    naming.forget(ME.pid)
+    assert naming.names == Names()
 
 
 def test_a_guest_that_changed_is_learnt_again() -> None:

@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from otel_qemu.events import Batch, Link, RbdOperation, Records
+from otel_qemu.events import Batch, Kind, Link, RbdOperation, Records
+from otel_qemu.trace import ranges
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
-from otel_qemu.trace.ranges import MOST_VOTES
+from otel_qemu.trace.decode import call_rows, request_rows
+from otel_qemu.trace.ranges import MOST_VOTES, RangeJoin
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit import reference
 from tests.unit.builders import DEVICE, IMAGE, PID, Hit, Submitted, distinct_times, ring
@@ -211,6 +214,22 @@ class TestReasons:
         records = ring([Submitted("WRITE", 5, 50, calls=(Hit(submit_ns=10, complete_ns=60),))])
         told = [len(reasons(records, cuts)) for cuts in ((), (1,))]
         assert told == [1, 1]
+
+    def test_a_request_that_ends_before_it_begins_has_no_calls(self) -> None:
+        """Two CPUs' clocks, or whoever made a recording, may say so."""
+        calls = [written(begin, begin + 3) for begin in (60, 76, 90)]
+        records = ring([with_calls(write(50, 100), *calls), write(80, 74, SECOND)])
+        assert sorted(reasons(records)) == [Join.RANGE, Join.UNMATCHED, Join.UNMATCHED]
+
+    def test_images_are_not_remembered_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of very many, those that were met last."""
+        monkeypatch.setattr(ranges, "MOST_IMAGES", 4)
+        joins = RangeJoin()
+        for image in range(30):
+            records = ring([with_calls(write(50, 100), written(75, 78, image=image))])
+            requests, calls = (records[records["kind"] == kind] for kind in (Kind.REQUEST, Kind.CALL))
+            joins.match(request_rows(requests), call_rows(calls), np.zeros(1, "u8"), HOLD_NS)
+        assert 4 <= len(joins._votes) <= 8
 
     def test_an_unstarted_request_is_not_waited_for_for_ever(self) -> None:
         """A call of a request that began before us and runs for longer than `HOLD_NS` is internal, in any cut."""

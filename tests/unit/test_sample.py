@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import Ending, Kept
+from otel_qemu.trace import sample
 from otel_qemu.trace.sample import ALL, BURST_S, UNKNOWN, Sampler, fair, threshold_of
 from otel_qemu.trace.traces import REQUEST, Traces
 from tests.unit.builders import DEVICE, PID, Call, Request, traces
@@ -149,6 +150,16 @@ class TestCap:
             kept += len(sampler.sample(some).requests)
         assert abs(kept - 100 * (BURST_S + 19)) < SIGMAS * np.sqrt(2400)
         assert sampler.stats[PID].shed == 200_000 - kept
+
+    def test_guests_long_gone_are_counted_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a service that runs for months, nothing grows with each guest, and no trace leaves the counts."""
+        monkeypatch.setattr(sample, "MOST_GUESTS", 3)
+        sampler = Sampler(1, None, random())
+        for pid in range(1, 11):
+            some = many(7)
+            some.requests["pid"] = pid
+            sampler.sample(some)
+        assert {pid: own.kept for pid, own in sampler.stats.items()} == {0: 56, 9: 7, 10: 7}
 
     def test_who_stays_below_is_left_alone(self) -> None:
         """Nothing is shed below the cap, and another guest's traces do not count."""
