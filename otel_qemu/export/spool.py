@@ -56,10 +56,12 @@ class Spool:
         self._disk = threading.Lock()
         self._memory = threading.Lock()
         self._lock_fd = _locked(directory)
-        for unfinished in directory.glob(f"*{_BESIDE}"):
-            unfinished.unlink(missing_ok=True)
-        self._files = deque(sorted(path for path in directory.iterdir() if path.suffix == _SUFFIX))
-        self._sizes = {path: path.stat().st_size for path in self._files}
+        try:
+            self._sizes = _found(directory)
+        except OSError as error:
+            os.close(self._lock_fd)
+            raise _unusable(directory, error) from error
+        self._files = deque(self._sizes)
         self._counts: dict[Path, tuple[int, int]] = {}  # spans and traces of the files that this run wrote
         self._next = 1 + max((int(path.stem) for path in self._files if path.stem.isdecimal()), default=0)
         self._written: tuple[Path, int] | None = None  # the file that is written, and its descriptor
@@ -82,7 +84,7 @@ class Spool:
         Write traces that are entered as ``spooled``; where that fails, they are entered as ``dropped_spool``.
 
         Raises:
-            OSError: it failed.
+            OSError: the disk does not take them.
         """
         with self._disk:
             try:
@@ -91,7 +93,7 @@ class Spool:
                 content = framed(traces)
                 self._make_room(len(content))
                 self._write(traces, content)
-            except OSError:
+            except Exception:
                 self._ledger.move(traces, "dropped_spool", "spooled")
                 raise
 
@@ -228,13 +230,24 @@ class Spool:
         self._counts.pop(path, None)
 
 
+def _found(directory: Path) -> dict[Path, int]:
+    """The files that another run has left, oldest first, and their sizes."""
+    for unfinished in directory.glob(f"*{_BESIDE}"):
+        unfinished.unlink(missing_ok=True)
+    return {path: path.stat().st_size for path in sorted(directory.glob(f"*{_SUFFIX}"))}
+
+
+def _unusable(directory: Path, error: OSError) -> BadInput:
+    return BadInput(f"spool {directory}: {error.strerror}: name a folder that can be written")
+
+
 def _locked(directory: Path) -> int:
     """A descriptor that holds the lock on the folder as long as it is open, or this process runs."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise BadInput(f"spool {directory}: {error.strerror}: name a folder that can be written") from error
+        raise _unusable(directory, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -63,4 +63,7 @@ class Spooler:
         except OSError as error:
             self._losses.note(f"spool: {error}")
             return False
+        except Exception:  # a defect; the next traces may do better
+            _logger.exception("writing the spool has failed")
+            return False
         return True

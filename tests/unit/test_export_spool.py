@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export import spool as spool_module
+from otel_qemu.export import spooler as spooler_module
 from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.frames import framed, read_frames
 from otel_qemu.export.portions import Bounds
@@ -367,3 +368,36 @@ def test_a_kill_costs_nothing_that_was_on_disk(tmp_path: Path) -> None:
     taken = arrived(server.taken)
     assert set(taken) == set(kept)
     assert sum(count - 1 for count in taken.values()) <= max(map(len, by_file))
+
+
+def test_a_defect_while_writing_costs_what_it_met_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traces are counted, and the next are written."""
+    met: list[int] = []
+
+    def broken(traces: Sequence[EncodedTrace]) -> bytes:
+        if met:
+            return framed(traces)
+        met.append(len(traces))
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(spool_module, "framed", broken)
+    monkeypatch.setattr(spooler_module, "_DISK_PAUSE_S", 0.01)
+    sender = sender_to(NOWHERE, HTTP, limits=SMALL, spool_directory=tmp_path)
+    sender.send(many(150))
+    until(lambda: sender.stats.dropped_spool_traces > 0)
+    sender.send(many(150))
+    until(lambda: sender.stats.spooled_traces > 0)
+    stats = sender.close(1)
+    assert stats.dropped_spool_traces == met[0]
+    assert is_final(stats)
+
+
+def test_a_folder_that_cannot_be_looked_through_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, and it is not left locked."""
+    (tmp_path / "000000000001.traces").symlink_to(tmp_path / "gone")
+    with pytest.raises(BadInput, match=f"^spool {tmp_path}: No such file"):
+        Spool(tmp_path, 1 << 20, Ledger())
+    (tmp_path / "000000000001.traces").unlink()
+    Spool(tmp_path, 1 << 20, Ledger()).close()
