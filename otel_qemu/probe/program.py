@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from otel_qemu.errors import NotPossible
 from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Records
 from otel_qemu.probe.compilation import REMEDY, compiled
-from otel_qemu.probe.keeping import Keeping
+from otel_qemu.probe.keeping import NEVER_NS, Keeping
 from otel_qemu.probe.layouts import Layout
 from otel_qemu.trace import latency
 
@@ -110,7 +110,7 @@ class Program:
         settings["bounds_ns"][: len(bounds_ns)] = bounds_ns
         settings["slow_ns"] = keeping.slow_ns
         settings["slow_call_ns"] = keeping.slow_call_ns
-        settings["one_in"] = keeping.one_in
+        settings["one_in"] = min(keeping.one_in, NEVER_NS)
         table[ctypes.c_int(0)] = table.Leaf.from_buffer_copy(settings.tobytes())
 
     def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:

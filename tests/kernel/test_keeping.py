@@ -294,3 +294,10 @@ def test_without_calls_nothing_is_kept_for_joining_them(monkeypatch: pytest.Monk
     with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, keeping=COUNTS_ONLY) as tracing:
         qemu.command("read 211 4096")
         assert tracing.counted() == {"scsi_submitted": 211, "scsi_completed": 211, "requests_not_kept": 211}
+
+
+def test_one_in_more_than_the_kernel_can_count_is_none(qemu: FakeQemu) -> None:
+    """The dice have 32 bits, and the setting any number."""
+    with Tracing(qemu, keeping=Keeping(10**30)) as tracing:
+        qemu.command("read 211 4096")
+        assert tracing.counted()["requests_not_kept"] == 211

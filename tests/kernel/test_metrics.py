@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from otel_qemu import service as service_module
 from otel_qemu.events import Layer
 from otel_qemu.export.destination import Destination
 from otel_qemu.export.metric_client import MetricsClient
@@ -16,6 +17,8 @@ from otel_qemu.export.metric_settings import MetricSettings, Temporality
 from otel_qemu.export.transport import Answer, Outcome
 from otel_qemu.probe.keeping import COUNTS_ONLY
 from otel_qemu.service import Service
+from otel_qemu.trace.measurements import Measurements
+from otel_qemu.trace.names import Names
 from tests.kernel.fake.build import QEMU_11_1
 from tests.kernel.fake_qemu import DEVICE_ALIAS, FakeQemu
 from tests.kernel.test_keeping import COMMANDS, total
@@ -197,3 +200,36 @@ def test_a_tracer_gives_what_ended_processes_counted(qemu: FakeQemu) -> None:
         assert [each.identity[0] for each in tracing.tracer.counts()] == [qemu.pid]
         assert int(gone.latencies["duration"]["counts"][gone.series["layer"] == Layer.SCSI].sum()) == 101
         assert tracing.tracer.refresh() == []
+
+
+class Patient:
+    """A meter that wants nothing but what it is handed of its own accord."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def is_due(self) -> bool:
+        return False
+
+    def measure(self, measurements: Measurements) -> None:
+        """Of guests that have ended, and the last one."""
+        self.ended += len(measurements.ended)
+
+
+def test_nothing_is_kept_of_guests_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they have been measured and their last traces told: neither names nor histograms."""
+    monkeypatch.setattr(service_module, "REMEMBER_S", 0.0)
+    meter, ready = Patient(), threading.Event()
+    with FakeQemu() as staying, FakeQemu() as leaving:
+        service = Service(Those(staying, leaving), [], COUNTS_ONLY, meters=[meter])
+        run = threading.Thread(target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()})
+        run.start()
+        assert ready.wait(WAIT_S)
+        for qemu in (staying, leaving):
+            qemu.command("read 5 4096")
+        leaving.kill()
+        wait_until(lambda: leaving.pid not in service.names.guests)
+        service.stop()
+        run.join()
+    assert (meter.ended, set(service.names.guests), set(service.traced)) == (1, {staying.pid}, {staying.pid})
+    assert {row.pid for row in service.histograms.rows(Names())} == {staying.pid}
