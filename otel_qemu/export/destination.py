@@ -23,6 +23,18 @@ class Destination:
     name: str
 
 
+def exporter(signal: Signal) -> str:
+    """
+    ``otlp``, ``console`` or ``none``.
+
+    Raises:
+        BadInput: a variable has a value that it must not have.
+    """
+    disabled = environment.choice("false", ("true", "false"), environment.DISABLED) == "true"
+    kind = environment.choice("otlp", ("otlp", "console", "none"), f"OTEL_{signal.upper()}_EXPORTER")
+    return "none" if disabled else kind
+
+
 def destination(signal: Signal) -> Destination:
     """
     The destination that the environment asks for: OTLP over gRPC to this machine by default.
@@ -30,11 +42,8 @@ def destination(signal: Signal) -> Destination:
     Raises:
         BadInput: a variable has a value that it must not have.
     """
-    disabled = environment.choice("false", ("true", "false"), environment.DISABLED) == "true"
-    kind = environment.choice("otlp", ("otlp", "console", "none"), f"OTEL_{signal.upper()}_EXPORTER")
-    if disabled or kind == "none":
-        return Destination(None, "none")
-    if kind == "console":
-        return Destination(ConsoleTransport(signal, sys.stdout), "console")
-    place = endpoint(signal)
-    return Destination(open_transport(place), place.name)
+    kind = exporter(signal)
+    if kind == "otlp":
+        place = endpoint(signal)
+        return Destination(open_transport(place), place.name)
+    return Destination(ConsoleTransport(signal, sys.stdout) if kind == "console" else None, kind)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export import environment
 from otel_qemu.export.certificates import check_authorities, check_pair
-from otel_qemu.export.text import printable
+from otel_qemu.export.text import printable, without_secrets
 
 GRPC, HTTP = "grpc", "http/protobuf"
 _DEFAULT_URLS = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
@@ -115,7 +115,9 @@ def _url(signal: Signal, protocol: str) -> str:
     if protocol == GRPC:
         url = _with_scheme(signal, url)
     if not _is_url(url):
-        raise BadInput(f"{variable} is {printable(url)!r}: it must be a URL like {_DEFAULT_URLS[protocol]}")
+        raise BadInput(
+            f"{variable} is {printable(without_secrets(url))!r}: it must be a URL like {_DEFAULT_URLS[protocol]}"
+        )
     if protocol == HTTP and variable != own:
         parts = urlsplit(url)
         return parts._replace(path=f"{parts.path.rstrip('/')}/v1/{signal}").geturl()
@@ -155,12 +157,11 @@ def _client_pair(signal: Signal) -> tuple[str | None, str | None]:
 
 
 def _headers(text: str) -> tuple[tuple[str, str], ...]:
-    """``key=value,key=value``, values percent-encoded (W3C Baggage, without properties)."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    found = tuple((name.strip().lower(), unquote(value.strip())) for name, _, value in pairs)
-    for (name, value), (_, equals, _) in zip(found, pairs, strict=True):
-        if not equals or not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
-            raise ValueError(f"{name!r} is not a header like name=value, in printable ASCII")
+    """Names and values as HTTP and gRPC take them."""
+    found = tuple((name.lower(), value) for name, value in environment.pairs_of(text))
+    for number, (name, value) in enumerate(found, 1):
+        if not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+            raise ValueError(f"part {number} is not a header like name=value, in printable ASCII")
     return found
 
 

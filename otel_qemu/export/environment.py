@@ -7,12 +7,15 @@ An empty variable is an unset one, as the specification says.
 import os
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.parse import unquote
 
 from otel_qemu.errors import BadInput
 
 _T = TypeVar("_T", int, float)
 
 DISABLED = "OTEL_SDK_DISABLED"
+RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
+SERVICE_NAME = "OTEL_SERVICE_NAME"
 QUEUE_SPANS = "OTEL_BSP_MAX_QUEUE_SIZE"
 REQUEST_SPANS = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
 DELAY_MS = "OTEL_BSP_SCHEDULE_DELAY"
@@ -54,3 +57,26 @@ def number(default: _T, least: _T, variable: str, kind: Callable[[str], _T]) -> 
     if not least <= value < float("inf"):
         raise BadInput(f"{variable} is {text!r}: it must be a number, {least} or more")
     return value
+
+
+def pairs(variable: str) -> tuple[tuple[str, str], ...]:
+    """
+    ``key=value,key=value``, values percent-encoded (W3C Baggage, without properties).
+
+    Raises:
+        BadInput: a part of it is none.
+    """
+    _, text = setting(variable)
+    try:
+        return pairs_of(text)
+    except ValueError as error:
+        raise BadInput(f"{variable}: {error}") from None
+
+
+def pairs_of(text: str) -> tuple[tuple[str, str], ...]:
+    """The same of a text; ValueError says which part is wrong, and not what it is: it may be a secret."""
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    for number, (key, equals, _) in enumerate(parts, 1):
+        if not equals or not key.strip():
+            raise ValueError(f"part {number} is not a pair like name=value")
+    return tuple((key.strip(), unquote(value.strip())) for key, _, value in parts)

@@ -6,17 +6,15 @@ win over what is found out about the host, but nothing wins over which guest it 
 """
 
 import functools
-import importlib.metadata
 import re
 import socket
 from pathlib import Path, PurePosixPath
 
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
-from opentelemetry.sdk.resources import OTELResourceDetector
 
 from otel_qemu import __version__
-from otel_qemu.export import semconv
+from otel_qemu.export import environment, semconv
 from otel_qemu.export.attributes import Values, key_values, texts
 from otel_qemu.export.text import printable
 from otel_qemu.trace.names import Guest
@@ -31,12 +29,15 @@ class Resources:
 
     Args:
         machine_id: file with the hypervisor's machine id; without it there is no ``host.id``.
+
+    Raises:
+        BadInput: a variable has a value that it must not have.
     """
 
     def __init__(self, machine_id: Path = _MACHINE_ID) -> None:
         host = _distribution() | _host(machine_id) | {semconv.SERVICE_NAME: semconv.DEFAULT_SERVICE_NAME}
-        found = host | dict(OTELResourceDetector().detect().attributes)
-        self._shared = {printable(key): printable(str(value)) for key, value in found.items()}
+        found = host | asked_for()
+        self._shared = {printable(key): printable(value) for key, value in found.items()}
         self._made = functools.lru_cache(maxsize=_KEPT)(self._resource)
 
     def of(self, guest: Guest) -> bytes:
@@ -61,11 +62,25 @@ class Resources:
         return ResourceSpans(resource=Resource(attributes=key_values(values))).SerializeToString()
 
 
+def asked_for() -> dict[str, str]:
+    """
+    Attributes that the environment asks for.
+
+    Raises:
+        BadInput: a variable has a value that it must not have.
+    """
+    attributes = dict(environment.pairs(environment.RESOURCE_ATTRIBUTES))
+    _, service = environment.setting(environment.SERVICE_NAME)
+    attributes[semconv.SERVICE_NAME] = service or attributes.get(semconv.SERVICE_NAME, "")
+    return {key: value for key, value in attributes.items() if value}
+
+
 def _distribution() -> dict[str, str]:
+    """No SDK of OpenTelemetry's is at work; another one's name must not be its (semantic conventions, "Telemetry")."""
     return {
-        semconv.SDK_NAME: "opentelemetry",
+        semconv.SDK_NAME: semconv.DISTRO,
         semconv.SDK_LANGUAGE: "python",
-        semconv.SDK_VERSION: importlib.metadata.version("opentelemetry-sdk"),
+        semconv.SDK_VERSION: __version__,
         semconv.DISTRO_NAME: semconv.DISTRO,
         semconv.DISTRO_VERSION: __version__,
     }

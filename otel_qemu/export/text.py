@@ -5,6 +5,11 @@ Names come from a guest's XML and block addresses from the guest itself; neither
 guests' spans.
 """
 
+import re
+
+MASK = "***"
+"""Stands for a secret."""
+
 LONGEST_TEXT = 255
 """Characters kept of a text; RBD image names and libvirt domain names are shorter."""
 
@@ -17,3 +22,8 @@ def printable(text: str) -> str:
         return text
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return escaped if len(escaped) <= LONGEST_TEXT else escaped[: LONGEST_TEXT - 1] + "…"
+
+
+def without_secrets(url: str) -> str:
+    """A URL, or what was to be one, without what people put tokens in: user name, password and query."""
+    return re.sub(r"\?.*", f"?{MASK}", re.sub(r"//.*@", f"//{MASK}@", url))

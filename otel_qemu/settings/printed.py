@@ -3,8 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from otel_qemu.export.endpoint import Signal, endpoint
-from otel_qemu.export.text import printable
+from otel_qemu.export.destination import exporter
+from otel_qemu.export.endpoint import Endpoint, Signal, endpoint
+from otel_qemu.export.limits import Limits
+from otel_qemu.export.metric_settings import MetricSettings
+from otel_qemu.export.resources import asked_for
+from otel_qemu.export.text import MASK, printable, without_secrets
 from otel_qemu.settings.sources import Effective
 from otel_qemu.settings.table import SETTINGS
 
@@ -13,7 +17,6 @@ _SAID = re.compile(
     r"OTEL_(EXPORTER_OTLP_|BSP_|METRIC_|METRICS_|TRACES_|SDK_DISABLED$|RESOURCE_ATTRIBUTES$|SERVICE_NAME$)", re.ASCII
 )
 """Variables whose values are no secrets; headers are, and what we do not know may be."""
-_MASK = "***"
 
 
 def print_config(effective: Effective, environment: Mapping[str, str]) -> str:
@@ -23,10 +26,11 @@ def print_config(effective: Effective, environment: Mapping[str, str]) -> str:
     Raises:
         BadInput: an ``OTEL_*`` variable has a value that it must not have.
     """
+    Limits.from_environment(), asked_for()  # refuse what `run` would
     lines = [f"# {effective.file or 'no file'}; a flag wins over the environment, the environment over the file"]
     lines += _settings(effective)
     lines += ["", "# Where OTLP goes, by the standard OTEL_* variables; headers are not shown."]
-    lines += _endpoints()
+    lines += _destinations()
     lines += _variables(environment)
     return "\n".join(lines) + "\n"
 
@@ -37,13 +41,23 @@ def _settings(effective: Effective) -> Iterator[str]:
         yield f"{name} = {value}  # {printable(effective.origins[name])}"
 
 
-def _endpoints() -> Iterator[str]:
+def _destinations() -> Iterator[str]:
     for signal in Signal:
-        found = endpoint(signal)
-        headers = ", ".join(f"{name}={_MASK}" for name, _ in found.headers)
-        parts = [found.protocol, "gzip" if found.gzip else "uncompressed", f"{found.timeout_s:g} s a request"]
-        parts += [f"headers {headers}"] if headers else []
-        yield f"# {signal}: {found.name}, {', '.join(parts)}"
+        kind = exporter(signal)
+        parts = _endpoint(endpoint(signal)) if kind == "otlp" else [kind]
+        yield f"# {signal}: {', '.join([*parts, *(_manner() if signal == Signal.METRICS and kind != 'none' else [])])}"
+
+
+def _endpoint(place: Endpoint) -> list[str]:
+    headers = ", ".join(f"{name}={MASK}" for name, _ in place.headers)
+    parts = [place.name, place.protocol, "gzip" if place.gzip else "uncompressed", f"{place.timeout_s:g} s a request"]
+    return [*parts, f"headers {headers}"] if headers else parts
+
+
+def _manner() -> list[str]:
+    metrics = MetricSettings.from_environment()
+    bounds = ["exponential histograms with bounds of their own"] if metrics.exponential else []
+    return [f"every {metrics.interval_s:g} s", metrics.temporality, *bounds]
 
 
 def _variables(environment: Mapping[str, str]) -> Iterator[str]:
@@ -54,12 +68,7 @@ def _variables(environment: Mapping[str, str]) -> Iterator[str]:
 
 def _shown(name: str, value: str) -> str:
     if name.endswith("_HEADERS"):
-        return ",".join(f"{printable(pair.partition('=')[0].strip())}={_MASK}" for pair in value.split(","))
+        return ",".join(f"{printable(pair.partition('=')[0].strip())}={MASK}" for pair in value.split(","))
     if not _SAID.match(name):
-        return _MASK
-    return printable(_without_password(value) if name.endswith("_ENDPOINT") else value)
-
-
-def _without_password(url: str) -> str:
-    """User names, passwords and queries are where people put tokens."""
-    return re.sub(r"\?.*", f"?{_MASK}", re.sub(r"//[^/]*@", f"//{_MASK}@", url))
+        return MASK
+    return printable(without_secrets(value) if name.endswith("_ENDPOINT") else value)

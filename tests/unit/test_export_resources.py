@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from otel_qemu import __version__
+from otel_qemu.errors import BadInput
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.names import Guest
 
@@ -34,8 +36,7 @@ def of(guest: Guest, machine_id: Path) -> dict[str, Any]:
 
 def test_a_guest_is_named_by_its_domain(machine_id: Path) -> None:
     values = of(ALPHA, machine_id)
-    assert values.pop("telemetry.sdk.version")
-    assert values.pop("telemetry.distro.version")
+    assert values.pop("telemetry.sdk.version") == values.pop("telemetry.distro.version") == __version__
     assert values == {
         "service.name": "qemu",
         "service.instance.id": ALPHA.uuid,
@@ -45,7 +46,7 @@ def test_a_guest_is_named_by_its_domain(machine_id: Path) -> None:
         "process.executable.name": "qemu-system-x86_64",
         "host.name": "hv1",
         "host.id": MACHINE_ID,
-        "telemetry.sdk.name": "opentelemetry",
+        "telemetry.sdk.name": "otel-qemu",
         "telemetry.sdk.language": "python",
         "telemetry.distro.name": "otel-qemu",
     }
@@ -73,6 +74,23 @@ def test_the_environment_names_service_and_host_but_not_the_guest(
     assert values["service.instance.id"] == ALPHA.uuid
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     assert of(ALPHA, machine_id)["service.name"] == "mine"
+
+
+@pytest.mark.parametrize("text", ["a", "a=1,b", "=1", "a=1,=", "a;b"])
+def test_attributes_that_are_none_are_refused_by_name(
+    text: str, machine_id: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", text)
+    with pytest.raises(BadInput, match=r"^OTEL_RESOURCE_ATTRIBUTES: part \d is not a pair like name=value$"):
+        Resources(machine_id)
+
+
+def test_an_attribute_without_a_value_is_none(machine_id: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service without a name would be one for all backends."""
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=, x = , y=a=b%2C ,")
+    values = of(ALPHA, machine_id)
+    assert (values["service.name"], values["y"]) == ("qemu", "a=b,")
+    assert "x" not in values
 
 
 @pytest.mark.parametrize("content", [None, b"", b"uninitialized\n", b"\xff\xfe"])

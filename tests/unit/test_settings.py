@@ -245,10 +245,56 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert (
         "# traces: http://collector:4317/x, grpc, gzip, 10 s a request, headers authorization=***, x-tenant=***" in said
     )
-    assert "# metrics: http://localhost:4317, grpc, gzip" in said
+    assert "# metrics: http://localhost:4317, grpc, gzip, 10 s a request, headers " in said
+    assert ", x-tenant=***, every 60 s, cumulative\n" in said
     assert "# OTEL_EXPORTER_OTLP_HEADERS=authorization=***,x-tenant=***" in said
     assert "# OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://***@collector:4317/x?***" in said
     assert "# OTEL_SOMEBODYS_TOKEN=***" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(("HEADERS", each) for each in ("Bearer SECRET", "Bearer SECRET==", "x-tenant=1,SECRET", "a=\u00dfSECRET")),
+        *(("ENDPOINT", each) for each in ("htp://user:SECRET@collector", "http://u:SEC/RET@:x", "http://:x/?a=SECRET")),
+    ],
+)
+def test_what_is_refused_is_not_printed_where_it_may_be_secret(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A token that somebody forgot to put a name in front of would stand in the journal."""
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{variable}", value)
+    assert cli.main(["run", "--print-config"]) == BadInput.exit_code
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: OTEL_EXPORTER_OTLP_{variable}")
+    assert "secret" not in f"{said.out}{said.err}".lower()
+
+
+def test_what_does_not_leave_is_printed_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exporter that is off has no endpoint; exponential histograms have bounds of their own."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "console")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram")
+    assert cli.main(["run", "--print-config"]) == 0
+    said = capsys.readouterr().out
+    assert "# traces: none\n" in said
+    assert "# metrics: console, every 60 s, cumulative, exponential histograms with bounds of their own\n" in said
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED",
+     "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_RESOURCE_ATTRIBUTES"],
+)  # fmt: skip
+def test_what_would_be_refused_at_the_start_is_not_printed(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The standard variables too, whoever reads them."""
+    monkeypatch.setenv(variable, "sideways")
+    assert cli.main(["run", "--print-config"]) == BadInput.exit_code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {variable}")
 
 
 def test_a_wrong_setting_is_the_end_of_it(capsys: pytest.CaptureFixture[str]) -> None:
