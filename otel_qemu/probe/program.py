@@ -36,6 +36,7 @@ SETTINGS = np.dtype(
 """``struct settings`` of ``bpf/tables.bpf.c``."""
 
 _UPROBE_EVENTS = (Path("/sys/kernel/tracing/uprobe_events"), Path("/sys/kernel/debug/tracing/uprobe_events"))
+_PERF_TRIES = 3  # perf_event_open on a busy machine has been seen to fail once in 400 times, and not again
 _UPROBE_MULTI = 48  # enum bpf_attach_type, Linux 6.6
 
 
@@ -81,10 +82,11 @@ class Program:
         event = f"p_otel_qemu_{os.getpid()}_{function}_{offset:x}"
         # Entry probe, any process; bcc 0.27 and later take a reference counter's offset as well.
         arguments = (function, 0, event.encode(), path.encode(), offset, -1, 0)
-        fd = library.bpf_attach_uprobe(*arguments[: len(library.bpf_attach_uprobe.argtypes)])
-        if fd < 0:
-            raise NotPossible(f"cannot attach to {path}+{offset:#x}: {os.strerror(ctypes.get_errno())}")
-        return event, int(fd)
+        for _ in range(_PERF_TRIES):
+            fd = library.bpf_attach_uprobe(*arguments[: len(library.bpf_attach_uprobe.argtypes)])
+            if fd >= 0:
+                return event, int(fd)
+        raise NotPossible(f"cannot attach to {path}+{offset:#x}: {os.strerror(ctypes.get_errno())}")
 
     def detach_perf(self, event: str, fd: int) -> None:
         """Undo `attach_perf`."""
