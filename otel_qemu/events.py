@@ -168,10 +168,13 @@ class Batch:
         records: dtype `RECORD`, any cut of the stream.
         unix_offset_ns: CLOCK_REALTIME minus CLOCK_MONOTONIC when the batch was read, in ns: add it to a record's time
             to have Unix time.
+        read_ns: CLOCK_MONOTONIC when the reading began: what ended before is here, or was, or is being written.  0: not
+            known, as of a recording, where the records' own times have to do.
     """
 
     records: Records
     unix_offset_ns: int
+    read_ns: int = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -179,7 +182,8 @@ class Batch:
     def parts(self) -> Iterator["Batch"]:
         """The same in batches of at most `MOST_AT_ONCE`; an empty one is one."""
         for at in range(0, max(len(self), 1), MOST_AT_ONCE):
-            yield Batch(self.records[at : at + MOST_AT_ONCE], self.unix_offset_ns)
+            end = at + MOST_AT_ONCE
+            yield Batch(self.records[at:end], self.unix_offset_ns, self.read_ns if end >= len(self) else 0)
 
 
 def records_of(data: Any) -> Records:

@@ -134,7 +134,8 @@ class Tracer:
 
     def read(self) -> Batch:
         """Every record since the last call, and the clock's offset now."""
-        return Batch(self._ring.read(), unix_offset_ns())
+        read_ns = time.monotonic_ns()
+        return Batch(self._ring.read(), unix_offset_ns(), read_ns)
 
     @property
     def audited(self) -> list[int]:

@@ -6,7 +6,7 @@ would have made of the same records is found by a second correlator, which is gi
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -93,9 +93,9 @@ class Audit:
         rest = batch
         if is_verdict.any():
             self._verdicts.keep(batch.records[is_verdict])
-            rest = Batch(batch.records[~is_verdict], batch.unix_offset_ns)
+            rest = replace(batch, records=batch.records[~is_verdict])
         if self.verdicts:
-            self._compare(self._stand_in.feed(Batch(without_walk(rest.records), rest.unix_offset_ns)), walked=False)
+            self._compare(self._stand_in.feed(replace(rest, records=without_walk(rest.records))), walked=False)
         return rest
 
     def compare(self, traces: Traces) -> None:

@@ -3,7 +3,7 @@ Put librbd calls under the SCSI requests they were made for: batches of records 
 
 The kernel has joined nearly all of them already; here each join is checked, further calls are attached to their
 request, calls that could not be walked are joined by range and time, and every call left alone gets its reason.  Time
-is the records' own: what is not whole `HOLD_NS` after the newest record leaves as it is, and is counted.
+is the records' own, and when they were read: what is not whole `HOLD_NS` later leaves as it is, and is counted.
 """
 
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ class Correlator:
         self._unix_offset_ns = batch.unix_offset_ns
         seen = Columns.some(batch.records, *_SEEN)
         newest = max(int(seen[name].max(initial=0)) for name in ("complete_ns", "call_complete_ns"))
-        self._newest_ns = max(self._newest_ns, newest)
+        self._newest_ns = max(self._newest_ns, newest, batch.read_ns)  # an idle guest's last traces leave as well
         self._learn_unwalked(seen)
         self.stats.unstarted += int(np.count_nonzero((seen["kind"] == Kind.REQUEST) & (seen["submit_ns"] == 0)))
         whole = self._is_whole(seen)

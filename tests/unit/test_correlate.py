@@ -305,6 +305,17 @@ class TestWalk:
         assert (PID, 100) in correlator.images
         assert 4 <= len(correlator.images) <= 8
 
+    def test_what_is_held_leaves_though_no_record_comes(self) -> None:
+        """A guest that has gone idle: time passes by when the ring was read, and not before it was read whole."""
+        open_still = Submitted("WRITE", 5, 50, calls=(Hit(submit_ns=10, complete_ns=60, lost=True),))
+        records, correlator = ring([open_still]), Correlator()
+        first, *_, last = Batch(np.concatenate([records] * 20_000), 0, 60 + HOLD_NS).parts()
+        assert (first.read_ns, last.read_ns) == (0, 60 + HOLD_NS)
+        assert len(correlator.feed(Batch(records, 0, 60)).requests) == 0
+        assert len(correlator.feed(Batch(records[:0], 0, 50 + HOLD_NS)).requests) == 0
+        assert len(correlator.feed(Batch(records[:0], 0, 51 + HOLD_NS)).requests) == 1
+        assert correlator.held == 0
+
     def test_a_handle_is_of_the_disk_that_used_it_last(self) -> None:
         """librbd may open an image where it had closed another disk's."""
         requests = [
