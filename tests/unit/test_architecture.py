@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import otel_qemu
+import otel_qemu.export
 
 PACKAGE = Path(otel_qemu.__file__).parent
 LINE = re.compile(r"^    (\w+) {2,}\S.*?(?:\[([\w, ]+)\])?$", re.M)
@@ -39,6 +39,13 @@ def imports(module: Path) -> Iterator[str]:
 def test_every_part_is_listed() -> None:
     """Nothing stands beside the list, and nothing on it is missing."""
     assert {part_of(module) for module in modules()} == set(PARTS)
+
+
+def test_every_module_of_export_has_its_place() -> None:
+    """In the map that its package begins with, once."""
+    placed = re.findall(r"\w+", (otel_qemu.export.__doc__ or "").partition(":\n")[2])
+    own = {module.stem for module in modules() if part_of(module) == "export"} - {"__init__"}
+    assert {name: placed.count(name) for name in own} == dict.fromkeys(own, 1)
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
