@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import RECORD, Batch, Kind, Link, RbdOperation, Records
+from otel_qemu.events import MOST_AT_ONCE, RECORD, Batch, Kind, Link, RbdOperation, Records
 from otel_qemu.trace import images
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
 from otel_qemu.trace.images import SILENT_NS
@@ -309,7 +309,7 @@ class TestWalk:
         """A guest that has gone idle: time passes by when the ring was read, and not before it was read whole."""
         open_still = Submitted("WRITE", 5, 50, calls=(Hit(submit_ns=10, complete_ns=60, lost=True),))
         records, correlator = ring([open_still]), Correlator()
-        first, *_, last = Batch(np.concatenate([records] * 20_000), 0, 60 + HOLD_NS).parts()
+        first, *_, last = Batch(np.concatenate([records] * (MOST_AT_ONCE + 1)), 0, 60 + HOLD_NS).parts()
         assert (first.read_ns, last.read_ns) == (0, 60 + HOLD_NS)
         assert len(correlator.feed(Batch(records, 0, 60)).requests) == 0
         assert len(correlator.feed(Batch(records[:0], 0, 50 + HOLD_NS)).requests) == 0
