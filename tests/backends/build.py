@@ -6,6 +6,7 @@ A name in the cache is whole or absent: building happens beside it, and a rename
 """
 
 import collections
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -100,17 +101,15 @@ def run_go(
     """
     started = time.monotonic()
     progress = _Progress()
-    with (folder / "stdout").open("w+") as stdout, _spawn(command, folder, environment, stdout) as process:
-        reader = threading.Thread(target=progress.read, args=(process,))
-        reader.start()
-        try:
-            while (code := _wait(process)) is None:
-                say(f"building {what}: {time.monotonic() - started:.0f} s, {progress}")
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # its compilers too: they would work on for nobody
-            raise
-        finally:
-            reader.join()
+    with (folder / "stdout").open("w+") as stdout, contextlib.ExitStack() as at_end:
+        with _signals_held_back() as usual:  # or one could leave a process that nobody knows
+            process = at_end.enter_context(_spawn(command, folder, environment, stdout, usual))
+            reader = threading.Thread(target=progress.read, args=(process,))
+            reader.start()
+            at_end.callback(reader.join)
+            at_end.push(lambda broken_off, *_: _kill_all_of(process) if broken_off else None)
+        while (code := _wait(process)) is None:
+            say(f"building {what}: {time.monotonic() - started:.0f} s, {progress}")
         stdout.seek(0)
         answer = stdout.read()
     if code:
@@ -118,12 +117,30 @@ def run_go(
     return answer
 
 
-def _spawn(command: list[str], cwd: Path, env: Environment, stdout: IO[str]) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[set[signal.Signals]]:
+    """Inside, what asks for the end waits; gives the signals that were held back before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield {signal.Signals(number) for number in before}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _spawn(
+    command: list[str], cwd: Path, env: Environment, stdout: IO[str], held_back: set[signal.Signals]
+) -> subprocess.Popen[str]:
     # A process group of its own, so that it can be ended with all that it started.
     return subprocess.Popen(
-        command, cwd=cwd, env=env, text=True, start_new_session=True,
-        stdout=stdout, stderr=subprocess.PIPE,
+        command, cwd=cwd, env=env, text=True, start_new_session=True, stdout=stdout, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, held_back),
     )  # fmt: skip
+
+
+def _kill_all_of(process: subprocess.Popen[str]) -> None:
+    # Its compilers too: they would work on for nobody.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def work_folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
