@@ -1,6 +1,5 @@
 """The client of metrics against endpoints that take, refuse, cut, wait and hang."""
 
-import json
 import logging
 import random
 import threading
@@ -12,20 +11,17 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from otel_qemu.errors import BadInput
 from otel_qemu.export import metric_client as module
 from otel_qemu.export import totals
 from otel_qemu.export.destination import Destination
-from otel_qemu.export.exemplars import Exemplar
 from otel_qemu.export.metric_client import MetricsClient
-from otel_qemu.export.metric_names import SeriesName
 from otel_qemu.export.metric_settings import MetricSettings, Temporality
 from otel_qemu.export.stats import Stats
 from otel_qemu.export.transport import Answer, Outcome
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.measurements import Measurements
 from tests.unit.builders import names
-from tests.unit.metering import READ, WRITE, Kernel, Meter, attributes_of, by_series, data_points
+from tests.unit.metering import READ, WRITE, Kernel, attributes_of, by_series, data_points
 
 WAIT_S = 15.0
 SENT, RETRY = Answer(Outcome.SENT), Answer(Outcome.RETRY, "not now", retry_after_s=0.01)
@@ -380,68 +376,3 @@ def test_close_ends_in_time(started: Any, transport: Transport, kernel: Kernel) 
         assert time.monotonic() - began < 5
         assert client.report.summary().endswith("the last export did not arrive")
         transport.hangs.clear()
-
-
-@pytest.mark.parametrize(("variable", "value"), [("OTEL_METRICS_EXPORTER", "none"), ("OTEL_SDK_DISABLED", "true")])
-def test_off_means_off(variable: str, value: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is due, nothing is kept, no thread runs."""
-    monkeypatch.setenv(variable, value)
-    before = threading.active_count()
-    with MetricsClient.from_environment() as client:
-        assert threading.active_count() == before
-        assert not client.is_due()
-        assert client.exemplars is None
-        client.measure(measurements(kernel))
-    assert not client._metrics.points()
-
-
-def test_the_console_prints_a_request_a_line(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As OTLP/JSON has it: ids of exemplars are hexadecimal, enumerations numbers."""
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "console")
-    with MetricsClient.from_environment() as client:
-        exemplar = Exemplar(5_000, time.time_ns(), bytes(range(16)), bytes(range(8)))
-        (name,) = (each for each in named(kernel) if each.instrument == SCSI)
-        monkeypatch.setattr(client.exemplars, "collect", lambda *_: {name: [exemplar]})
-        client.measure(measurements(kernel, last=True))
-    (line,) = capsys.readouterr().out.splitlines()
-    metrics = {metric["name"]: metric for resource in json.loads(line)["resourceMetrics"]
-               for metric in resource["scopeMetrics"][0]["metrics"]}  # fmt: skip
-    histogram = metrics[SCSI]["histogram"]
-    assert histogram["aggregationTemporality"] == 2
-    (shown,) = histogram["dataPoints"][0]["exemplars"]
-    assert (shown["traceId"], shown["spanId"]) == (exemplar.trace_id.hex(), exemplar.span_id.hex())
-
-
-def named(kernel: Kernel) -> list[SeriesName]:
-    """The series of what a kernel has counted."""
-    return [point.name for point in Meter().measure(kernel)]
-
-
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the specification's variables, its default, and what is refused, by name and with what is allowed."""
-    assert MetricSettings.from_environment() == MetricSettings(60.0, 30.0, Temporality.CUMULATIVE, False, True)
-    prefix = "OTEL_EXPORTER_OTLP_METRICS_"
-    for name, value, attribute, expected in (
-        ("OTEL_METRIC_EXPORT_INTERVAL", "1500", "interval_s", 1.5),
-        ("OTEL_METRIC_EXPORT_TIMEOUT", "200", "timeout_s", 0.2),
-        (f"{prefix}TEMPORALITY_PREFERENCE", "LowMemory", "temporality", Temporality.LOWMEMORY),
-        (f"{prefix}DEFAULT_HISTOGRAM_AGGREGATION", "base2_exponential_bucket_histogram", "exponential", True),
-        ("OTEL_METRICS_EXEMPLAR_FILTER", "always_on", "exemplars", True),
-        ("OTEL_METRICS_EXEMPLAR_FILTER", "always_off", "exemplars", False),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, value)
-            assert getattr(MetricSettings.from_environment(), attribute) == expected
-            patch.setenv(name, "sideways")
-            with pytest.raises(BadInput, match=f"{name} is 'sideways': it must be"):
-                MetricSettings.from_environment()
-
-
-@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_METRICS_EXPORTER"])
-def test_a_wrong_destination_is_refused_by_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Metrics have variables of their own."""
-    monkeypatch.setenv(variable, "nowhere:port")
-    with pytest.raises(BadInput, match=f"^{variable} is 'https://nowhere:port'|^{variable} is 'nowhere:port'"):
-        MetricsClient.from_environment()
