@@ -70,6 +70,14 @@ def test_packages_stay_with_their_owners(module: Path) -> None:
     assert "rich" not in roots or part_of(module) in RICH
 
 
+@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_of_opentelemetry_only_the_protocol_is_needed(module: Path) -> None:
+    """The SDK and its exporters are installed for tests and benchmarks alone."""
+    theirs = [name for name in imports(module) if name.startswith("opentelemetry.")]
+
+    assert all(name.startswith("opentelemetry.proto.") for name in theirs)
+
+
 @pytest.mark.parametrize("module", [m for m in modules() if part_of(m) == "trace"], ids=lambda path: path.name)
 def test_trace_needs_numpy_and_nothing_else(module: Path) -> None:
     """trace/ runs on any machine."""
