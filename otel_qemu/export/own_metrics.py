@@ -1,23 +1,20 @@
 """What we say about ourselves: events and losses in the kernel, joins, traces and spans, CPU and memory."""
 
-import os
 import resource
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from otel_qemu.events import LOSSES
 from otel_qemu.export import semconv
 from otel_qemu.export.metric_names import Attributes
+from otel_qemu.probe.footprint import resident_bytes
 from otel_qemu.trace.correlate import Stats
 from otel_qemu.trace.measurements import Measurements
 from otel_qemu.trace.traces import Join
 
 Numbers = dict[tuple[str, Attributes], int]
 """By instrument and attributes; in ns where the unit is s."""
-
-_STATM = Path("/proc/self/statm")
 
 
 def of_measurements(measured: Measurements) -> Numbers:
@@ -82,5 +79,4 @@ def _process() -> Iterator[tuple[tuple[str, Attributes], int]]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     for mode, time_s in (("user", usage.ru_utime), ("system", usage.ru_stime)):
         yield (semconv.PROCESS_CPU_TIME, ((semconv.CPU_MODE, mode),)), round(time_s * 1e9)
-    pages = int(_STATM.read_text().split()[1])  # proc(5): size, resident, ...
-    yield (semconv.PROCESS_MEMORY_USAGE, ()), pages * os.sysconf("SC_PAGE_SIZE")
+    yield (semconv.PROCESS_MEMORY_USAGE, ()), resident_bytes()

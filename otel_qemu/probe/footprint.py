@@ -7,6 +7,7 @@ relocated data.
 """
 
 import ctypes
+import mmap
 import re
 from pathlib import Path
 
@@ -29,4 +30,4 @@ def release_compiler_memory() -> None:
 
 def resident_bytes() -> int:
     """Resident memory of this process (proc(5), statm)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE

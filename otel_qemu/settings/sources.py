@@ -108,7 +108,7 @@ def _text(path: Path) -> str:
             raise BadInput(f"{path} is larger than a file of settings: give --config another")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{path} cannot be read: {error.strerror}; it must be a file of settings") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not TOML: it is not UTF-8") from None
 
