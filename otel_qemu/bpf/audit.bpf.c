@@ -282,14 +282,14 @@ static __always_inline int on_audit_site(struct pt_regs *ctx, u64 site)
     return on_block_call(ctx, site);
 }
 
-int audit_site(struct pt_regs *ctx) { return on_audit_site(ctx, bpf_get_attach_cookie(ctx)); }
+int audit_site(struct pt_regs *ctx) { return on_audit_site(guarded_site(ctx), bpf_get_attach_cookie(ctx)); }
 
-int dma_blk_io(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_DMA_BLK_IO); }
-int blk_aio_preadv(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_BLK_AIO_PREADV); }
-int blk_aio_pwritev(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_BLK_AIO_PWRITEV); }
-int blk_aio_pwrite_zeroes(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_BLK_AIO_PWRITE_ZEROES); }
-int blk_aio_pdiscard(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_BLK_AIO_PDISCARD); }
-int blk_aio_flush(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_BLK_AIO_FLUSH); }
-int qemu_coroutine_create(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_QEMU_COROUTINE_CREATE); }
-int aio_co_enter(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_AIO_CO_ENTER); }
-int qemu_coroutine_switch(struct pt_regs *ctx) { return on_audit_site(ctx, SITE_QEMU_COROUTINE_SWITCH); }
+int dma_blk_io(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_DMA_BLK_IO); }
+int blk_aio_preadv(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_BLK_AIO_PREADV); }
+int blk_aio_pwritev(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_BLK_AIO_PWRITEV); }
+int blk_aio_pwrite_zeroes(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_BLK_AIO_PWRITE_ZEROES); }
+int blk_aio_pdiscard(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_BLK_AIO_PDISCARD); }
+int blk_aio_flush(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_BLK_AIO_FLUSH); }
+int qemu_coroutine_create(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_QEMU_COROUTINE_CREATE); }
+int aio_co_enter(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_AIO_CO_ENTER); }
+int qemu_coroutine_switch(struct pt_regs *ctx) { return on_audit_site(guarded(ctx), SITE_QEMU_COROUTINE_SWITCH); }

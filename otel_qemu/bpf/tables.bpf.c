@@ -103,6 +103,35 @@ BPF_HASH(held, struct key, struct call, REQUESTS);
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
 
+/*
+ * Tables of no programs.  From Linux 6.13 on, x86-64 gives a uprobe program of 64 bytes of stack or more a stack of its
+ * own, one a CPU, for it takes it that such programs do not nest (kernel/bpf/verifier.c, bpf_enable_priv_stack).  But
+ * they can be preempted: a thread is followed by another on the same CPU, in the same program, and both write to one
+ * stack.  Calls get lost, and the kernel has crashed.  A program with a tail call stays on the stack of the thread that
+ * it interrupts (same file, has_tail_call).  So every entry function has one, which is never taken: no trap is at
+ * address 0, and no program is there to go on with.
+ *
+ * One table for each way of attaching: programs of two attach types may not use the same (bpf_prog_map_compatible).
+ */
+BPF_PROG_ARRAY(no_sites, 1);
+BPF_PROG_ARRAY(no_functions, 1);
+
+/* The context of a program for a uprobe_multi link. */
+static __always_inline struct pt_regs *guarded_site(struct pt_regs *ctx)
+{
+    if (!PT_REGS_IP(ctx))
+        no_sites.call(ctx, 0);
+    return ctx;
+}
+
+/* The context of a program for a perf event. */
+static __always_inline struct pt_regs *guarded(struct pt_regs *ctx)
+{
+    if (!PT_REGS_IP(ctx))
+        no_functions.call(ctx, 0);
+    return ctx;
+}
+
 /* Atomic although per CPU: one probe may preempt another on the same CPU. */
 static __always_inline void count(int what)
 {

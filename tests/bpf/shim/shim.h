@@ -13,6 +13,7 @@
 #define PT_REGS_PARM5(ctx) ((ctx)->r8)
 #define PT_REGS_PARM6(ctx) ((ctx)->r9)
 #define PT_REGS_SP(ctx) ((ctx)->sp)
+#define PT_REGS_IP(ctx) ((ctx)->ip)
 
 /* ---- the traced process and the clock ----------------------------------------------------------------------- */
 
@@ -207,6 +208,15 @@ u32 shim_copy(struct shim_hash *map, char *keys, char *values)
         return *index >= 0 && *index < (entries) ? &shim_##name[*index] : 0;                                          \
     }                                                                                                                 \
     static const struct { value_type *(*lookup)(int *); } name = {name##_lookup}
+
+/* No program is ever in it, so that a call returns to who made it. */
+#define BPF_PROG_ARRAY(name, entries)                                                                                 \
+    static void name##_call(void *context, int index)                                                                 \
+    {                                                                                                                 \
+        (void)context;                                                                                                \
+        (void)index;                                                                                                  \
+    }                                                                                                                 \
+    static const struct { void (*call)(void *, int); } name = {name##_call}
 
 /* One CPU is all there is. */
 #define BPF_PERCPU_ARRAY BPF_ARRAY
