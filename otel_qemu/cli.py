@@ -248,6 +248,8 @@ def _summarise(service: Service) -> None:
     _say(f"{stats.requests} SCSI requests, {stats.calls} RBD calls, {stats.joined} of them joined to their request")
     if service.abandoned:
         _say(f"  {service.abandoned:>8}  abandoned: in flight when their process ended")
+    if any(service.still_in_flight):
+        _say("  {:>8}  SCSI requests and {} RBD calls were in flight at the end".format(*service.still_in_flight))
     for name in LOSSES:
         if service.counters.get(name):
             _say(f"  {service.counters[name]:>8}  {name}: {COUNTERS[name]}")

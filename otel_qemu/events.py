@@ -112,6 +112,14 @@ class Ending(IntEnum):
     HUNG = 5
 
 
+class Stage(IntEnum):
+    """`stage`: how far a tracer has come; ENDING puts nothing new in flight, ENDED takes no hit at all."""
+
+    TRACING = 0
+    ENDING = 1
+    ENDED = 2
+
+
 class Layer(IntEnum):
     """`layer`: what a histogram in the kernel is of."""
 

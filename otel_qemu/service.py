@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 REMEMBER_S = 60.0
 """So long the names of a guest that has ended are known, where they are not printed at the end."""
 
+END_POLL_S = 0.01
+"""How often it is looked whether all has ended, at the end."""
+
 Ready = Callable[[Tracer, Iterable[Guest]], None]
 
 
@@ -47,11 +50,13 @@ class Intervals:
             same however much it finds.
         refresh_s: looks for new guests.
         look_s: looks for requests that hang, and tells the service manager how it goes.
+        end_s: waits at the end, at most, for what is in flight.
     """
 
     drain_s: float = 0.5
     refresh_s: float = 1.0
     look_s: float = 5.0
+    end_s: float = 1.0
 
 
 class Service:
@@ -107,6 +112,8 @@ class Service:
         """Of every request and call, counted in the kernel, as they were at the end; see `meters` for whose."""
         self.abandoned = 0
         """Requests and calls that were in flight when their process ended."""
+        self.still_in_flight = 0, 0
+        """SCSI requests, and RBD calls, that were in flight at the end: in no histogram, and no trace."""
         self.traced: dict[int, dict[str, Any]] = {}
         """What records of each process depend on, by pid (`Inspection.provenance`)."""
 
@@ -144,13 +151,23 @@ class Service:
         self._notifier.ready()
         self._loop(tracer, duration_s)
         self._notifier.stopping()
-        tracer.detach()  # so that what is read now is all there is
-        self._drain(tracer)
+        self._let_end(tracer)
         self._finish()
         self._naming.learn_devices(tracer.series())
         self._meters.last(tracer)
         self.counters, self.histograms = tracer.counters(), tracer.histograms()
         self.abandoned = tracer.abandoned
+
+    def _let_end(self, tracer: Tracer) -> None:
+        """Take nothing new, wait a little for what is in flight, and detach; what is read then is all there is."""
+        tracer.take_no_more()
+        end = time.monotonic() + self._intervals.end_s
+        while any(tracer.still_in_flight()) and time.monotonic() < end:
+            time.sleep(END_POLL_S)
+            self._drain(tracer)
+        tracer.detach()
+        self._drain(tracer)
+        self.still_in_flight = tracer.still_in_flight()
 
     def stop(self) -> None:
         """End `run` soon, from any thread."""

@@ -115,6 +115,13 @@ enum rbd_operation {
     RBD_FLUSH = 5,
 };
 
+/* How far a tracer has come: it sets this for all processes at once. */
+enum stage {
+    STAGE_TRACING = 0,
+    STAGE_ENDING = 1,      /* nothing new is put in flight; what is in flight goes on to its end */
+    STAGE_ENDED = 2,       /* no hit changes anything: probes go one by one, so ends would be missed from here on */
+};
+
 enum layer {
     LAYER_SCSI = 0,        /* a request, from its submit to its end */
     LAYER_RBD = 1,         /* a call, from its submit to its release */
@@ -147,11 +154,13 @@ enum counter {
     COUNT_SCSI_RESUBMITTED,      /* SCSI submits of such a request: the same request goes on */
     COUNT_SCSI_UNREADABLE,       /* SCSI submits whose SCSIRequest could not be read */
     COUNT_SCSI_TABLE_FULL,       /* SCSI submits that found the in-flight table full */
+    COUNT_SCSI_NOT_TAKEN,        /* SCSI submits not taken: tracing was about to end */
     COUNT_SCSI_COMPLETED,        /* SCSI requests that ended */
     COUNT_SCSI_END_LOST,         /* (+) SCSI requests whose address was submitted again before their end was seen */
-    COUNT_SCSI_UNSTARTED,        /* SCSI ends whose submit was not recorded: begun before us, migrated in, or no room */
+    COUNT_SCSI_UNSTARTED,        /* SCSI ends whose submit was not recorded: not traced yet or not taken, migrated in, or no room */
     COUNT_RBD_SUBMITTED,         /* RBD calls put in flight */
     COUNT_RBD_TABLE_FULL,        /* RBD calls that found the in-flight table full */
+    COUNT_RBD_NOT_TAKEN,         /* RBD calls not taken: of no request in flight, and tracing was about to end */
     COUNT_RBD_COMPLETED,         /* RBD calls that ended */
     COUNT_RBD_END_LOST,          /* (+) RBD calls whose completion was submitted again before its release was seen */
     COUNT_RBD_UNSTARTED,         /* releases of a completion whose call was not seen */

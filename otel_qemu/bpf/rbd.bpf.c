@@ -181,7 +181,7 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct key key = key_in(thread >> 32, completion);
-    struct process *process = processes.lookup(&key.pid);
+    struct process *process = traced(key.pid);
     if (!process) {
         count(COUNT_FOREIGN);
         return 0;
@@ -197,6 +197,9 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
         call.request_submit_ns = parent->submit_ns;
         call.device = parent->device;
         call.index = parent->calls;
+    } else if (call.link == LINK_NOT_IN_FLIGHT && is_stage(STAGE_ENDING)) {
+        count(COUNT_RBD_NOT_TAKEN);   /* not walked, it is taken: it may be of a request in flight */
+        return 0;
     }
 #ifdef AUDIT
     tell_chain(&call);
@@ -302,6 +305,8 @@ static __always_inline int on_rbd_release(struct pt_regs *ctx)
     u64 thread = bpf_get_current_pid_tgid();
     struct key key = key_in(thread >> 32, PT_REGS_PARM1(ctx));
     struct call *call = calls.lookup(&key);
+    if (is_stage(STAGE_ENDED))
+        return count_traced(COUNT_RBD_UNSTARTED);
     if (!call) {   /* begun at an INNER site, if we saw it begin */
         key.pointer = follow(key.pointer, 0);
         call = calls.lookup(&key);

@@ -2,12 +2,6 @@
  * Records: which traces are worth one, and how a whole trace leaves.
  */
 
-static __always_inline struct settings *current_settings(void)
-{
-    int zero = 0;
-    return settings.lookup(&zero);   /* one entry, always there: the verifier wants to see it checked */
-}
-
 static __always_inline bool has_failed(struct record *request)
 {
     return request->ending != ENDING_COMPLETED || (request->status && request->status != CONDITION_MET);

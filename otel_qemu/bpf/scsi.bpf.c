@@ -115,9 +115,13 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
 {
     struct record record = {};
     struct key key = key_of(PT_REGS_PARM1(ctx));
-    struct process *process = processes.lookup(&key.pid);
+    struct process *process = traced(key.pid);
     if (!process) {
         count(COUNT_FOREIGN);
+        return 0;
+    }
+    if (is_stage(STAGE_ENDING) && !requests.lookup(&key)) {   /* else it goes on: it is submitted again after an error */
+        count(COUNT_SCSI_NOT_TAKEN);
         return 0;
     }
     record.submit_ns = bpf_ktime_get_ns();
@@ -159,7 +163,7 @@ static __always_inline void read_sense(struct record *record, u64 request)
 /* An end whose submit we did not see proves that calls which walked to this address had a parent, begun before us. */
 static __always_inline int end_unstarted(struct key *key, u8 ending)
 {
-    if (processes.lookup(&key->pid)) {
+    if (traced(key->pid)) {
         struct record record = {.pid = key->pid, .kind = RECORD_REQUEST, .ending = ending, .request = key->pointer};
         record.complete_ns = bpf_ktime_get_ns();
         record.kept = KEPT_SAMPLED;
@@ -172,7 +176,7 @@ static __always_inline int end_unstarted(struct key *key, u8 ending)
 static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 host_status)
 {
     struct key key = key_of(request);
-    struct record *record = requests.lookup(&key);
+    struct record *record = is_stage(STAGE_ENDED) ? 0 : requests.lookup(&key);
     if (!record)
         return end_unstarted(&key, ending);
     record->complete_ns = bpf_ktime_get_ns();
@@ -205,7 +209,7 @@ static __always_inline int on_scsi_end(struct pt_regs *ctx, u8 ending)
 static __always_inline int on_scsi_req_retry(struct pt_regs *ctx)
 {
     struct key key = key_of(PT_REGS_PARM1(ctx));
-    struct record *record = requests.lookup(&key);
+    struct record *record = is_stage(STAGE_ENDED) ? 0 : requests.lookup(&key);
     if (record) {
         record->ending = ENDING_RETRY;
         if (record->retries < 255)

@@ -92,6 +92,7 @@ struct settings {
     u64 slow_ns[256];          /* by opcode: a request that takes so long is kept */
     u64 slow_call_ns;          /* the same for a call without request */
     u64 one_in;                /* of the others, about one in so many; 1: all of them; 0: none */
+    u64 stage;                 /* enum stage: changes while probes run, all else here does not */
 };
 
 BPF_ARRAY(settings, struct settings, 1);
@@ -140,6 +141,18 @@ static __always_inline void count(int what)
         __sync_fetch_and_add(value, 1);
 }
 
+static __always_inline struct settings *current_settings(void)
+{
+    int zero = 0;
+    return settings.lookup(&zero);   /* one entry, always there: the verifier wants to see it checked */
+}
+
+static __always_inline bool is_stage(u64 stage)
+{
+    struct settings *settings = current_settings();
+    return settings && settings->stage == stage;
+}
+
 static __always_inline u32 current_pid(void)
 {
     return bpf_get_current_pid_tgid() >> 32;
@@ -164,10 +177,18 @@ static __always_inline u8 kept_anyway(struct process *process)
     return process->keep_all ? KEPT_JOINED_LATER : 0;
 }
 
-/* A hit that changes nothing in flight: count it, unless it is in a process that nobody asked for. */
+/*
+ * A process that is traced, or 0.  Probes are attached before a process is put into the table, and detached after
+ * STAGE_ENDED: so whatever is put in flight is put there while the probes of its end are in place.
+ */
+static __always_inline struct process *traced(u32 pid)
+{
+    return is_stage(STAGE_ENDED) ? 0 : processes.lookup(&pid);
+}
+
+/* A hit that changes nothing in flight: count it, unless it is in a process that is not traced. */
 static __always_inline int count_traced(int what)
 {
-    u32 pid = current_pid();
-    count(processes.lookup(&pid) ? what : COUNT_FOREIGN);
+    count(traced(current_pid()) ? what : COUNT_FOREIGN);
     return 0;
 }

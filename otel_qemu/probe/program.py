@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.errors import NotPossible
-from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Records
+from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Link, Records, Stage
 from otel_qemu.probe.compilation import REMEDY, compiled
 from otel_qemu.probe.keeping import NEVER_NS, Keeping
 from otel_qemu.probe.layouts import Layout
@@ -31,7 +31,13 @@ RING_PAGES = 4096
 """Pages of the ring: 16 MiB, about 120,000 records between two readings."""
 
 SETTINGS = np.dtype(
-    [("bounds_ns", "<u8", latency.BINS), ("slow_ns", "<u8", 256), ("slow_call_ns", "<u8"), ("one_in", "<u8")]
+    [
+        ("bounds_ns", "<u8", latency.BINS),
+        ("slow_ns", "<u8", 256),
+        ("slow_call_ns", "<u8"),
+        ("one_in", "<u8"),
+        ("stage", "<u8"),
+    ]
 )
 """``struct settings`` of ``bpf/tables.bpf.c``."""
 
@@ -115,6 +121,13 @@ class Program:
         settings["one_in"] = min(keeping.one_in, NEVER_NS)
         table[ctypes.c_int(0)] = table.Leaf.from_buffer_copy(settings.tobytes())
 
+    def set_stage(self, stage: Stage) -> None:
+        """Say for all processes at once how far tracing has come."""
+        table = self._bpf[b"settings"]
+        settings = table[ctypes.c_int(0)]
+        settings.stage = stage
+        table[ctypes.c_int(0)] = settings
+
     def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         """The histograms so far: dtype `latency.SERIES` and `latency.LATENCY`, both of shape (n,)."""
         items = [(bytes(key), bytes(value)) for key, value in self._bpf[b"latencies"].items()]
@@ -157,12 +170,18 @@ class Program:
         return int(process.proven), int(process.refuted)
 
     def forget_process(self, pid: int) -> int:
-        """Stop tracing a process and drop what it has in flight; returns how many entries that were."""
-        with contextlib.suppress(KeyError):
-            del self._bpf[b"processes"][ctypes.c_uint32(pid)]
+        """Stop tracing a process and drop all there is of it; returns how many entries in flight that were."""
+        dropped = self.pause_process(pid)
         if self._audits:
             self._forget_audited(pid)
-        for name in (b"latencies", b"handed", b"held"):  # what is held has ended, or lies among the calls as well
+        self._forget(self._bpf[b"latencies"], pid)
+        return dropped
+
+    def pause_process(self, pid: int) -> int:
+        """Take nothing of a process until `trace_process`, and drop what it has in flight; returns how many entries."""
+        with contextlib.suppress(KeyError):
+            del self._bpf[b"processes"][ctypes.c_uint32(pid)]
+        for name in (b"handed", b"held"):  # what is held has ended, or lies among the calls as well
             self._forget(self._bpf[name], pid)
         return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls"))
 
@@ -189,6 +208,16 @@ class Program:
         """The SCSI requests in flight, as far as they have come, in no order."""
         entries = [bytes(entry) for entry in self._bpf[b"requests"].values()]
         return np.frombuffer(b"".join(entries), dtype=RECORD)
+
+    def still_in_flight(self) -> tuple[int, int]:
+        """
+        How many SCSI requests are in flight, and how many RBD calls.
+
+        A call that could not be walked is not counted: it may be of a request that is not traced, so such calls go on
+        for as long as the guest does.
+        """
+        links = [call.link for call in self._bpf[b"calls"].values()]
+        return len(self._bpf[b"requests"]), sum(link in (Link.WALK, Link.NOT_IN_FLIGHT) for link in links)
 
     def close(self) -> None:
         """Give everything back to the kernel."""

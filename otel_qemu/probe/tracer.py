@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput, NothingToTrace, NotPossible
-from otel_qemu.events import Batch, Records
+from otel_qemu.events import Batch, Records, Stage
 from otel_qemu.probe import attach
 from otel_qemu.probe.audit import Audits
 from otel_qemu.probe.inspection import Inspection, inspect
@@ -82,7 +82,7 @@ class Tracer:
         self._attachments: dict[tuple[int, int], attach.Attachment] = {}
         self._known: dict[Identity, _Known] = {}
         self.abandoned = 0
-        """Entries of requests and calls in flight that were dropped because their process ended."""
+        """Entries of requests and calls in flight that were dropped: their process ended, or was taken anew."""
         with contextlib.ExitStack() as undo:
             self._program = undo.enter_context(contextlib.closing(Program(audit)))
             self._program.set_up(in_ns(bounds_s), keeping)
@@ -167,8 +167,22 @@ class Tracer:
         """The kernel's counters by name (`events.COUNTERS`)."""
         return self._program.counters()
 
+    def take_no_more(self) -> None:
+        """Put no request in flight from now on, nor a call that is not of one; what is in flight goes on to its end."""
+        self._program.set_stage(Stage.ENDING)
+
+    def still_in_flight(self) -> tuple[int, int]:
+        """How many SCSI requests are in flight, and how many RBD calls; after `detach`, how many had not ended."""
+        return self._program.still_in_flight()
+
     def detach(self) -> None:
-        """Detach everything; ring, counters and histograms are readable until `close`."""
+        """
+        Detach everything; ring, counters and histograms are readable until `close`.
+
+        The kernel takes probes away one by one, in an order of its own: so no hit is taken any more before the first
+        goes, and no end is missed.
+        """
+        self._program.set_stage(Stage.ENDED)
         for attachment in self._attachments.values():
             attachment.detach()
         self._attachments.clear()
@@ -182,10 +196,16 @@ class Tracer:
         self._undo.close()
 
     def _take(self, process: QemuProcess) -> "_Known":
-        """Trace a process as far as it can be."""
+        """
+        Trace a process as far as it can be, from when everything is in place.
+
+        One that is traced already has loaded librbd since, or executed another binary: what it has in flight is
+        dropped, for ends or calls of that may have been missed.
+        """
         known = _Known(process, inspect(process))
         for problem in known.inspection.problems:
             log.warning("process %d: %s", process.pid, problem)
+        self.abandoned += self._program.pause_process(process.pid)
         proving = False
         try:
             if self._audits:  # first: whatever is in flight later has been seen from its beginning
@@ -208,8 +228,7 @@ class Tracer:
             self._attachments[file.identity] = attach.attach(self._program, file.path, sites, self.route)
 
     def _forget(self, identity: Identity) -> ProcessCounts:
-        if not self._known.pop(identity).attached:
-            return ProcessCounts(identity)
+        del self._known[identity]
         series, latencies = self._program.latencies()
         its = series["pid"] == identity[0]
         counts = ProcessCounts(identity, series[its], latencies[its])

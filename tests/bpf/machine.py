@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import AUDIT_SITES, RECORD, SITES, RbdOperation, Records
+from otel_qemu.events import AUDIT_SITES, RECORD, SITES, RbdOperation, Records, Stage
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.program import SETTINGS
 from otel_qemu.trace import latency
@@ -122,7 +122,13 @@ class Machine:
         settings["bounds_ns"][: len(self.bounds_s)] = in_ns(self.bounds_s)
         settings["slow_ns"], settings["slow_call_ns"] = keeping.slow_ns, keeping.slow_call_ns
         settings["one_in"] = keeping.one_in
+        self._settings = settings
         self._library.set_up(settings.tobytes())
+
+    def set_stage(self, stage: Stage) -> None:
+        """Say how far tracing has come."""
+        self._settings["stage"] = stage
+        self._library.set_up(self._settings.tobytes())
 
     def copy(self, table: str) -> tuple[bytes, bytes]:
         """Every key and every value of a map, one after the other."""

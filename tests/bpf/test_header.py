@@ -22,6 +22,7 @@ from otel_qemu.events import (
     Layer,
     Link,
     RbdOperation,
+    Stage,
 )
 from otel_qemu.probe.program import SETTINGS
 from otel_qemu.trace import latency
@@ -31,6 +32,7 @@ ENUMS: list[tuple[str, str, type[IntEnum]]] = [
     ("record_kind", "RECORD_", Kind),
     ("ending", "ENDING_", Ending),
     ("rbd_operation", "RBD_", RbdOperation),
+    ("stage", "STAGE_", Stage),
     ("layer", "LAYER_", Layer),
     ("kept", "KEPT_", Kept),
     ("link", "LINK_", Link),

@@ -51,6 +51,7 @@ class Stage:
     correlator: Correlator = field(default_factory=Correlator)
     counters: dict[str, int] = field(default_factory=dict)
     abandoned: int = 0
+    still_in_flight: tuple[int, int] = (0, 0)
 
     acts: "Callable[[Stage], None]" = lambda _stage: None
     waits: bool = False

@@ -20,7 +20,7 @@ from otel_qemu.trace.histograms import Histograms
 from otel_qemu.trace.latency import SERIES
 from otel_qemu.trace.measurements import Measurements, ProcessCounts
 
-QUICK = Intervals(drain_s=0.01, refresh_s=60.0, look_s=60.0)
+QUICK = Intervals(drain_s=0.01, refresh_s=60.0, look_s=60.0, end_s=0.2)
 
 
 class Nobody(Selection):
@@ -43,6 +43,7 @@ class Idle:
         self.audited: list[int] = []
         self.inspections: list[Any] = []
         self.calls: list[str] = []
+        self.in_flight_at_end: list[tuple[int, int]] = []
 
     def __enter__(self) -> "Idle":
         return self
@@ -60,6 +61,12 @@ class Idle:
     def read(self) -> Batch:
         self.calls.append("read")
         return Batch(NO_RECORDS, 0)
+
+    def take_no_more(self) -> None:
+        self.calls.append("take_no_more")
+
+    def still_in_flight(self) -> tuple[int, int]:
+        return self.in_flight_at_end.pop() if self.in_flight_at_end else (0, 0)
 
     def detach(self) -> None:
         self.calls.append("detach")
@@ -141,7 +148,7 @@ def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
     service.stop()
     thread.join(10)
     assert not thread.is_alive()
-    assert tracer.calls[-3:] == ["detach", "read", "close"]
+    assert tracer.calls[-4:] == ["take_no_more", "detach", "read", "close"]
     assert [measurements.last for measurements in minute.taken] == [True]
 
 
@@ -176,6 +183,26 @@ def test_why_names_are_missing_is_told(tracer: Idle, caplog: pytest.LogCaptureFi
     assert "STATUS=waiting for a guest: no libvirt" in told.states
 
 
+def test_what_is_in_flight_at_the_end_is_waited_for(tracer: Idle) -> None:
+    """Nothing new is taken before it is looked whether all has ended; the ring is read meanwhile, then all detached."""
+    tracer.in_flight_at_end = [(0, 0), (0, 0), (0, 1), (2, 3)]
+    service = Service(Nobody(), [], intervals=QUICK)
+    service.run(duration_s=0, wait=True)
+    assert tracer.calls == ["refresh", "take_no_more", "read", "read", "detach", "read", "close"]
+    assert service.still_in_flight == (0, 0)
+
+
+def test_what_does_not_end_is_waited_for_no_longer_than_so(tracer: Idle) -> None:
+    """A second at most, whatever hangs; how much it was is known afterwards."""
+    tracer.in_flight_at_end = [(2, 3)] * 1000
+    service = Service(Nobody(), [], intervals=QUICK)
+    began_s = time.monotonic()
+    service.run(duration_s=0, wait=True)
+    assert QUICK.end_s <= time.monotonic() - began_s < Intervals().end_s + 9
+    assert service.still_in_flight == (2, 3)
+    assert tracer.calls[-3:] == ["detach", "read", "close"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_it_starts_is_an_orderly_end(
     number: signal.Signals, tracer: Idle, monkeypatch: pytest.MonkeyPatch, handlers: None
@@ -190,5 +217,5 @@ def test_a_signal_while_it_starts_is_an_orderly_end(
     began_s, minute = time.monotonic(), Minute()
     Service(Nobody(), [], meters=[minute], intervals=QUICK).run(duration_s=60, wait=True)
     assert time.monotonic() - began_s < 30
-    assert tracer.calls == ["refresh", "detach", "read", "close"]
+    assert tracer.calls == ["refresh", "take_no_more", "detach", "read", "close"]
     assert [measurements.last for measurements in minute.taken] == [True]
