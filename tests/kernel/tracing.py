@@ -34,10 +34,10 @@ class Those(Selection):
         return {qemu.pid for qemu in self.qemus if qemu.alive}
 
 
-class _Kept(Program):
+class KeptProgram(Program):
     """A program that stays loaded: compiling and verifying it takes most of the time of a test."""
 
-    idle: ClassVar[list["_Kept"]] = []
+    idle: ClassVar[list["KeptProgram"]] = []
 
     def close(self) -> None:
         """Leave it empty for the next test."""
@@ -47,7 +47,7 @@ class _Kept(Program):
         self.idle.append(self)
 
     @classmethod
-    def one(cls, audit: bool = False) -> "_Kept":
+    def one(cls, audit: bool = False) -> "KeptProgram":
         """One that no other tracer uses."""
         for index, idle in enumerate(cls.idle):
             if idle._audits == audit:
@@ -81,7 +81,7 @@ class Tracing:
         requests, ring_pages = requests or program.REQUESTS, ring_pages or program.RING_PAGES
         with (
             patch.multiple(program, REQUESTS=requests, RING_PAGES=ring_pages),
-            patch.multiple(tracer, RING_PAGES=ring_pages, Program=_Kept.one if keep else Program),
+            patch.multiple(tracer, RING_PAGES=ring_pages, Program=KeptProgram.one if keep else Program),
         ):
             self.tracer = tracer.Tracer(self.selection, keeping, bounds_s, audit)
         if not prove:
