@@ -147,8 +147,8 @@ enum link {
  * Names are what users see, in lower case.
  */
 enum counter {
-    COUNT_SCSI_HANDED,           /* SCSI requests made while the layout of their process was not proven yet */
-    COUNT_SCSI_UNPROVEN,         /* SCSI submits not taken: they do not read as what scsi_req_new was handed */
+    COUNT_SCSI_MADE,             /* SCSI requests made while the layout of their process was not proven yet */
+    COUNT_SCSI_UNPROVEN,         /* SCSI submits not taken: they do not read as what scsi_req_new was called with */
     COUNT_SCSI_SUBMITTED,        /* SCSI requests put in flight */
     COUNT_SCSI_RETRIED,          /* SCSI requests that failed, stopped the guest (werror=stop) and will be tried again */
     COUNT_SCSI_RESUBMITTED,      /* SCSI submits of such a request: the same request goes on */

@@ -6,7 +6,7 @@
  * SCSIRequest from `tag` to `cmd` (include/hw/scsi/scsi.h): what lies between has kept its size since QEMU 2.12.  Read
  * at once, for a read costs as much of 8 bytes as of 56.
  */
-struct told {
+struct scsi_request_fields {
     u32 tag, lun;
     u32 between[5];            /* status, host_status, hba_private, residual */
     char cdb[16];              /* cmd.buf */
@@ -17,20 +17,20 @@ struct told {
 /* Read what a SCSIRequest says when it is submitted.  The guest wrote the CDB: it is copied, never trusted. */
 static __always_inline int read_request(struct record *record, struct process *process, u64 request)
 {
-    struct told told = {};
+    struct scsi_request_fields fields = {};
     if (bpf_probe_read_user(&record->device, 8, (void *)(request + process->device)) ||
-        bpf_probe_read_user(&told, sizeof(told), (void *)(request + process->tag)))
+        bpf_probe_read_user(&fields, sizeof(fields), (void *)(request + process->tag)))
         return -1;
-    record->tag = told.tag;
-    record->lun = told.lun;
-    record->transfer_bytes = told.transfer_bytes;
-    __builtin_memcpy(record->cdb, told.cdb, sizeof(record->cdb));
+    record->tag = fields.tag;
+    record->lun = fields.lun;
+    record->transfer_bytes = fields.transfer_bytes;
+    __builtin_memcpy(record->cdb, fields.cdb, sizeof(record->cdb));
     return 0;
 }
 
 /*
  * SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, ...): probed only until a layout is
- * proven.  What it is handed is what the request must read as when it is submitted.
+ * proven.  What it is called with is what the request must read as when it is submitted.
  */
 static __always_inline struct key key_of_name(u32 pid, u32 tag, u32 lun)
 {
@@ -44,29 +44,66 @@ static __always_inline u64 command_start(void *buf)
     return start;
 }
 
+/* Whether the layout of a process's SCSIRequest is not known yet: user space finds it in samples. */
+static __always_inline bool is_calibrating(struct process *process)
+{
+    return process->proving && process->device == UNKNOWN_OFFSET;
+}
+
+/* The key of the next sample of a process; two threads may take the same one, and the later sample stays. */
+static __always_inline struct key next_sample(u32 pid, u32 *taken)
+{
+    struct key key = {.pointer = 0, .pid = pid, .index = *taken};
+    *taken = key.index + 1;
+    return key;
+}
+
 static __always_inline int on_scsi_req_new(struct pt_regs *ctx)
 {
-    struct key key = key_of_name(current_pid(), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
-    struct handed it = {.device = PT_REGS_PARM1(ctx)};
+    struct expected_request it = {.device = PT_REGS_PARM1(ctx), .tag = PT_REGS_PARM2(ctx), .lun = PT_REGS_PARM3(ctx)};
+    struct key key = key_of_name(current_pid(), it.tag, it.lun);
     struct process *process = processes.lookup(&key.pid);
     /* Of a process that runs the same binary, and is not asked for or needs no proof, nothing would take it away. */
     bool wanted = process && process->proving;
-    if (wanted && !bpf_probe_read_user(&it.cdb, 6, (void *)PT_REGS_PARM4(ctx)))
-        handed.update(&key, &it);
-    count(process ? COUNT_SCSI_HANDED : COUNT_FOREIGN);
+    if (wanted && !bpf_probe_read_user(&it.cdb, 6, (void *)PT_REGS_PARM4(ctx))) {
+        if (!is_calibrating(process)) {
+            expected.update(&key, &it);
+        } else if (process->made < SAMPLES) {
+            key = next_sample(key.pid, &process->made);
+            made.update(&key, &it);
+        }
+    }
+    count(process ? COUNT_SCSI_MADE : COUNT_FOREIGN);
     return 0;
 }
 
+/*
+ * A request of a process whose layout is being found out: a copy of its memory is kept, as long as there is room, and
+ * nothing else is done with it.
+ */
+static __always_inline void take_sample(struct process *process, u32 pid, u64 request)
+{
+    int zero = 0;
+    struct request_bytes *blank = blanks.lookup(&zero);   /* 256 bytes are too many for the stack */
+    if (!blank || process->submitted >= SAMPLES)
+        return;
+    struct key key = next_sample(pid, &process->submitted);
+    submitted.update(&key, blank);
+    struct request_bytes *sample = submitted.lookup(&key);
+    if (sample)
+        bpf_probe_read_user(sample, sizeof(*sample), (void *)request);   /* fails: stays zero, and shows nothing */
+}
+
 /* Whether a request reads as it was made; if it does, that is one proof more. */
-static __always_inline bool is_as_handed(struct record *record, struct process *process)
+static __always_inline bool is_as_expected(struct record *record, struct process *process)
 {
     struct key key = key_of_name(record->pid, record->tag, record->lun);
-    struct handed *it = handed.lookup(&key);
+    struct expected_request *it = expected.lookup(&key);
     if (!it || it->device != record->device || it->cdb != command_start(record->cdb)) {
         __sync_fetch_and_add(&process->refuted, 1);
         return false;
     }
-    handed.delete(&key);
+    expected.delete(&key);
     __sync_fetch_and_add(&process->proven, 1);
     return true;
 }
@@ -129,11 +166,17 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
     record.kind = RECORD_REQUEST;
     record.request = key.pointer;
     record.kept = kept_anyway(process);
+    if (process->device == UNKNOWN_OFFSET) {
+        if (is_calibrating(process))
+            take_sample(process, key.pid, key.pointer);
+        count(COUNT_SCSI_UNPROVEN);
+        return 0;
+    }
     if (read_request(&record, process, key.pointer)) {
         count(COUNT_SCSI_UNREADABLE);
         return 0;
     }
-    if (process->proving && !requests.lookup(&key) && !is_as_handed(&record, process)) {
+    if (process->proving && !requests.lookup(&key) && !is_as_expected(&record, process)) {
         count(COUNT_SCSI_UNPROVEN);
         return 0;
     }
@@ -150,7 +193,8 @@ static __always_inline void read_sense(struct record *record, u64 request)
 {
     u8 sense[14] = {};
     struct process *process = processes.lookup(&record->pid);
-    if (!process || bpf_probe_read_user(sense, sizeof(sense), (void *)(request + process->sense))) {
+    if (!process || process->sense == UNKNOWN_OFFSET ||
+        bpf_probe_read_user(sense, sizeof(sense), (void *)(request + process->sense))) {
         count(COUNT_SENSE_UNREADABLE);
         return;
     }
@@ -200,9 +244,9 @@ static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 hos
  */
 static __always_inline int on_scsi_end(struct pt_regs *ctx, u8 ending)
 {
-    u8 told = PT_REGS_PARM2(ctx);
-    return end_request(PT_REGS_PARM1(ctx), ending, ending == ENDING_COMPLETED ? told : 0,
-                       ending == ENDING_FAILED ? told : 0);
+    u8 given = PT_REGS_PARM2(ctx);
+    return end_request(PT_REGS_PARM1(ctx), ending, ending == ENDING_COMPLETED ? given : 0,
+                       ending == ENDING_FAILED ? given : 0);
 }
 
 /* void scsi_req_retry(SCSIRequest *req): werror=stop or rerror=stop; the request goes on when the guest does */

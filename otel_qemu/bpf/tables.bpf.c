@@ -22,7 +22,9 @@
 #include "events.h"
 
 #define BINS 32                /* of a histogram: 31 bounds at most, and what lies above them */
-#define HANDED 4096            /* requests made and not submitted yet, in processes whose layout is being proven */
+#define EXPECTED 4096          /* requests made and not submitted yet, in processes whose layout is being proven */
+#define SAMPLES 64             /* requests of a process that user space looks at together to find its layout */
+#define SAMPLED 1024           /* such requests of all processes */
 #define MAX_CALLS 256          /* calls kept until their request ends; UNMAP makes at most 255 (max_unmap_descr) */
 #define HELPERS 3              /* coroutines between a call's and its request's: qcow2 images on each other */
 #define MOST_CALLS 65535        /* that a record can tell */
@@ -41,23 +43,31 @@
  */
 struct process {
     u32 device;                /* SCSIRequest.dev */
-    u32 tag;                   /* SCSIRequest.tag, and what follows it up to .cmd (struct told) */
+    u32 tag;                   /* SCSIRequest.tag, and what follows it up to .cmd (struct scsi_request_fields) */
     u32 sense;                 /* SCSIRequest.sense */
     u32 completion_argument;   /* librbd::io::AioCompletion.complete_arg */
     u32 coroutine;             /* in QEMU's object of one call: RBDTask.co, or RADOSCB.acb */
     u32 through_acb;           /* 1: that is RADOSCB.acb, and the coroutine is two pointers further (QEMU 6.0 and older) */
     u32 return_value;          /* RBDTask.ret or RADOSCB.ret */
     u32 keep_all;              /* 1: calls are joined in user space, which needs every record */
-    u32 proving;               /* 1: only requests that read as what scsi_req_new was handed are taken */
+    u32 proving;               /* 1: only requests that read as what scsi_req_new was called with are taken */
     u32 proven;                /* how many did */
     u32 refuted;               /* how many did not */
     u32 walked;                /* 1: a walk has ended at a request in flight, so its offsets are right */
+    u32 made;                  /* while `device` is not known: samples taken of what scsi_req_new was called with */
+    u32 submitted;             /* and of what scsi_req_enqueue was given */
 };
 
-/* What scsi_req_new was handed, by (tag and LUN, process). */
-struct handed {
+/* What scsi_req_new was called with. */
+struct expected_request {
     u64 device;
     u64 cdb;                   /* its first 6 bytes: every CDB has them (SPC-5 4.2) */
+    u32 tag, lun;
+};
+
+/* The beginning of a SCSIRequest, whatever is in it. */
+struct request_bytes {
+    char bytes[256];
 };
 
 struct key {
@@ -97,7 +107,10 @@ struct settings {
 
 BPF_ARRAY(settings, struct settings, 1);
 BPF_HASH(processes, u32, struct process, PROCESSES);
-BPF_HASH(handed, struct key, struct handed, HANDED);
+BPF_HASH(expected, struct key, struct expected_request, EXPECTED);   /* by (tag and LUN, process) */
+BPF_HASH(made, struct key, struct expected_request, SAMPLED);        /* by (process, index), as is the next */
+BPF_HASH(submitted, struct key, struct request_bytes, SAMPLED);
+BPF_ARRAY(blanks, struct request_bytes, 1);                          /* always zero */
 BPF_HASH(requests, struct key, struct record, REQUESTS);
 BPF_HASH(calls, struct key, struct call, REQUESTS);
 BPF_HASH(held, struct key, struct call, REQUESTS);

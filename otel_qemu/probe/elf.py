@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from elftools.elf.elffile import ELFFile
@@ -45,6 +46,7 @@ class Binary:
     Attributes:
         path: for error messages.
         elsewhere: symbol tables for it in other files, each with where it is from (`probe.symbols` knows them).
+        debug_files: where its debug information may be, itself first (`probe.symbols` knows them, too).
         problems: what kept a symbol from being used; each a sentence.
     """
 
@@ -52,6 +54,7 @@ class Binary:
         self._elf = elf
         self.path = path
         self.elsewhere: Callable[[], Iterable[tuple[str, FunctionTable]]] = tuple
+        self.debug_files: Callable[[], Iterable[Path]] = tuple
         self.problems: list[str] = []
 
     @cached_property
@@ -71,6 +74,11 @@ class Binary:
         section = self._elf.get_section_by_name(".rodata")
         found = re.search(re.escape(marker) + rb"([^\n\0]{1,100})", section.data()) if section else None
         return found[1].decode(errors="replace") if found else ""
+
+    @property
+    def has_debug_information(self) -> bool:
+        """Whether it holds some itself, as a binary that was not stripped and a debug file do."""
+        return any(self._elf.get_section_by_name(name) for name in (".debug_info", ".zdebug_info"))
 
     def section(self, name: str) -> bytes:
         """

@@ -2,15 +2,15 @@
 What can be traced of one QEMU process: its sites, its layout, and what stands in the way.  `check` prints it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe import layouts
-from otel_qemu.probe.elf import Binary, open_binary
-from otel_qemu.probe.layouts import Layout
+from otel_qemu.probe import debug_information, machine_code
+from otel_qemu.probe.elf import Binary
+from otel_qemu.probe.layouts import COMPLETION, RBD_TASK, SCSI_REQUEST, Disagreement, Evidence, Layout, agreed
 from otel_qemu.probe.processes import PROC, MappedFile, QemuProcess
 from otel_qemu.probe.sites import PROBES, Probe, Site, proof_site, sites
 from otel_qemu.probe.symbols import open_with_symbols
@@ -28,6 +28,7 @@ class Inspection:
     Attributes:
         process: what was looked at.
         layout: offsets in its structs.
+        sources: where they are from, for people, by struct; one that is not known is left out.
         qemu_version: as the binary's own text has it, for people only; '' when not found.
         sites: where probes go, by layer: ``scsi`` in the QEMU binary, ``rbd`` in librbd; a layer that cannot be traced
             has none.
@@ -39,6 +40,7 @@ class Inspection:
 
     process: QemuProcess
     layout: Layout = field(default_factory=Layout)
+    sources: dict[str, str] = field(default_factory=dict)
     qemu_version: str = ""
     sites: dict[str, list[Site]] = field(default_factory=dict)
     proof: Site | None = None
@@ -56,9 +58,25 @@ class Inspection:
         }
 
     @property
+    def calibrates(self) -> bool:
+        """Whether the layout of SCSIRequest is found out at run time, with the first requests."""
+        return bool(self.sites.get("scsi")) and not self.layout.scsi_known
+
+    @property
     def symbols(self) -> dict[str, str | None]:
         """Which symbol table each layer's functions were found in."""
         return {layer: found[0].table if (found := self.sites.get(layer)) else None for layer in ("scsi", "rbd")}
+
+    def learn(self, struct: str, evidence: Evidence | None) -> dict[str, int]:
+        """Note where the layout of a struct is from; returns its offsets, none if it is not known."""
+        if evidence is None:
+            return {}
+        self.sources[struct] = evidence.source
+        return evidence.offsets
+
+    def report(self, problems: Iterable[str]) -> None:
+        """Add to the problems, each once."""
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
     def binaries(self) -> list[tuple[MappedFile, list[Site]]]:
         """Which files get which probes."""
@@ -85,14 +103,15 @@ class _Findings:
 
     sites: list[Site] = field(default_factory=list)
     missing: list[Probe] = field(default_factory=list)
-    offsets: dict[str, int] | None = None
+    layout: Evidence | None = None
     proof: Site | None = None
     version: str = ""
+    problems: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
         """Whether nothing that was looked for is missing; else it may be there later, in a debug file."""
-        return self.offsets is not None and not any(probe.required for probe in self.missing)
+        return self.layout is not None and not any(probe.required for probe in self.missing)
 
 
 _cache: dict[tuple[str, str, tuple[int, int]], _Findings] = {}
@@ -111,37 +130,50 @@ def _findings(binary: Binary, file: MappedFile, look: Callable[[Binary], _Findin
 
 def _look_at_qemu(binary: Binary) -> _Findings:
     probes, missing = sites(binary, "scsi")
+    layout = _layout(binary, SCSI_REQUEST, machine_code.scsi_request)
     version = binary.text_after(b"QEMU emulator version ")
-    return _Findings(probes, missing, layouts.scsi_request_offsets(binary), proof_site(binary), version)
+    return _Findings(probes, missing, layout, proof_site(binary), version, tuple(binary.problems))
 
 
 def _look_at_librbd(binary: Binary) -> _Findings:
     probes, missing = sites(binary, "rbd")
-    argument = layouts.completion_argument_offset(binary)
-    return _Findings(probes, missing, None if argument is None else {"completion_argument": argument})
+    layout = _layout(binary, COMPLETION, machine_code.completion)
+    return _Findings(probes, missing, layout, problems=tuple(binary.problems))
 
 
 def _look_at_block_rbd(binary: Binary) -> _Findings:
-    return _Findings(offsets=layouts.rbd_task_offsets(binary))
+    layout = _layout(binary, RBD_TASK, machine_code.rbd_task)
+    return _Findings(layout=layout, problems=tuple(binary.problems))
+
+
+def _layout(binary: Binary, struct: str, read_code: Callable[[Binary], list[Evidence]]) -> Evidence | None:
+    """What debug information and machine code say of a struct; None if neither does, or if they disagree."""
+    try:
+        return agreed([*debug_information.evidence(binary, struct), *read_code(binary)])
+    except Disagreement as error:
+        binary.report(f"the layout of {struct} is not used, for two sources disagree: {error}")
+        return None
 
 
 def _inspect_scsi(found: Inspection) -> dict[str, int]:
     executable = found.process.executable
-    roots = PROC / str(found.process.pid) / "root", Path("/")
-    with open_with_symbols(executable.path, _SCSI_REQUIRED, roots) as binary:
+    with open_with_symbols(executable.path, _SCSI_REQUIRED, _roots(found.process)) as binary:
         qemu = _findings(binary, executable, _look_at_qemu)
         found.build_ids["qemu"] = binary.build_id
     found.qemu_version, found.proof = qemu.version, qemu.proof
-    found.problems += binary.problems
+    found.report(qemu.problems)
     if any(probe.required for probe in qemu.missing):
         names = _names(qemu.missing)
         found.problems.append(f"SCSI is not traced: {executable.name} has no symbol {names}; install its debug symbols")
         return {}
-    if qemu.offsets is None:
-        found.problems.append("SCSI is not traced: the layout of SCSIRequest is not understood in this build")
+    if qemu.layout is None and qemu.proof is None:
+        found.problems.append(
+            f"SCSI is not traced: the layout of SCSIRequest is not known, and {executable.name} has no symbol "
+            "scsi_req_new to find it out with; install its debug symbols"
+        )
         return {}
     found.sites["scsi"] = qemu.sites
-    return qemu.offsets
+    return found.learn(SCSI_REQUEST, qemu.layout)
 
 
 def _inspect_rbd(found: Inspection) -> dict[str, int]:
@@ -155,20 +187,28 @@ def _inspect_rbd(found: Inspection) -> dict[str, int]:
     if process.librbd is None:
         found.problems.append("RBD is not traced: the process has no librbd mapped, so it has no rbd disk")
         return {}
-    with open_binary(process.librbd.path) as binary:
-        librbd = _findings(binary, process.librbd, _look_at_librbd)
-        found.build_ids["librbd"] = binary.build_id
+    librbd = _open_and_look(found, "librbd", process.librbd, _look_at_librbd)
     if any(probe.required for probe in librbd.missing):
         found.problems.append(f"RBD is not traced: {process.librbd.name} has no symbol {_names(librbd.missing)}")
     else:
         found.sites["rbd"] = librbd.sites
-    block_rbd = process.block_rbd or process.executable
-    with open_binary(block_rbd.path) as binary:
-        task = _findings(binary, block_rbd, _look_at_block_rbd).offsets
-        found.build_ids["block_rbd"] = binary.build_id
-    if librbd.offsets is None or task is None:
+    task = _open_and_look(found, "block_rbd", process.block_rbd or process.executable, _look_at_block_rbd)
+    if librbd.layout is None or task.layout is None:
         found.problems.append("RBD calls are joined by range and time: the layouts for the walk are not understood")
-    return (librbd.offsets or {}) | (task or {})
+    return found.learn(COMPLETION, librbd.layout) | found.learn(RBD_TASK, task.layout)
+
+
+def _open_and_look(found: Inspection, name: str, file: MappedFile, look: Callable[[Binary], _Findings]) -> _Findings:
+    with open_with_symbols(file.path, (), _roots(found.process)) as binary:
+        findings = _findings(binary, file, look)
+        found.build_ids[name] = binary.build_id
+    found.report(findings.problems)
+    return findings
+
+
+def _roots(process: QemuProcess) -> tuple[Path, Path]:
+    """Of the file systems that may have debug files: the process's own, then ours."""
+    return PROC / str(process.pid) / "root", Path("/")
 
 
 def _names(probes: list[Probe]) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import NotPossible
 from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Link, Records, Stage
+from otel_qemu.probe import calibration
 from otel_qemu.probe.compilation import REMEDY, compiled
 from otel_qemu.probe.keeping import NEVER_NS, Keeping
 from otel_qemu.probe.layouts import Layout
@@ -43,6 +44,7 @@ SETTINGS = np.dtype(
 
 _UPROBE_EVENTS = (Path("/sys/kernel/tracing/uprobe_events"), Path("/sys/kernel/debug/tracing/uprobe_events"))
 _PERF_TRIES = 3  # perf_event_open on a busy machine has been seen to fail once in 400 times, and not again
+_SAMPLES = (b"made", b"submitted")
 _UPROBE_MULTI = 48  # enum bpf_attach_type, Linux 6.6
 
 
@@ -146,11 +148,12 @@ class Program:
         Args:
             pid: of the process.
             layout: of its structs.
-            proving: take only requests that read as what scsi_req_new was handed.
+            proving: take only requests that read as what scsi_req_new was called with; while their layout is not
+                known, none, but samples of them.
             keep_all: its calls are joined in user space, which needs every record of it.
         """
         table = self._bpf[b"processes"]
-        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), keep_all, proving, 0, 0, 0)
+        table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), keep_all, proving, 0, 0, 0, 0, 0)
 
     def trust_process(self, pid: int) -> None:
         """From now on, take a traced process's requests without proof; all else that is known of it stays."""
@@ -158,7 +161,25 @@ class Program:
         process = table[ctypes.c_uint32(pid)]
         process.proving = 0
         table[ctypes.c_uint32(pid)] = process
-        self._forget(self._bpf[b"handed"], pid)
+        self._forget(self._bpf[b"expected"], pid)
+
+    def samples(self, pid: int) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
+        """Of a process that is being calibrated: what `calibration.calibrated` takes."""
+        made, submitted = (
+            b"".join(bytes(value) for key, value in self._bpf[table].items() if key.pid == pid) for table in _SAMPLES
+        )
+        requests = np.frombuffer(submitted, dtype=np.uint8).reshape(-1, calibration.REQUEST_BYTES)
+        return np.frombuffer(made, dtype=calibration.EXPECTED), requests
+
+    def sample_again(self, pid: int, **offsets: int) -> None:
+        """Drop the samples of a process, and take new ones unless offsets are given: then it is proven by these."""
+        table = self._bpf[b"processes"]
+        process = table[ctypes.c_uint32(pid)]
+        for name, value in {**offsets, "made": 0, "submitted": 0}.items():
+            setattr(process, name, value)
+        for samples in _SAMPLES:
+            self._forget(self._bpf[samples], pid)
+        table[ctypes.c_uint32(pid)] = process
 
     def audit_process(self, pid: int) -> None:
         """From now on, follow this process's coroutines."""
@@ -181,7 +202,7 @@ class Program:
         """Take nothing of a process until `trace_process`, and drop what it has in flight; returns how many entries."""
         with contextlib.suppress(KeyError):
             del self._bpf[b"processes"][ctypes.c_uint32(pid)]
-        for name in (b"handed", b"held"):  # what is held has ended, or lies among the calls as well
+        for name in (b"expected", b"held", *_SAMPLES):  # what is held has ended, or lies among the calls as well
             self._forget(self._bpf[name], pid)
         return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls"))
 

@@ -1,15 +1,18 @@
 """
-Putting layouts to the proof: requests are taken only if they read as what scsi_req_new was handed, until enough did.
+Putting layouts to the proof: requests are taken only if they read as what scsi_req_new was called with, until enough
+did.  A layout that is not known is calibrated first, and proven like any other.
 
 That function is probed for as long, and no longer.  All guests that run a binary pay for it, so what one of them has
 proven holds for the others as well: an idle one would keep it there.
 """
 
 import logging
+from dataclasses import replace
 
 from otel_qemu.probe import attach
+from otel_qemu.probe.calibration import SAMPLES, calibrated
 from otel_qemu.probe.inspection import Inspection
-from otel_qemu.probe.layouts import Layout
+from otel_qemu.probe.layouts import CALIBRATION, SCSI_REQUEST, UNKNOWN_OFFSET, Layout
 from otel_qemu.probe.program import Program
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,8 @@ class Proofs:
         self._program = program
         self._waiting: dict[int, Inspection] = {}
         self._proven: set[_Build] = set()
-        self._told: set[int] = set()
+        self._calibrated: dict[_Build, dict[str, int]] = {}
+        self._reported: set[int] = set()
         self._probes: dict[tuple[int, int], attach.Attachment] = {}
 
     def begin(self, inspection: Inspection, route: str) -> bool:
@@ -48,6 +52,7 @@ class Proofs:
             NotPossible: the kernel refuses the probe.
         """
         file, site = inspection.process.executable, inspection.proof
+        self._use_calibrated(inspection)
         if site is None or not inspection.sites.get("scsi") or _build(inspection) in self._proven:
             return False
         if file.identity not in self._probes:
@@ -56,13 +61,16 @@ class Proofs:
         return True
 
     def settle(self) -> None:
-        """Trace processes without further proof that have given enough; say it of those that are refuted."""
+        """Trace processes without further proof that have given enough; report those that are refuted."""
         for pid, inspection in list(self._waiting.items()):
+            if inspection.calibrates:
+                self._calibrate(pid, inspection)
+                continue
             proven, refuted = self._program.proofs(pid)
             if proven >= ENOUGH:
                 self._proven.add(_build(inspection))
-            elif refuted >= ENOUGH and not proven and pid not in self._told:
-                self._told.add(pid)
+            elif refuted >= ENOUGH and not proven and pid not in self._reported:
+                self._reported.add(pid)
                 log.warning(
                     "process %d: SCSI is not traced: requests do not read as they were made, so this build lays out "
                     "SCSIRequest otherwise; report it with the output of `otel-qemu check --json`",
@@ -71,6 +79,37 @@ class Proofs:
         for pid in [pid for pid, inspection in self._waiting.items() if _build(inspection) in self._proven]:
             self._program.trust_process(pid)
             self.forget(pid)
+
+    def _calibrate(self, pid: int, inspection: Inspection) -> None:
+        """Look for the layout in the samples so far; where as many as there is room for show none, take others."""
+        build = _build(inspection)
+        made, submitted = self._program.samples(pid)
+        offsets = self._calibrated.get(build) or calibrated(made, submitted)
+        if offsets is None:
+            if len(submitted) >= SAMPLES:
+                self._program.sample_again(pid)
+                self._report_once(pid)
+            return
+        self._calibrated[build] = offsets
+        self._use_calibrated(inspection)
+        self._program.sample_again(pid, **offsets)
+
+    def _use_calibrated(self, inspection: Inspection) -> None:
+        """Give a process the layout that another of its build has shown."""
+        if inspection.calibrates and (offsets := self._calibrated.get(_build(inspection))):
+            inspection.layout = replace(inspection.layout, **offsets)
+            inspection.sources[SCSI_REQUEST] = CALIBRATION
+            without = "" if inspection.layout.sense != UNKNOWN_OFFSET else "; sense data are not read"
+            log.info("process %d: SCSIRequest is read by %s%s", inspection.process.pid, CALIBRATION, without)
+
+    def _report_once(self, pid: int) -> None:
+        if pid not in self._reported:
+            self._reported.add(pid)
+            log.warning(
+                "process %d: SCSI is not traced: calibration finds no layout of SCSIRequest in its requests; report it "
+                "with the output of `otel-qemu check --json`",
+                pid,
+            )
 
     def forget(self, pid: int) -> None:
         """A process is proven, or has gone: probes that no other needs are detached."""

@@ -14,6 +14,7 @@ from typing import Any
 import capstone
 
 from otel_qemu.events import SITES
+from otel_qemu.probe.disassembly import decoded
 from otel_qemu.probe.elf import Binary, Function
 
 _ARGUMENT_REGISTERS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")  # System V AMD64 ABI
@@ -152,7 +153,7 @@ def proof_site(binary: Binary) -> Site | None:
 
 def _site(binary: Binary, probe: Probe, function: Function) -> Site:
     """The first good instruction of a function, or its entry."""
-    code = list(_decode(binary.code(function.offset, _PROLOGUE_BYTES), function.offset))
+    code = list(decoded(binary.code(function.offset, _PROLOGUE_BYTES), function.offset))
     if not code:
         return Site(probe, probe.function, function.offset, function.table, "?", "its first instruction is unknown")
     because = "none of its first instructions is one that the kernel emulates"
@@ -217,7 +218,7 @@ def _is_jumped_to(binary: Binary, function: Function, site: int) -> bool:
 
 
 def _jump_targets(code: bytes, offset: int) -> Iterator[int]:
-    for instruction in _decode(code, offset):
+    for instruction in decoded(code, offset):
         if instruction.group(capstone.CS_GRP_JUMP) and instruction.operands[0].type == capstone.x86.X86_OP_IMM:
             yield instruction.operands[0].imm
 
@@ -245,12 +246,6 @@ _WHOLE = {
 def _leaves(instruction: Any) -> bool:
     groups = (capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL, capstone.CS_GRP_RET, capstone.CS_GRP_INT)
     return any(instruction.group(group) for group in groups)
-
-
-def _decode(code: bytes, offset: int) -> Iterator[Any]:
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    decoder.detail = True
-    return iter(decoder.disasm(code, offset))
 
 
 def _text(instruction: Any) -> str:

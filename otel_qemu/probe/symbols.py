@@ -1,5 +1,5 @@
 """
-Names for the functions of a stripped binary, from the places where distributions keep them.
+Names for the functions of a stripped binary, and its debug information, from the places where distributions keep them.
 
 In this order: its ``.dynsym``, its ``.symtab``, its ``.gnu_debugdata``, the debug file with its build id, debuginfod
 where it is set.  The first two are the work of `probe.elf`; the others are opened when those two lack a function that
@@ -38,7 +38,8 @@ def open_with_symbols(path: str, required: Iterable[str], roots: Iterable[Path] 
         BadInput: the file itself cannot be read.  What is wrong with another goes to `Binary.problems`.
     """
     with open_binary(path) as binary:
-        binary.elsewhere = _Elsewhere(binary, tuple(required), tuple(roots)).tables
+        elsewhere = _Elsewhere(binary, tuple(required), tuple(roots))
+        binary.elsewhere, binary.debug_files = elsewhere.tables, elsewhere.debug_files
         yield binary
 
 
@@ -51,6 +52,7 @@ class _Elsewhere:
         self._roots = roots
         self._read: list[tuple[str, FunctionTable]] = []
         self._unread = self._sources()
+        self._fetched: list[Path] = []
 
     def tables(self) -> Iterator[tuple[str, FunctionTable]]:
         """Each table and where it is from; no more of them than the required functions take."""
@@ -59,6 +61,24 @@ class _Elsewhere:
             name, read = source
             self._read.append((name, self._table(read)))
             yield self._read[-1]
+
+    def debug_files(self) -> Iterator[Path]:
+        """
+        Those with debug information of its build: the binary itself, then its debug files.
+
+        A file from debuginfod is among them if it was fetched for its symbols; for this alone none is asked for.
+        """
+        if self._binary.has_debug_information:
+            yield Path(self._binary.path)
+        for path in (*self._installed(), *self._fetched):
+            try:
+                with _opened_debug_file(path, self._binary.build_id) as binary:
+                    has_some = binary.has_debug_information
+            except BadInput as error:
+                self._binary.report(str(error))
+            else:
+                if has_some:
+                    yield path
 
     def _lacks_some(self) -> bool:
         tables = [self._binary.full_table, *(table for _name, table in self._read)]
@@ -70,14 +90,26 @@ class _Elsewhere:
     def _sources(self) -> Iterator[tuple[str, Callable[[], FunctionTable]]]:
         yield ".gnu_debugdata", partial(_debug_data, self._binary)
         build_id = self._binary.build_id
+        for path in self._installed():
+            yield "debug file", partial(_debug_file, path, build_id)
+        if len(build_id) >= _SHORTEST_BUILD_ID and debuginfod.is_set():
+            yield "debuginfod", self._fetch
+
+    def _fetch(self) -> FunctionTable:
+        path = debuginfod.fetched(self._binary.build_id)
+        table = _debug_file(path, self._binary.build_id)
+        self._fetched.append(path)
+        return table
+
+    def _installed(self) -> Iterator[Path]:
+        """The debug files that packages have put where they belong."""
+        build_id = self._binary.build_id
         if len(build_id) < _SHORTEST_BUILD_ID:
             return
         for root in self._roots:
             path = root / _DEBUG_FILES / build_id[:2] / f"{build_id[2:]}.debug"
             if _is_file(path):
-                yield "debug file", partial(_debug_file, path, build_id)
-        if urls := debuginfod.urls():
-            yield "debuginfod", partial(debuginfod.fetched, build_id, urls, partial(_debug_file, build_id=build_id))
+                yield path
 
     def _table(self, read: Callable[[], FunctionTable]) -> FunctionTable:
         """What a source has: nothing, and a problem, if it is damaged or not to be had."""
@@ -103,11 +135,23 @@ def _debug_file(path: Path, build_id: str) -> FunctionTable:
     Raises:
         BadInput: it is damaged, or another build's.
     """
+    with _opened_debug_file(path, build_id) as binary:
+        return binary.full_table
+
+
+@contextlib.contextmanager
+def _opened_debug_file(path: Path, build_id: str) -> Iterator[Binary]:
+    """
+    A debug file of a build.
+
+    Raises:
+        BadInput: it is damaged, or another build's.
+    """
     with open_binary(str(path)) as binary:
         if binary.build_id != build_id:
             theirs = binary.build_id or "none"
             raise BadInput(f"{path} is not used: its build id is {theirs}, not {build_id}: it is of another build")
-        return binary.full_table
+        yield binary
 
 
 def _debug_data(binary: Binary) -> FunctionTable:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from otel_qemu.probe.layouts import UNKNOWN_OFFSET
+from otel_qemu.probe.inspection import Inspection
+from otel_qemu.probe.layouts import CALIBRATION, COMPLETION, RBD_TASK, SCSI_REQUEST, UNKNOWN_OFFSET
 from otel_qemu.probe.trial import Trial
 
 
@@ -20,7 +21,8 @@ def check_line(trial: Trial) -> dict[str, Any]:
         "domain": trial.guest.name,
         "symbols": inspection.symbols,
         "layout": {
-            name: None if value == UNKNOWN_OFFSET else value for name, value in asdict(inspection.layout).items()
+            **{name: None if value == UNKNOWN_OFFSET else value for name, value in asdict(inspection.layout).items()},
+            "sources": dict(_sources(inspection)),
         },
         "route": trial.route,
         "headers": trial.headers,
@@ -52,13 +54,22 @@ def check_text(trial: Trial) -> Iterator[str]:
         for site in trial.inspection.sites.get(layer, []):
             if site.slow_because:
                 yield f"           {site.probe.function} is single-stepped, which costs more a hit: {site.slow_because}"
-    if inspection.sites.get("scsi"):
-        proof = "the first requests must confirm" if inspection.proof else "nothing can confirm: no symbol scsi_req_new"
-        yield f"  layout   read off the code, which {proof}"
+    for struct, source in _sources(inspection):
+        yield f"  layout   {struct}: {source or 'not known'}"
+    if inspection.layout.scsi_known and inspection.sites.get("scsi"):
+        proof = "the first requests must confirm it" if inspection.proof else "unconfirmed: no symbol scsi_req_new"
+        yield f"           SCSIRequest: {proof}"
     walk = "by pointers" if inspection.layout.walk_known else "by byte range and time"
     yield f"  joined   {walk if all(trial.attached.values()) else 'no'}"
     for problem in trial.problems:
         yield f"  problem  {problem}"
+
+
+def _sources(inspection: Inspection) -> Iterator[tuple[str, str | None]]:
+    """Each struct, and where its layout is from; None where it is not known."""
+    for struct in (SCSI_REQUEST, RBD_TASK, COMPLETION):
+        calibrated = struct == SCSI_REQUEST and inspection.calibrates
+        yield struct, CALIBRATION if calibrated else inspection.sources.get(struct)
 
 
 def _layer_text(trial: Trial, layer: str) -> str:

@@ -18,7 +18,7 @@ MEMORY_BYTES = 8 << 20
 RING_BYTES = 1 << 20
 TABLE_ENTRIES = 1024
 _RING_DATA = 24
-HASHES = ("processes", "requests", "calls", "held", "handed", "latencies")
+HASHES = ("processes", "requests", "calls", "held", "expected", "made", "submitted", "latencies")
 AUDIT_HASHES = ("threads", "coroutines", "led")
 SIZES = ("PROCESSES", "REQUESTS", "SERIES")
 # fmt: off

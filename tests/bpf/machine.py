@@ -112,7 +112,9 @@ class Machine:
     def trace(self, pid: int, layout: Layout, *, keep_all: bool = False, proving: bool = False) -> None:
         """Have the process `pid` traced."""
         self._library.put(
-            "processes", struct.pack("<I", pid), struct.pack("<12I", *layout.as_words(), keep_all, proving, 0, 0, 0)
+            "processes",
+            struct.pack("<I", pid),
+            struct.pack("<14I", *layout.as_words(), keep_all, proving, 0, 0, 0, 0, 0),
         )
 
     def set_up(self, keeping: Keeping) -> None:
@@ -166,7 +168,7 @@ class Machine:
 
     def table_sizes(self) -> dict[str, int]:
         """Entries in each map of things in flight."""
-        return {name: self._library.hashes[name].size for name in ("requests", "calls", "held", "handed")}
+        return {name: self._library.hashes[name].size for name in ("requests", "calls", "held", "expected")}
 
     def in_flight(self, request: Request) -> bool:
         """Whether the program holds the request of the current process to be in flight."""

@@ -190,7 +190,7 @@ def test_a_lost_release_is_counted_when_the_completion_comes_again(machine: Mach
     assert (first["calls"], first["call_complete_ns"], first["return_value"]) == (2, 0, RETURN_UNKNOWN)
     assert (second["call_complete_ns"], second["return_value"]) == (1_000_070, 4096)
     assert machine.counted()["rbd_end_lost"] == 1
-    assert machine.table_sizes() == {"requests": 0, "calls": 0, "held": 0, "handed": 0}
+    assert machine.table_sizes() == {"requests": 0, "calls": 0, "held": 0, "expected": 0}
 
 
 def test_a_release_without_call_is_counted(machine: Machine) -> None:

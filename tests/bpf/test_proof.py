@@ -1,4 +1,4 @@
-"""A layout that is not proven: a request is taken only if it reads as what scsi_req_new was handed."""
+"""A layout that is not proven: a request is taken only if it reads as what scsi_req_new was called with."""
 
 import struct
 from dataclasses import replace
@@ -17,10 +17,10 @@ def proving(told: Layout = QEMU_7_2) -> Machine:
     return machine
 
 
-def made(machine: Machine, **handed: object) -> Request:
-    """A READ of tag 7 that scsi_req_new was handed as such, or otherwise."""
+def made(machine: Machine, **expected: object) -> Request:
+    """A READ of tag 7 that scsi_req_new was called with as such, or otherwise."""
     request = machine.allocate_request()
-    machine.new(request, **handed)  # type: ignore[arg-type]
+    machine.new(request, **expected)  # type: ignore[arg-type]
     return request
 
 
@@ -35,18 +35,18 @@ def test_a_request_that_reads_as_it_was_made_is_taken() -> None:
     request = made(machine)
     machine.enqueue(request)
     machine.complete(request)
-    assert machine.counted() == {"scsi_handed": 1, "scsi_submitted": 1, "scsi_completed": 1, "records": 1}
+    assert machine.counted() == {"scsi_made": 1, "scsi_submitted": 1, "scsi_completed": 1, "records": 1}
     assert proofs(machine) == (1, 0)
-    assert machine.table_sizes()["handed"] == 0
+    assert machine.table_sizes()["expected"] == 0
 
 
-@pytest.mark.parametrize("handed", [{"cdb": WRITE_10}, {"tag": 8}, {"lun": 1}, {"device": DEVICE + 8}])
-def test_one_that_does_not_is_left_alone(handed: dict[str, object]) -> None:
+@pytest.mark.parametrize("expected", [{"cdb": WRITE_10}, {"tag": 8}, {"lun": 1}, {"device": DEVICE + 8}])
+def test_one_that_does_not_is_left_alone(expected: dict[str, object]) -> None:
     """Another CDB, tag, LUN or device: counted, never in flight, and no record tells of it as a request."""
     machine = proving()
-    request = made(machine, **handed)
+    request = made(machine, **expected)
     machine.enqueue(request)
-    assert machine.counted() == {"scsi_handed": 1, "scsi_unproven": 1}
+    assert machine.counted() == {"scsi_made": 1, "scsi_unproven": 1}
     assert not machine.in_flight(request)
     assert proofs(machine) == (0, 1)
 
@@ -57,7 +57,7 @@ def test_a_wrong_offset_takes_nothing(field: str) -> None:
     machine = proving(replace(QEMU_7_2, **{field: getattr(QEMU_7_2, field) + 8}))
     for _ in range(5):
         machine.enqueue(made(machine))
-    assert machine.counted() == {"scsi_handed": 5, "scsi_unproven": 5}
+    assert machine.counted() == {"scsi_made": 5, "scsi_unproven": 5}
 
 
 def test_one_made_before_we_looked_is_left_alone() -> None:
@@ -80,7 +80,7 @@ def test_what_cannot_be_read_proves_nothing() -> None:
     machine = proving()
     machine.fail_read(1)
     machine.enqueue(made(machine))
-    assert machine.counted() == {"scsi_handed": 1, "scsi_unproven": 1}
+    assert machine.counted() == {"scsi_made": 1, "scsi_unproven": 1}
 
 
 def test_a_proven_process_is_not_asked(machine: Machine) -> None:
@@ -88,5 +88,5 @@ def test_a_proven_process_is_not_asked(machine: Machine) -> None:
     machine.new(machine.submit_request(READ_10))
     machine.pid += 1
     machine.new(machine.allocate_request())
-    assert machine.counted() == {"scsi_submitted": 1, "scsi_handed": 1, "foreign": 1}
-    assert machine.table_sizes()["handed"] == 0
+    assert machine.counted() == {"scsi_submitted": 1, "scsi_made": 1, "foreign": 1}
+    assert machine.table_sizes()["expected"] == 0

@@ -34,12 +34,12 @@ def test_the_first_requests_prove_a_layout(qemu: FakeQemu, route: str) -> None:
         tracing.tracer.refresh()
         qemu.command("write 1 4096")
         counted = tracing.counted()
-        assert (counted["scsi_handed"], counted["scsi_submitted"]) == (ENOUGH, ENOUGH)
+        assert (counted["scsi_made"], counted["scsi_submitted"]) == (ENOUGH, ENOUGH)
         tracing.tracer.refresh()
         qemu.command("read 100 4096 32")
         counted = tracing.counted()
     assert counted["scsi_submitted"] == 100
-    assert "scsi_handed" not in counted
+    assert "scsi_made" not in counted
 
 
 def test_a_proof_is_of_the_binary() -> None:
@@ -55,7 +55,7 @@ def test_a_proof_is_of_the_binary() -> None:
                 qemu.command("read 5 4096")
             counted = tracing.counted()
     assert counted["scsi_submitted"] == 15
-    assert "scsi_handed" not in counted
+    assert "scsi_made" not in counted
 
 
 def test_a_process_that_ends_while_its_probes_are_attached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class KeptProgram(Program):
 
     def close(self) -> None:
         """Leave it empty for the next test."""
-        names = (b"processes", b"requests", b"calls", b"held", b"handed", b"latencies")
+        names = (b"processes", b"requests", b"calls", b"held", b"expected", b"made", b"submitted", b"latencies")
         for name in (*names, *(b"threads", b"coroutines", b"led") * self._audits):
             self._bpf[name].clear()
         self.idle.append(self)

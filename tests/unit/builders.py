@@ -266,9 +266,9 @@ def ring_of(rows: Iterable[tuple[int, dict[str, Any]]]) -> Records:
 # ---- binaries --------------------------------------------------------------------------------------------------
 
 
-def compiled(directory: Path, source: str, *options: str, language: str = "c") -> Path:
-    """What gcc -O2 makes of a source; without `-shared` among the options, a program."""
+def compiled(directory: Path, source: str, *options: str, language: str = "c", compiler: str = "gcc") -> Path:
+    """What gcc or clang makes of a source with -O2; without `-shared` among the options, a program."""
     path = directory / "binary"
-    command = ["gcc", "-O2", "-fcf-protection=none", *options, "-x", language, "-", "-o", str(path)]
+    command = [compiler, "-O2", "-fcf-protection=none", *options, "-x", language, "-", "-o", str(path)]
     subprocess.run(command, input=source.encode(), check=True)
     return path

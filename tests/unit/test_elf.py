@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe import layouts
+from otel_qemu.probe import machine_code
 from otel_qemu.probe.elf import Binary, open_binary
 from otel_qemu.probe.sites import sites
 from tests.unit.builders import compiled
@@ -107,7 +107,7 @@ class TestSmall:
         path = compiled(tmp_path, CALLER, "-shared", "-fPIC", "-fno-plt")
         with open_binary(str(path)) as binary:
             assert list(binary.calls_to("rbd_aio_get_return_value")) == []
-            assert layouts.rbd_task_offsets(binary) is None
+            assert machine_code.rbd_task(binary) == []
 
     def test_a_function_that_is_not_imported_has_no_calls(self, tmp_path: Path) -> None:
         """A LookupError that names the file and the function."""
@@ -158,9 +158,9 @@ def questions(binary: Binary) -> Iterator[Callable[[], object]]:
     yield lambda: binary.build_id
     yield lambda: binary.text_after(b"QEMU emulator version ")
     yield lambda: (sites(binary, "scsi"), sites(binary, "rbd"))
-    yield lambda: layouts.scsi_request_offsets(binary)
-    yield lambda: layouts.completion_argument_offset(binary)
-    yield lambda: layouts.rbd_task_offsets(binary)
+    yield lambda: machine_code.scsi_request(binary)
+    yield lambda: machine_code.completion(binary)
+    yield lambda: machine_code.rbd_task(binary)
 
 
 class TestBroken:

@@ -7,11 +7,13 @@ import pytest
 from otel_qemu.probe import inspection
 from otel_qemu.probe.elf import Binary, open_binary
 from otel_qemu.probe.inspection import _Findings, _findings
+from otel_qemu.probe.layouts import Evidence
 from otel_qemu.probe.processes import MappedFile
 from otel_qemu.probe.sites import PROBES
 from tests.unit.builders import compiled
 
-COMPLETE = _Findings(offsets={"device": 8})
+LAYOUT = Evidence({"device": 8}, "somewhere")
+COMPLETE = _Findings(layout=LAYOUT)
 
 
 class Look:
@@ -51,7 +53,7 @@ def test_another_build_or_inode_is_looked_at_again(tmp_path: Path) -> None:
     assert look.asked == 3
 
 
-@pytest.mark.parametrize("found", [_Findings(), _Findings(missing=[PROBES[0]], offsets={"device": 8})])
+@pytest.mark.parametrize("found", [_Findings(), _Findings(missing=[PROBES[0]], layout=LAYOUT)])
 def test_what_lacks_something_is_looked_at_again(tmp_path: Path, found: _Findings) -> None:
     """Its debug file may have been installed since."""
     look = Look(found)

@@ -1,0 +1,227 @@
+"""
+Where the fields of a struct lie, from the debug information (DWARF 2 to 5) of a file.
+
+A file of debug information is large and a stranger's: it is read by a process of its own (this module, run), which has
+limits of time and memory and none of our rights, and whose memory is given back when it ends.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from elftools.elf.elffile import ELFFile
+
+from otel_qemu.errors import BadInput
+
+_SECONDS = 15
+_MEMORY_BYTES = 1 << 30  # a QEMU takes a quarter of it
+_MOST_UNITS = 100_000  # a QEMU has 3,000
+_MOST_IMPORTS = 10_000
+_NOBODY = 65534
+_TYPEDEFS = ("DW_TAG_typedef", "DW_TAG_const_type", "DW_TAG_volatile_type")
+_SPLIT = ("DW_AT_dwo_name", "DW_AT_GNU_dwo_name")
+_SECTIONS = frozenset(
+    f".{z}debug_{name}" for z in ("", "z") for name in ("info", "abbrev", "str", "line_str", "str_offsets", "addr")
+)
+
+
+@dataclass(frozen=True)
+class Struct:
+    """
+    A struct to look for.
+
+    Attributes:
+        unit: how the name of the source file ends in which it is defined or used.
+        name: of the struct, ``::`` between it and its namespaces.
+        fields: of the struct; a dot leads into a struct that is a field, such as ``cmd.buf``.
+    """
+
+    unit: str
+    name: str
+    fields: tuple[str, ...]
+
+
+Offsets = dict[str, dict[str, int]]
+"""In bytes, by struct and field; a struct that is not there, or lacks a field, is left out."""
+
+
+def offsets_in(path: str, structs: Iterable[Struct]) -> Offsets:
+    """
+    Look for structs in a file's debug information; nothing is found in a file without any.
+
+    Raises:
+        BadInput: it cannot be read: damaged, too large, split over several files, or it takes too long.
+    """
+    command = [sys.executable, "-P", "-m", __name__, json.dumps([astuple(struct) for struct in structs])]
+    try:
+        with open(path, "rb") as file:
+            done = subprocess.run(command, stdin=file, capture_output=True, timeout=_SECONDS, check=False)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BadInput(f"the debug information of {path} is not used: to read it takes over {_SECONDS} s") from error
+    return _answer(path, done)
+
+
+def _answer(path: str, done: "subprocess.CompletedProcess[bytes]") -> Offsets:
+    if done.returncode:
+        raise BadInput(f"the debug information of {path} is not used: its reader ended with status {done.returncode}")
+    answer = json.loads(done.stdout)
+    if isinstance(answer, str):
+        raise BadInput(f"the debug information of {path} is not used: {answer}")
+    return dict(answer)
+
+
+def read_offsets(stream: Any, structs: Iterable[Struct]) -> Offsets:
+    """
+    The same in this process.
+
+    Args:
+        stream: of the ELF file, binary and seekable.
+        structs: to look for.
+
+    Raises:
+        BadInput: the debug information is split over several files.
+        Exception: whatever pyelftools makes of a damaged file.
+    """
+    wanted = list(structs)
+    found: Offsets = {}
+    for unit in _units(stream):
+        name = _name(unit)
+        for struct in [each for each in wanted if name.endswith(each.unit)]:
+            if offsets := _offsets(unit, struct):
+                found[struct.name] = offsets
+                wanted.remove(struct)
+        if not wanted:
+            break
+    return found
+
+
+class _TypesOnly(ELFFile):
+    """An ELF file of whose debug information we see what describes types: a third of its size."""
+
+    def get_section_by_name(self, name: str) -> Any:
+        return super().get_section_by_name(name) if name in _SECTIONS else None
+
+
+def _units(stream: Any) -> Iterator[Any]:
+    """The top entry of each compilation unit."""
+    elf = _TypesOnly(stream)
+    if not elf.has_dwarf_info(strict=True):
+        return
+    dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False, follow_links=False)
+    for count, unit in enumerate(dwarf.iter_CUs()):
+        if count == _MOST_UNITS:
+            raise BadInput(f"it has more than {_MOST_UNITS:,} compilation units")
+        top = unit.get_top_DIE()
+        if any(attribute in top.attributes for attribute in _SPLIT):
+            raise BadInput("it is split off into .dwo files, which are not looked for")
+        yield top
+
+
+def _name(entry: Any) -> str:
+    attribute = entry.attributes.get("DW_AT_name")
+    return attribute.value.decode(errors="replace") if attribute else ""
+
+
+def _offsets(unit: Any, struct: Struct) -> dict[str, int]:
+    """Of all of a struct's fields; empty unless each is there."""
+    for entry in _named(unit, struct.name.split("::")):
+        offsets = {field: _offset(entry, field.split(".")) for field in struct.fields}
+        if None not in offsets.values():
+            return {field: offset for field, offset in offsets.items() if offset is not None}
+    return {}
+
+
+def _named(scope: Any, path: list[str]) -> Iterator[Any]:
+    """The definitions of a struct below an entry, by its namespaces and name."""
+    first, *rest = path
+    for entry in _children(scope):
+        if _name(entry) != first or "DW_AT_declaration" in entry.attributes:
+            continue
+        if rest and entry.tag == "DW_TAG_namespace":
+            yield from _named(entry, rest)
+        elif not rest and entry.tag in ("DW_TAG_structure_type", "DW_TAG_class_type"):
+            yield entry
+
+
+def _children(scope: Any) -> Iterator[Any]:
+    """What lies in a scope, and in the units that it imports: dwz takes out what several units share."""
+    scopes, seen = [scope], {scope.offset}
+    while scopes:
+        for entry in scopes.pop().iter_children():
+            if entry.tag != "DW_TAG_imported_unit":
+                yield entry
+                continue
+            if entry.attributes["DW_AT_import"].form in ("DW_FORM_GNU_ref_alt", "DW_FORM_ref_sup4", "DW_FORM_ref_sup8"):
+                raise BadInput("part of it lies in another file, as dwz leaves it, which is not looked for")
+            unit = entry.get_DIE_from_attribute("DW_AT_import")
+            if unit.offset not in seen and len(seen) < _MOST_IMPORTS:
+                seen.add(unit.offset)
+                scopes.append(unit)
+
+
+def _offset(struct: Any, path: list[str]) -> int | None:
+    """Where a field lies in a struct, or in one that is a field of it; None without such a field."""
+    first, *rest = path
+    for member in struct.iter_children():
+        if member.tag == "DW_TAG_member" and _name(member) == first:
+            begin = _location(member)
+            if not rest or begin is None:
+                return begin
+            inner = _offset(_type(member), rest)
+            return None if inner is None else begin + inner
+    return None
+
+
+def _location(member: Any) -> int | None:
+    """A constant; or, up to DWARF 3, ``DW_OP_plus_uconst``.  Nothing at all stands for 0."""
+    attribute = member.attributes.get("DW_AT_data_member_location")
+    value = attribute.value if attribute else 0
+    if isinstance(value, int):
+        return value
+    operation, *digits = value
+    return sum((digit & 0x7F) << 7 * index for index, digit in enumerate(digits)) if operation == 0x23 else None
+
+
+def _type(member: Any) -> Any:
+    entry = member.get_DIE_from_attribute("DW_AT_type")
+    for _ in range(16):
+        if entry.tag not in _TYPEDEFS:
+            break
+        entry = entry.get_DIE_from_attribute("DW_AT_type")
+    return entry
+
+
+def _limit_this_process() -> None:
+    """Less time and memory than would hurt, and no rights; all that is imported has been."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _main() -> None:
+    structs = [Struct(unit, name, tuple(fields)) for unit, name, fields in json.loads(sys.argv[1])]
+    _limit_this_process()
+    answer: Offsets | str
+    try:
+        answer = read_offsets(sys.stdin.buffer, structs)
+    except BadInput as error:
+        answer = str(error)
+    except MemoryError:
+        answer = f"to read it takes over {_MEMORY_BYTES >> 20:,} MiB"
+    except Exception as error:  # whatever a damaged file makes pyelftools raise
+        answer = f"{type(error).__name__} {error}: is the file damaged?"
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _main()
