@@ -238,8 +238,14 @@ def _say(text: str) -> None:
 
 
 def _announce(tracer: Tracer, guests: Iterable[Guest]) -> None:
-    names = ", ".join(guest.label for guest in guests)
-    _say(f"{f'tracing {names}' if names else 'waiting for a guest'} ({tracer.route}); Ctrl-C ends it")
+    """Which guests are traced, and which are not: of these, a warning has said why."""
+    traced = {inspection.process.pid for inspection in tracer.inspections}
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for guest in guests:
+        names[guest.pid in traced].append(guest.label)
+    tracing = f"tracing {', '.join(names[True])}" if names[True] else "waiting for a guest"
+    others = f"; not traced: {', '.join(names[False])}" if names[False] else ""
+    _say(f"{tracing} ({tracer.route}){others}; Ctrl-C ends it")
 
 
 def _summarise(service: Service) -> None:

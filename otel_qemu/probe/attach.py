@@ -2,27 +2,25 @@
 Attaching: one binary, some sites, a handle that detaches.  Entry probes only; there is no way here to ask for another.
 
 The kernel's uprobe_multi link (6.6 on) is tried first: it needs CAP_BPF and CAP_PERFMON only, and closing its file
-descriptor detaches atomically.  Below it lies bcc's own way: perf_event_open, then tracefs.
+descriptor detaches atomically.  Below it lies bcc's own way: perf_event_open, then tracefs, with CAP_SYS_ADMIN.
 """
 
+import contextlib
 import ctypes
-import logging
+import errno
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from otel_qemu.errors import NotPossible
 from otel_qemu.events import SITES
+from otel_qemu.probe.bpf_call import BPF_LINK_CREATE, UPROBE_MULTI, bpf, load_nothing
 from otel_qemu.probe.elf import open_binary
 from otel_qemu.probe.program import Program
+from otel_qemu.probe.rights import require_perf_rights
 from otel_qemu.probe.sites import PROBES, Site
 
-log = logging.getLogger(__name__)
-
 MULTI, PERF = "uprobe_multi", "perf_event"
-
-_SYS_BPF = 321  # x86-64
-_BPF_LINK_CREATE = 28
-_BPF_TRACE_UPROBE_MULTI = 48
 
 
 class _UprobeMulti(ctypes.Structure):
@@ -89,35 +87,57 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
     return attachment
 
 
-def route_of(program: Program) -> str:
-    """The best way to attach that this kernel has, found by attaching once to this very process's own entry point."""
-    try:
-        function = program.function("scsi_site", multi=True)
-    except NotPossible as error:  # any kernel loads it, whether it has the link or not
-        log.warning("%s; attaching function by function, which takes longer", error)
-        return PERF
-    try:
-        os.close(_link(function, "/proc/self/exe", [Site(PROBES[0], PROBES[0].function, _entry_point(), "", "")]))
-    except NotPossible:
-        return PERF
+def usable_route() -> str:
+    """
+    The best way to attach that this kernel has, found by linking a program of two instructions to this very process's
+    own entry point: one of ours takes a verifier seconds, and would not say why it is refused.
+
+    Raises:
+        NotPossible: the kernel loads no program, or its only way needs a right that we do not have.
+    """
+    with _nothing() as function:
+        try:
+            os.close(_link(function, "/proc/self/exe", [Site(PROBES[0], PROBES[0].function, _entry_point(), "", "")]))
+        except NotPossible:
+            require_perf_rights()
+            return PERF
     return MULTI
+
+
+@contextlib.contextmanager
+def _nothing() -> Iterator[int]:
+    try:
+        function = load_nothing()
+    except OSError as error:
+        raise NotPossible(f"the kernel loads no BPF program ({error.strerror}): {_because(error)}") from error
+    try:
+        yield function
+    finally:
+        os.close(function)
+
+
+def _because(error: OSError) -> str:
+    if error.errno == errno.ENOSYS:
+        return "it needs CONFIG_BPF_SYSCALL"
+    if error.errno == errno.EPERM:
+        return "lockdown or a container's filter of system calls forbids bpf(2), whatever our capabilities"
+    return "it needs CONFIG_BPF_EVENTS"
 
 
 def _link(function: int, path: str, sites: list[Site]) -> int:
     array = ctypes.c_uint64 * len(sites)
     attributes = _UprobeMulti(
         prog_fd=function,
-        attach_type=_BPF_TRACE_UPROBE_MULTI,
+        attach_type=UPROBE_MULTI,
         path=path.encode(),
         offsets=array(*(site.offset for site in sites)),
         cookies=array(*(SITES.index(site.program) for site in sites)),
         count=len(sites),
     )
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = int(libc.syscall(_SYS_BPF, _BPF_LINK_CREATE, ctypes.byref(attributes), ctypes.sizeof(attributes)))
-    if fd < 0:
-        raise NotPossible(f"cannot attach to {path}: {os.strerror(ctypes.get_errno())}")
-    return fd
+    try:
+        return bpf(BPF_LINK_CREATE, attributes)
+    except OSError as error:
+        raise NotPossible(f"cannot attach to {path}: {error.strerror}") from error
 
 
 def _entry_point() -> int:

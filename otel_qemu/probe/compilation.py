@@ -38,7 +38,7 @@ def compiled(bpf: Callable[..., Any], source: bytes, flags: list[str]) -> tuple[
     """
     complaints: list[str] = []
     for name, folder in _candidates():
-        with _captured_stderr() as said, _environment(folder):
+        with captured_stderr() as said, _environment(folder):
             try:
                 return bpf(text=source, cflags=flags), name
             except (Exception, SystemExit) as error:
@@ -69,8 +69,12 @@ def _environment(folder: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Catch what the compiler prints on file descriptor 2; the value is a function that gives it."""
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """
+    Catch what bcc's libraries print on file descriptor 2; the value is a function that gives it.
+
+    What another thread says meanwhile is caught too, and not shown: so it is for single calls alone.
+    """
     with tempfile.TemporaryFile() as file:
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from otel_qemu.errors import NotPossible
 from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Link, Records, Stage
 from otel_qemu.probe import calibration
-from otel_qemu.probe.compilation import REMEDY, compiled
+from otel_qemu.probe.bpf_call import UPROBE_MULTI
+from otel_qemu.probe.compilation import REMEDY, captured_stderr, compiled
 from otel_qemu.probe.keeping import NEVER_NS, Keeping
 from otel_qemu.probe.layouts import Layout
 from otel_qemu.trace import latency
@@ -45,7 +46,6 @@ SETTINGS = np.dtype(
 _UPROBE_EVENTS = (Path("/sys/kernel/tracing/uprobe_events"), Path("/sys/kernel/debug/tracing/uprobe_events"))
 _PERF_TRIES = 3  # perf_event_open on a busy machine has been seen to fail once in 400 times, and not again
 _SAMPLES = (b"made", b"submitted")
-_UPROBE_MULTI = 48  # enum bpf_attach_type, Linux 6.6
 
 
 def source(audit: bool = False) -> bytes:
@@ -78,9 +78,10 @@ class Program:
         Raises:
             NotPossible: the kernel refuses it.
         """
+        kind = {"attach_type": UPROBE_MULTI} if multi else {}
         try:
-            kind = {"attach_type": _UPROBE_MULTI} if multi else {}
-            return int(self._bpf.load_func(name.encode(), self._bcc.BPF.KPROBE, **kind).fd)
+            with captured_stderr():  # of a program that is refused, the verifier's whole log
+                return int(self._bpf.load_func(name.encode(), self._bcc.BPF.KPROBE, **kind).fd)
         except Exception as error:  # bcc raises nothing narrower
             raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {REMEDY}") from error
 
@@ -91,7 +92,8 @@ class Program:
         # Entry probe, any process; bcc 0.27 and later take a reference counter's offset as well.
         arguments = (function, 0, event.encode(), path.encode(), offset, -1, 0)
         for _ in range(_PERF_TRIES):
-            fd = library.bpf_attach_uprobe(*arguments[: len(library.bpf_attach_uprobe.argtypes)])
+            with captured_stderr():  # the error is said once, below
+                fd = library.bpf_attach_uprobe(*arguments[: len(library.bpf_attach_uprobe.argtypes)])
             if fd >= 0:
                 return event, int(fd)
         raise NotPossible(f"cannot attach to {path}+{offset:#x}: {os.strerror(ctypes.get_errno())}")

@@ -1,5 +1,7 @@
-"""Whether this process may do what tracing needs, before anything is tried."""
+"""Whether this kernel can do what tracing needs, and this process may, before anything is tried."""
 
+import os
+import re
 from pathlib import Path
 
 from otel_qemu.errors import NotPossible
@@ -7,27 +9,59 @@ from otel_qemu.errors import NotPossible
 # Bit numbers of capabilities(7).
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_PTRACE": 19}
 _SYS_ADMIN = 21
+_OLDEST = (5, 8)
+"""Linux: with the ring buffer, CAP_BPF and CAP_PERFMON."""
 
 
-def missing_capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
+def require_rights() -> None:
+    """
+    Refuse to go on without the kernel and the rights that tracing needs, however it attaches.
+
+    Raises:
+        NotPossible: the kernel is too old, or capabilities are missing; the text says which.
+    """
+    release = os.uname().release
+    if _version(release) < _OLDEST:
+        raise NotPossible(f"tracing needs Linux {'.'.join(map(str, _OLDEST))} or newer, and this is {release}")
+    missing = missing_capabilities()
+    if missing:
+        raise NotPossible(f"tracing needs {', '.join(missing)}: run as root, or give the service these capabilities")
+
+
+def require_perf_rights() -> None:
+    """
+    Refuse to attach by perf events without CAP_SYS_ADMIN, which they need since the fix of CVE-2025-38466.
+
+    Raises:
+        NotPossible: it is missing; the text has what the unit needs.
+    """
+    if not _held() >> _SYS_ADMIN & 1:
+        raise NotPossible(
+            f"Linux {os.uname().release} has no uprobe_multi link (6.6 and newer have), and perf events need "
+            "CAP_SYS_ADMIN: run as root, or add by `systemctl edit otel-qemu`, below [Service], the two lines "
+            "AmbientCapabilities=CAP_SYS_ADMIN and CapabilityBoundingSet=CAP_SYS_ADMIN"
+        )
+
+
+def missing_capabilities() -> list[str]:
     """
     What tracing needs and this process does not have.
 
     CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON; CAP_SYS_PTRACE is needed to see other users' /proc/PID/exe.
     """
-    line = next(line for line in status.read_text().splitlines() if line.startswith("CapEff:"))
-    held = int(line.split()[1], 16)
+    held = _held()
     covered = {"CAP_BPF", "CAP_PERFMON"} if held >> _SYS_ADMIN & 1 else set()
     return [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1 and name not in covered]
 
 
-def require_rights() -> None:
-    """
-    Refuse to go on without the rights that tracing needs.
+def _held() -> int:
+    """The effective capabilities, a bit each."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(line.split()[1], 16)
 
-    Raises:
-        NotPossible: capabilities are missing; the text names them.
-    """
-    missing = missing_capabilities()
-    if missing:
-        raise NotPossible(f"tracing needs {', '.join(missing)}: run as root, or give the service these capabilities")
+
+def _version(release: str) -> tuple[int, int]:
+    """Major and minor number of a kernel, as uname(2) writes it."""
+    major, minor = re.findall(r"\d+", release)[:2]
+    return int(major), int(minor)

@@ -75,6 +75,7 @@ class Tracer:
                 f"bounds: {len(bounds_s)} are given, and the kernel side has room for {MOST_BOUNDS}: give fewer"
             )
         require_rights()
+        self.route = attach.usable_route()
         self.bounds_s = bounds_s
         self._ended = Histograms(bounds_s)
         self._remembers = remember
@@ -89,7 +90,6 @@ class Tracer:
             self._ring = undo.enter_context(
                 contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
             )
-            self.route = attach.route_of(self._program)
             self._proofs = Proofs(self._program)
             self._audits = Audits(self._program) if audit else None
             self._undo = undo.pop_all()

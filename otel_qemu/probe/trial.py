@@ -44,10 +44,10 @@ def try_all(selection: Selection) -> list[Trial]:
         NothingToTrace: no process fits the selection.
     """
     require_rights()
+    route = attach.usable_route()
     processes = selection.require().values()
     program = Program()
     try:
-        route = attach.route_of(program)
         trials = [
             Trial(selection.guests[process.pid], inspect(process), route, program.headers) for process in processes
         ]

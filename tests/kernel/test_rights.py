@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from otel_qemu.probe.attach import MULTI, PERF
-from tests.kernel.fake.build import QEMU_7_2, built
+from tests.kernel.fake.build import EXECUTABLE, QEMU_7_2, built
 from tests.kernel.fake_qemu import FakeQemu
+from tests.kernel.unit_file import capabilities
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "65534"
@@ -93,6 +95,78 @@ def test_without_one_of_them_the_error_names_it(missing: str, qemu: FakeQemu) ->
     assert text.startswith(f"error: tracing needs CAP_{missing.upper()}: run as root")
 
 
+MAIN = "import sys; from otel_qemu.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def refusing(error: str, call: int) -> list[str]:
+    """A command that runs the rest of it while the kernel refuses its bpf(2) of a number: 1 loads, 2 links."""
+    return ["strace", "-f", "-qq", "--signal=none", "-o", "/dev/null", f"--inject=bpf:error={error}:when={call}"]
+
+
+WITHOUT_LINK = refusing("EINVAL", 2)
+"""As below Linux 6.6."""
+
+
+def test_without_the_link_perf_events_need_one_more(qemu: FakeQemu) -> None:
+    """Where the kernel has no uprobe_multi link, the unit's capabilities do not suffice: one line, exit code 4, and
+    with what that line says they do."""
+    unit = capabilities("AmbientCapabilities")
+    code, text = refused([*WITHOUT_LINK, *as_nobody(*unit), *TRACE_THERE], qemu)
+    assert (code, text.count("\n")) == (4, 1)
+    assert text.startswith("error: Linux ")
+    added = {
+        name: re.findall(rf"\b{name}=CAP_(\w+)", text) for name in ("AmbientCapabilities", "CapabilityBoundingSet")
+    }
+    assert added == {"AmbientCapabilities": ["SYS_ADMIN"], "CapabilityBoundingSet": ["SYS_ADMIN"]}
+
+    route, counted = traced([*WITHOUT_LINK, *as_nobody(*unit, "sys_admin"), *TRACE_THERE], qemu)
+    assert route == PERF
+    names = ("scsi_submitted", "scsi_completed", "rbd_submitted", "rbd_completed", "parent_found", "read")
+    assert {name: counted[name] for name in names} == dict.fromkeys(names, 211)
+
+
+@pytest.mark.parametrize("command", [["check", "--pid"], ["run", "--wait", "--pid"]], ids=["check", "run"])
+def test_the_unit_fails_rather_than_to_trace_nothing(command: list[str], qemu: FakeQemu) -> None:
+    """Both commands refuse, so that systemd shows the unit as failed, and say nothing else."""
+    unit = as_nobody(*capabilities("AmbientCapabilities"))
+    disabled = {"OTEL_SDK_DISABLED": "true"}
+    code, text = refused([*WITHOUT_LINK, *unit, PYTHON, "-c", MAIN, *command], qemu, **disabled)
+    assert (code, text.count("\n")) == (4, 1)
+    assert text.startswith("error: Linux ")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"), [("EPERM", "lockdown or a container's filter"), ("ENOSYS", "needs CONFIG_BPF_SYSCALL")]
+)
+def test_a_kernel_that_loads_nothing_is_told_apart(error: str, remedy: str, qemu: FakeQemu) -> None:
+    """By the error that it gives."""
+    code, text = refused([*refusing(error, 1), *TRACE], qemu)
+    assert (code, text.count("\n")) == (4, 1)
+    assert text.startswith("error: the kernel loads no BPF program (")
+    assert remedy in text
+
+
+def test_too_old_a_kernel(qemu: FakeQemu) -> None:
+    """Refused before anything is compiled, with the version that is needed and the one that runs."""
+    release = subprocess.run(
+        ["setarch", "--uname-2.6", "uname", "-r"], capture_output=True, text=True, check=True
+    ).stdout
+    assert release.startswith("2.6.")
+    code, text = refused(["setarch", "--uname-2.6", *TRACE], qemu)
+    assert (code, text) == (4, f"error: tracing needs Linux 5.8 or newer, and this is {release}")
+
+
+def test_a_guest_that_is_not_traced_is_said(qemu: FakeQemu, tmp_path: Path) -> None:
+    """A program of QEMU's name without its functions is not among those that are traced."""
+    other = shutil.copy("/bin/sleep", tmp_path / EXECUTABLE)
+    with subprocess.Popen([other, "60"]) as sleeping:
+        command = [sys.executable, "-c", MAIN, "hist", "--duration", "0.1", "--pid", str(sleeping.pid), "--pid"]
+        code, text = refused(command, qemu)
+        sleeping.kill()
+    assert code == 0
+    assert f"\ntracing pid {qemu.pid} (uprobe_multi); not traced: pid {sleeping.pid}; Ctrl-C ends it\n" in text
+
+
 @pytest.fixture
 def upgraded(tmp_path: Path) -> Iterator[FakeQemu]:
     """A QEMU whose binaries have been deleted from under it."""
@@ -122,8 +196,7 @@ def test_without_these_two_the_error_names_them(upgraded: FakeQemu) -> None:
 
 def test_the_command_line_says_the_same(qemu: FakeQemu) -> None:
     """The console command without rights: one line that names all three, exit code 4."""
-    main = "import sys; from otel_qemu.cli import main; sys.exit(main(['check', '--pid', sys.argv[1]]))"
-    code, text = refused([*as_nobody(), PYTHON, "-c", main], qemu)
+    code, text = refused([*as_nobody(), PYTHON, "-c", MAIN, "check", "--pid"], qemu)
     assert (code, text.count("\n")) == (4, 1)
     assert text.startswith("error: tracing needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE: ")
 
