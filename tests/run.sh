@@ -17,7 +17,7 @@ say "ruff"
 say "mypy"
 .venv/bin/mypy
 say "pytest"
-required=unit,bpf,replay,kernel,lab
+required=unit,bpf,replay,kernel,vm,lab
 # Jaeger and the Collector are built with Go, which Debian 12 has only in a version too old for them.
 cached() { compgen -G "${OTEL_QEMU_CACHE:-/var/cache/otel-qemu}/$1-*" >/dev/null; }
 if PATH=$PATH:/usr/local/go/bin command -v go >/dev/null || { cached jaeger && cached otelcol && cached compose-spec; }; then

@@ -69,23 +69,26 @@ def _programs() -> Iterator[tuple[str, Path]]:
 
 def _write(out: BinaryIO, kernel: Kernel, files: dict[str, Path]) -> None:
     for folder in ("bin", "lib", "lib64", "modules", "dev"):
-        _entry(out, folder, DIRECTORY)
+        write_entry(out, folder, DIRECTORY)
     # The kernel opens the console before the init can mount /dev.
-    _entry(out, "dev/console", DEVICE, device=(5, 1))
-    _entry(out, "init", REGULAR, INIT.read_bytes())
+    write_entry(out, "dev/console", DEVICE, device=(5, 1))
+    write_entry(out, "init", REGULAR, INIT.read_bytes())
     modules = kernel.modules(MODULES)
-    _entry(out, "modules.order", REGULAR, "\n".join(modules).encode())
+    write_entry(out, "modules.order", REGULAR, "\n".join(modules).encode())
     for name, content in modules.items():
-        _entry(out, f"modules/{name}", REGULAR, content)
+        write_entry(out, f"modules/{name}", REGULAR, content)
     for name, path in files.items():
-        _entry(out, name, REGULAR, path.read_bytes())
-    _entry(out, "TRAILER!!!", 0)
+        write_entry(out, name, REGULAR, path.read_bytes())
+    write_entry(out, "TRAILER!!!", 0)
 
 
-def _entry(out: BinaryIO, name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+def write_entry(
+    out: BinaryIO, name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0), modified_s: int = 0
+) -> None:
+    """Write one file of a cpio archive; `modified_s`: Unix time, `device`: major and minor number of a `DEVICE`."""
     # Linux kernel documentation, driver-api/early-userspace/buffer-format: thirteen 8-digit hex fields.
     encoded = name.encode() + b"\0"
-    fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(encoded), 0)
+    fields = (0, mode, 0, 0, 1, modified_s, len(content), 0, 0, *device, len(encoded), 0)
     header = b"070701" + b"".join(b"%08X" % value for value in fields)
     out.write(_padded(header + encoded) + _padded(content))
 

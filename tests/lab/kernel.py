@@ -11,12 +11,17 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.errors import LabError
 
 METAPACKAGE = "linux-image-cloud-amd64"
+IMAGE = re.compile(r"\b(linux-image-\d\S*) \(= ([^)]+)\)")
+"""The only dependency of the metapackage that holds a kernel."""
+PART = re.compile(r"\b(linux-(?:binary|modules)-\d\S*) \(= ([^)]+)\)")
+"""What Debian's image of Linux 6.19 and newer is made of; an older one holds everything itself."""
 DEFAULT_CACHE = Path("/var/cache/otel-qemu")
 
 
@@ -36,7 +41,7 @@ class Kernel:
     @property
     def image(self) -> Path:
         """The compressed kernel that QEMU boots."""
-        return next((self.folder / "boot").glob("vmlinuz-*"))
+        return next(self.folder.rglob("vmlinuz*"))  # in boot, and from Debian's 7.0 on beside the modules
 
     def modules(self, names: list[str]) -> dict[str, bytes]:
         """The named modules and what they depend on, in the order to load them, by file name."""
@@ -49,15 +54,15 @@ class Kernel:
     @classmethod
     def cached(cls, cache: Path, scratch: Path) -> Kernel:
         """The unpacked kernel, downloading it first where it is not there yet."""
-        package = _newest_package()
-        unpacked = sorted(cache.glob("linux-image-*"), key=lambda path: path.stat().st_mtime)
-        if package is None:
+        packages = newest_packages()
+        unpacked = sorted(cache.glob("linux-*"), key=lambda path: path.stat().st_mtime)
+        if not packages:
             if not unpacked:
                 raise LabError(f"apt knows no package {METAPACKAGE}: run apt-get update, or see /etc/apt/sources.list")
             return cls(unpacked[-1])
-        folder = cache / package.replace("=", "_")
+        folder = cache / packages[0].replace("=", "_")
         if not folder.is_dir():
-            _unpack(package, folder, scratch)
+            unpack(packages, folder, scratch)
         return cls(folder)
 
 
@@ -74,26 +79,52 @@ def _add_module(name: str, files: dict[str, Path], ordered: dict[str, bytes]) ->
     ordered[f"{name}.ko"] = content
 
 
-def _newest_package() -> str | None:
-    # The metapackage's only dependency is the versioned package that holds the kernel.
-    show = subprocess.run(
-        ["apt-cache", "show", "--no-all-versions", METAPACKAGE], capture_output=True, text=True, check=False
-    )
-    depends = re.search(r"^Depends: (linux-image-\S+) \(= (\S+)\)", show.stdout, re.M)
-    return f"{depends.group(1)}={depends.group(2)}" if depends else None
+def newest_packages(environment: Mapping[str, str] | None = None) -> list[str]:
+    """
+    What holds the newest kernel, as apt-get takes it; nothing where apt knows of none.
+
+    Args:
+        environment: of apt, if not ours.
+    """
+    image = IMAGE.search(_depends(METAPACKAGE, environment))
+    if image is None:
+        return []
+    parts = PART.findall(_depends("=".join(image.groups()), environment))
+    return ["=".join(package) for package in parts or [image.groups()]]
 
 
-def _unpack(package: str, folder: Path, scratch: Path) -> None:
+def _depends(package: str, environment: Mapping[str, str] | None) -> str:
+    command = ["apt-cache", "show", "--no-all-versions", package]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stdout
+    return " ".join(re.findall(r"^(?:Pre-)?Depends: (.*)$", shown, re.M))
+
+
+def unpack(packages: list[str], folder: Path, scratch: Path, environment: Mapping[str, str] | None = None) -> None:
+    """
+    Download packages and unpack them together into a new folder.
+
+    Args:
+        packages: as apt-get takes them.
+        folder: to make; one that another has made meanwhile is as good.
+        scratch: an empty folder on the same file system.
+        environment: of apt-get, if not ours.
+
+    Raises:
+        LabError: apt cannot download them.
+    """
     # apt warns when its own user may not write here, and downloads all the same.
-    download = subprocess.run(["apt-get", "download", package], cwd=scratch, capture_output=True, text=True)
-    package_file = next(scratch.glob("*.deb"), None)
-    if download.returncode or package_file is None:
-        raise LabError(f"cannot download, {package}: run apt-get update\n{download.stderr.strip()}")
+    download = subprocess.run(
+        ["apt-get", "download", *packages], cwd=scratch, capture_output=True, text=True, check=False, env=environment
+    )
+    files = list(scratch.glob("*.deb"))
+    if download.returncode or len(files) != len(packages):
+        raise LabError(f"cannot download, {' '.join(packages)}: run apt-get update\n{download.stderr.strip()}")
     tree = scratch / "kernel"
-    subprocess.run(["dpkg", "-x", package_file, tree], check=True)
-    shutil.rmtree(tree / "usr", ignore_errors=True)
-    tree.chmod(0o755)
-    (tree / "boot").chmod(0o755)
-    # Another lab may have been faster; its tree is as good.
+    for file in files:
+        subprocess.run(["dpkg", "-x", file, tree], check=True)
+    shutil.rmtree(tree / "usr/share", ignore_errors=True)
+    for readable in (tree, tree / "boot"):
+        if readable.is_dir():
+            readable.chmod(0o755)
     if not folder.is_dir():
         tree.rename(folder)

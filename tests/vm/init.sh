@@ -1,0 +1,15 @@
+#!/bin/busybox sh
+# The first process of a virtual machine: run the load that the kernel's command line names, and switch off.
+# What it prints goes to the second serial port; the first one is the kernel's console.
+busybox mkdir -p /dev /proc /sys
+busybox mount -t proc none /proc
+busybox mount -t sysfs none /sys
+busybox mount -t devtmpfs none /dev
+busybox mount -t tracefs none /sys/kernel/tracing
+busybox mount -t debugfs none /sys/kernel/debug
+export PATH=/usr/bin:/bin HOME=/ TMPDIR=/tmp PYTHONPATH=/checkout:/packages
+cd /checkout || exit
+# shellcheck disable=SC2154  # `load` comes from the kernel's command line, as every word with = that it does not know
+python3 -u -m tests.vm.load $load >/dev/ttyS1 2>&1
+echo "status $?" >/dev/ttyS1
+busybox poweroff -f
