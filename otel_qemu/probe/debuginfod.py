@@ -7,7 +7,7 @@ from pathlib import Path
 
 from otel_qemu.errors import BadInput
 
-_SECONDS = 60
+_SECONDS = 60.0
 _RETRY_SECONDS = 600.0  # as elfutils' cache_miss_s
 _CLIENT = "debuginfod-find"
 
@@ -46,7 +46,7 @@ def _asked(build_id: str) -> Path:
             f"DEBUGINFOD_URLS is set, but there is no {_CLIENT}: install the package debuginfod, or unset it"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise BadInput(f"debuginfod gave no debug file for {build_id} in {_SECONDS} s") from error
+        raise BadInput(f"debuginfod gave no debug file for {build_id} in {_SECONDS:g} s") from error
     if done.returncode or not done.stdout.strip():
         why = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
         raise BadInput(f"debuginfod gave no debug file for {build_id}: {why}")

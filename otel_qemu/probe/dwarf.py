@@ -22,11 +22,14 @@ _SECONDS = 15
 _MEMORY_BYTES = 1 << 30  # a QEMU takes a quarter of it
 _MOST_UNITS = 100_000  # a QEMU has 3,000
 _MOST_IMPORTS = 10_000
+_TOP_BYTES = 64  # of a unit, behind its header: its name is there, after its producer and language
 _NOBODY = 65534
 _TYPEDEFS = ("DW_TAG_typedef", "DW_TAG_const_type", "DW_TAG_volatile_type")
 _SPLIT = ("DW_AT_dwo_name", "DW_AT_GNU_dwo_name")
 _SECTIONS = frozenset(
-    f".{z}debug_{name}" for z in ("", "z") for name in ("info", "abbrev", "str", "line_str", "str_offsets", "addr")
+    f".{z}debug_{name}"
+    for z in ("", "z")
+    for name in ("info", "abbrev", "str", "line_str", "str_offsets", "addr", "rnglists", "loclists")
 )
 
 
@@ -91,7 +94,8 @@ def read_offsets(stream: Any, structs: Iterable[Struct]) -> Offsets:
     """
     wanted = list(structs)
     found: Offsets = {}
-    for unit in _units(stream):
+    elf = _NoCode(stream)
+    for unit in _units(elf, {struct.unit for struct in wanted}):
         name = _name(unit)
         for struct in [each for each in wanted if name.endswith(each.unit)]:
             if offsets := _offsets(unit, struct):
@@ -99,29 +103,58 @@ def read_offsets(stream: Any, structs: Iterable[Struct]) -> Offsets:
                 wanted.remove(struct)
         if not wanted:
             break
+    if not found and elf.has_section(".gnu_debugaltlink"):
+        raise BadInput("part of it lies in another file, as dwz leaves it, which is not looked for")
     return found
 
 
-class _TypesOnly(ELFFile):
-    """An ELF file of whose debug information we see what describes types: a third of its size."""
+class _NoCode(ELFFile):
+    """An ELF file of whose debug information we see what describes types, not that of lines and call frames."""
 
     def get_section_by_name(self, name: str) -> Any:
         return super().get_section_by_name(name) if name in _SECTIONS else None
 
 
-def _units(stream: Any) -> Iterator[Any]:
-    """The top entry of each compilation unit."""
-    elf = _TypesOnly(stream)
+def _units(elf: Any, names: set[str]) -> Iterator[Any]:
+    """The top entry of each compilation unit whose name may end so."""
     if not elf.has_dwarf_info(strict=True):
         return
     dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False, follow_links=False)
+    marks = _marks(dwarf, names)
     for count, unit in enumerate(dwarf.iter_CUs()):
         if count == _MOST_UNITS:
             raise BadInput(f"it has more than {_MOST_UNITS:,} compilation units")
+        dwarf.debug_info_sec.stream.seek(unit.cu_die_offset)
+        beginning = dwarf.debug_info_sec.stream.read(_TOP_BYTES)
+        if count and not any(mark in beginning for mark in marks):
+            continue
         top = unit.get_top_DIE()
         if any(attribute in top.attributes for attribute in _SPLIT):
             raise BadInput("it is split off into .dwo files, which are not looked for")
         yield top
+
+
+def _marks(dwarf: Any, names: set[str]) -> set[bytes]:
+    """
+    What the beginning of a unit has one of if its name ends so: where in the tables of strings it is, or itself.
+
+    To parse the beginning takes milliseconds a unit, for the whole table of its forms is parsed with it; of the
+    thousands of a QEMU, few have a mark.  Where strings go by their number (DWARF 5 of clang), every unit may be it.
+    """
+    if dwarf.debug_str_offsets_sec is not None:
+        return {b""}
+    texts = {name.encode() + b"\0" for name in names}
+    sections = [each.stream.getvalue() for each in (dwarf.debug_str_sec, dwarf.debug_line_str_sec) if each is not None]
+    places = {at.to_bytes(4, "little") for data in sections for text in texts for at in _beginnings(data, text)}
+    return texts | places
+
+
+def _beginnings(data: bytes, end: bytes) -> Iterator[int]:
+    """Where the strings with such an end may begin: linkers let one begin in another."""
+    at = data.find(end)
+    while at >= 0:
+        yield from range(data.rfind(b"\0", 0, at) + 1, at + 1)
+        at = data.find(end, at + 1)
 
 
 def _name(entry: Any) -> str:
@@ -185,7 +218,7 @@ def _location(member: Any) -> int | None:
     value = attribute.value if attribute else 0
     if isinstance(value, int):
         return value
-    operation, *digits = value
+    operation, *digits = value or [0]
     return sum((digit & 0x7F) << 7 * index for index, digit in enumerate(digits)) if operation == 0x23 else None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab import roots
+from tests.lab import built_qemu, roots
 
 if TYPE_CHECKING:
     from tests.lab.lab import Lab
@@ -26,7 +26,10 @@ def pytest_report_header() -> str:
     """Which versions of QEMU the lab's tests will run on, since one that is not installed is left out silently."""
     left_out = [suite for suite in roots.PACKAGES if suite not in roots.covered()]
     rest = f"; not installed: {', '.join(left_out)} (OTEL_QEMU_ALL_ROOTS=1 installs)" if left_out else ""
-    return f"lab: this machine's QEMU, and those of {', '.join(roots.covered())}{rest}"
+    builds = [name for name in built_qemu.BUILDS if name not in built_qemu.covered_builds()]
+    not_built = f"; not built: {', '.join(builds)} ({built_qemu.ASKED_FOR}=1 builds)" if builds else ""
+    covered = [*roots.covered(), *built_qemu.covered_builds()]
+    return f"lab: this machine's QEMU, and those of {', '.join(covered)}{rest}{not_built}"
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.lab import initramfs, libvirtd, preflight, rooted_guest
+from tests.lab.built_qemu import root_of
 from tests.lab.ceph import POOL, Ceph
 from tests.lab.disk import Disk
 from tests.lab.domain_xml import Machine
@@ -23,7 +24,6 @@ from tests.lab.guest import Guest
 from tests.lab.kernel import Kernel, cache_folder
 from tests.lab.libvirt_guest import LibvirtGuest
 from tests.lab.rooted_guest import RootedGuest
-from tests.lab.roots import Root
 from tests.lab.state import Domain, State, remove
 
 DEFAULT_ROOT = Path("/var/lib/otel-qemu-lab")
@@ -105,10 +105,11 @@ class Lab:
         Start a guest, and wait until it answers; or leave it paused before its first instruction.
 
         A guest that has ended can be started again by its name; its images are kept.  With a `suite` (tests.lab.roots)
-        its QEMU is that of another Debian, in a root of its own, and libvirt does not know of it.
+        its QEMU is that of another Debian, in a root of its own, or one of tests.lab.built_qemu, and libvirt does not
+        know of it.
         """
         if suite:
-            Root.cached(suite, self.say)
+            type(root_of(suite)).cached(suite, self.say)
         machine = self._machine(name, tuple(disks), memory_mib, vcpus, accelerator)
         for disk in machine.disks:
             self.ceph.create_image(disk.image, disk.size_mib)
@@ -153,7 +154,7 @@ class Lab:
         disks = [Disk(**disk) for disk in domain.disks]
         folder = self._folder(domain.name)
         if domain.suite:
-            return RootedGuest(domain.name, domain.uuid, disks, folder, self.state, Root(domain.suite))
+            return RootedGuest(domain.name, domain.uuid, disks, folder, self.state, root_of(domain.suite))
         return LibvirtGuest(domain.name, domain.uuid, disks, folder)
 
     def _folder(self, name: str) -> Path:

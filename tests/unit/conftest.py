@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.probe import debuginfod, inspection
+from otel_qemu.probe import debug_information, debuginfod, inspection
 from tests.unit.stripped import FIXED, PIE, Debuginfod, Stripped, serving
 
 
@@ -21,6 +21,7 @@ def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test's binary has shown is not believed of another's."""
     monkeypatch.setattr(inspection, "_cache", {})
+    monkeypatch.setattr(debug_information, "_known", {})
 
 
 @pytest.fixture(params=[PIE, FIXED], ids=["pie", "no-pie"])
@@ -37,5 +38,5 @@ def fixed(tmp_path: Path) -> Stripped:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Debuginfod]]:
     """A debuginfod that the user has set."""
     with serving() as url:
-        monkeypatch.setenv("DEBUGINFOD_URLS", f"ima:permissive {url}/")
+        monkeypatch.setenv("DEBUGINFOD_URLS", f"{url}/")
         yield Debuginfod

@@ -9,8 +9,8 @@
 
 enum { PAGE = 4096, MOST_IOVECS = 1024, WORDS = 8 };
 
-/* As in a file of its own, which is where QEMU has each: neither inlined, nor are its arguments known to its callers. */
-#define OF_ANOTHER_FILE __attribute__((noipa))
+/* As in a file of its own, which is where QEMU has each. */
+#define OF_ANOTHER_FILE ENTERED
 #ifdef CHAINLESS
 #define dma_blk_io dma_blk_io_of_another_name
 #endif

@@ -22,7 +22,7 @@ typedef struct RBDAIOCB {
     BlockAIOCB common;
     int64_t ret;
 } RBDAIOCB;
-typedef struct Task {
+typedef struct RADOSCB {
     RBDAIOCB *acb;
     struct BDRVRBDState *s;
     int64_t size;
@@ -62,7 +62,7 @@ static void delete_task(Task *task)
 #else
 
 /* RBDTask (block/rbd.c), on the coroutine's stack */
-typedef struct Task {
+typedef struct RBDTask {
 #if QEMU < 100
     struct BDRVRBDState *bs;
     Coroutine *co;
@@ -97,7 +97,7 @@ static void delete_task(Task *task)
 #endif
 
 /* qemu_rbd_completion_cb() or rbd_finish_aiocb(), on a thread of librbd */
-static void qemu_rbd_completion_cb(rbd_completion_t c, void *opaque)
+static ENTERED void qemu_rbd_completion_cb(rbd_completion_t c, void *opaque)
 {
     Task *task = opaque;
     task->ret = rbd_aio_get_return_value(c);

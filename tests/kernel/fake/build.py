@@ -7,14 +7,29 @@ A variant is a set of struct layouts and code generation that some distribution 
 import functools
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
+
+from otel_qemu.probe.elf import open_binary
+from otel_qemu.probe.layouts import UNKNOWN_OFFSET
 
 _SOURCES = Path(__file__).parent
 _WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Werror")
 _CET = ("-fcf-protection=full",)
+# QEMU's own names, by which debug information is looked up.
+_IN_QEMU = {"scsi_bus.c": "hw/scsi/scsi-bus.c", "block_rbd.c": "block/rbd.c"}
 
 EXECUTABLE, LIBRBD, BLOCK_RBD = "qemu-system-x86_64", "librbd.so.1", "block-rbd.so"
+
+
+class Symbols(Enum):
+    """Where a build without exported functions has its symbols."""
+
+    TABLE = ".symtab"
+    TABLE_AND_DWARF = ".symtab and debug information"
+    DEBUG_FILE = "debug file"
+    NONE = "nowhere"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +43,9 @@ class Variant:
         definitions: of the preprocessor.
         flags: of the compiler.
         endbr64: whether every function begins with it.
+        compiler: gcc or clang.
+        symbols: None for a QEMU with modules, which exports its functions; else it has none, and is optimised at link
+            time.
     """
 
     name: str
@@ -35,6 +53,8 @@ class Variant:
     definitions: tuple[str, ...]
     flags: tuple[str, ...] = ("-fcf-protection=none",)
     endbr64: bool = field(default=False)
+    compiler: str = "gcc"
+    symbols: Symbols | None = None
 
 
 _OLD_REQUEST = {"device": 0x08, "tag": 0x1C, "sense": 0x70}
@@ -63,6 +83,19 @@ CHAINLESS = Variant("chainless", QEMU_7_2.layout, (*QEMU_7_2.definitions, "CHAIN
 IN_CALLERS = Variant("in-callers", QEMU_7_2.layout, (*QEMU_7_2.definitions, "IN_CALLERS"))
 """A QEMU in which blk_aio_preadv() is never entered: link-time optimisation put it into its callers."""
 
+STRANGE = Variant(
+    "strange", QEMU_7_2.layout | {"device": 0x18, "tag": 0x2C, "sense": UNKNOWN_OFFSET},
+    (*QEMU_7_2.definitions, "STRANGE"), symbols=Symbols.TABLE,
+)  # fmt: skip
+"""Optimised at link time, and its SCSIRequest is laid out as in no QEMU that is known."""
+
+
+def optimised_at_link_time(variant: Variant, compiler: str, symbols: Symbols) -> Variant:
+    """The same without modules, as some distributions and clouds build QEMU."""
+    name = f"{variant.name}-{compiler}-{symbols.name.lower()}"
+    return replace(variant, name=name, compiler=compiler, symbols=symbols)
+
+
 VARIANTS = (QEMU_5_2, QEMU_7_2, QEMU_11_1)
 """The layouts that there are; every test of requests runs on each."""
 
@@ -72,14 +105,48 @@ def built(variant: Variant) -> Path:
     """The folder that holds the binaries of a variant; readable by every user."""
     folder = Path(_temporary().name) / variant.name
     folder.mkdir()
-    common = ["gcc", "-O2", "-g0", "-pthread", *_WARNINGS, *variant.flags, *(f"-D{d}" for d in variant.definitions)]
-    shared = [*common, "-fPIC", "-shared"]
-    beside = [f"-L{folder}", "-Wl,-rpath,$ORIGIN"]
+    common = ["-O2", "-pthread", *_WARNINGS, *variant.flags, *(f"-D{d}" for d in variant.definitions)]
+    shared = ["gcc", *common, "-fPIC", "-shared", "-g0"]
+    beside = [f"-L{folder}", "-Wl,-rpath,$ORIGIN", f"-l:{LIBRBD}"]
     _compile(folder, [*shared, f"-Wl,-soname,{LIBRBD}", "-o", LIBRBD], ["librbd.c"], [])
-    _compile(folder, [*shared, "-o", BLOCK_RBD], ["block_rbd.c"], [*beside, f"-l:{LIBRBD}"])
-    program = [*common, "-fPIE", "-pie", "-rdynamic", "-o", EXECUTABLE]
-    _compile(folder, program, ["main.c", "scsi_bus.c", "scsi_disk.c", "block_backend.c"], [])
+    program, sources = (
+        [variant.compiler, *common, "-fPIE", "-pie", "-o", EXECUTABLE],
+        ["main.c", "scsi_disk.c", "block_backend.c"],
+    )
+    if variant.symbols is None:
+        _compile(folder, [*shared, "-o", BLOCK_RBD], ["block_rbd.c"], beside)
+        _compile(folder, [*program, "-g0", "-rdynamic"], [*sources, "scsi_bus.c"], [])
+        return folder
+    linked = [*program, "-DSTATIC", "-flto", "-g", "-Wl,--build-id=sha1", f"-I{_SOURCES}"]
+    if variant.compiler == "clang":
+        linked += ["-fuse-ld=lld", "-flto=thin"]
+    _compile(folder, linked, [*sources, *_named_as_in_qemu(folder)], beside)
+    _strip(folder, variant.symbols)
     return folder
+
+
+def _named_as_in_qemu(folder: Path) -> list[str]:
+    """The sources whose names matter, under those names."""
+    for ours, theirs in _IN_QEMU.items():
+        link = folder / theirs
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(_SOURCES / ours)
+    return [str(folder / theirs) for theirs in _IN_QEMU.values()]
+
+
+def _strip(folder: Path, symbols: Symbols) -> None:
+    """Leave the symbols where they should be; a debug file below ``debug``, as below /usr/lib/debug."""
+    binary = folder / EXECUTABLE
+    if symbols is Symbols.DEBUG_FILE:
+        with open_binary(str(binary)) as opened:
+            build_id = opened.build_id
+        file = folder / "debug/.build-id" / build_id[:2] / f"{build_id[2:]}.debug"
+        file.parent.mkdir(parents=True)
+        subprocess.run(["objcopy", "--only-keep-debug", "--compress-debug-sections", binary, file], check=True)
+    if symbols in (Symbols.DEBUG_FILE, Symbols.NONE):
+        subprocess.run(["strip", binary], check=True)
+    elif symbols is Symbols.TABLE:
+        subprocess.run(["strip", "--strip-debug", binary], check=True)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 /*
  * The structs of QEMU that lie on the way from a librbd completion to the SCSI request, with the layout of
  *
- *   QEMU   52: QEMU 2.12 to 5.2      72: 6.1 to 9.2      100: 10.0.7 on
+ *   QEMU      52: QEMU 2.12 to 5.2      72: 6.1 to 9.2      100: 10.0.7 on
+ *   STRANGE   SCSIRequest begins with fields that no QEMU has
  */
 #ifndef FAKE_QEMU_H
 #define FAKE_QEMU_H
@@ -10,6 +11,16 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
+
+/*
+ * A function that its callers enter with all of its arguments, whatever else is optimised at link time: as in QEMU, where
+ * it has many callers.
+ */
+#ifdef __clang__
+#define ENTERED __attribute__((noinline, used))
+#else
+#define ENTERED __attribute__((noipa))
+#endif
 
 /* DeviceState (include/hw/qdev-core.h) and SCSIDevice (include/hw/scsi/scsi.h), as far as both are constant */
 typedef struct SCSIDevice {
@@ -31,6 +42,9 @@ typedef struct SCSICommand {
 
 /* SCSIRequest (include/hw/scsi/scsi.h) */
 typedef struct SCSIRequest {
+#ifdef STRANGE
+    void *strange[2];
+#endif
     void *bus;
     SCSIDevice *dev;
     const void *ops;
@@ -60,8 +74,13 @@ typedef struct SCSIRequest {
     void *sg;
 } SCSIRequest;
 
-#define MOVED (QEMU >= 100 ? 8 : 0)
-_Static_assert(offsetof(SCSIRequest, dev) == 0x08, "SCSIRequest.dev");
+#ifdef STRANGE
+#define BEFORE 16
+#else
+#define BEFORE 0
+#endif
+#define MOVED (BEFORE + (QEMU >= 100 ? 8 : 0))
+_Static_assert(offsetof(SCSIRequest, dev) == 0x08 + BEFORE, "SCSIRequest.dev");
 _Static_assert(offsetof(SCSIRequest, tag) == 0x1c + MOVED, "SCSIRequest.tag");
 _Static_assert(offsetof(SCSIRequest, status) == 0x24 + MOVED, "SCSIRequest.status");
 _Static_assert(offsetof(SCSIRequest, cmd) == 0x38 + MOVED, "SCSIRequest.cmd");
@@ -114,7 +133,7 @@ typedef struct BlockCall {
 } BlockCall;
 
 /* block/rbd.c, in block-rbd.so: start a call for a coroutine; the result comes by aio_co_wake(), or at once if < 0. */
-int qemu_rbd_start_co(Coroutine *co, const BlockCall *call);
+int qemu_rbd_start_co(Coroutine *co, const BlockCall *call);    /* STATIC: the driver is linked into the executable */
 
 /* util/async.c, in the executable: run a function in the event loop; go on with a coroutine there. */
 void aio_bh_schedule_oneshot(void (*run)(void *opaque), void *opaque);

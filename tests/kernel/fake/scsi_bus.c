@@ -17,7 +17,7 @@ static inline void check_return(const char *address)
 #define CHECK_RETURN() check_return(__builtin_return_address(0))
 
 /* with scsi_req_alloc() and scsi_req_parse_cdb(), but for the length of the data */
-SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, void *hba_private)
+ENTERED SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, void *hba_private)
 {
     CHECK_RETURN();
     const SCSIReqOps *ops = d->req_ops;
@@ -47,9 +47,11 @@ static void dequeue(SCSIRequest *req)
     scsi_req_unref(req);
 }
 
-int32_t scsi_req_enqueue(SCSIRequest *req)
+ENTERED int32_t scsi_req_enqueue(SCSIRequest *req)
 {
     CHECK_RETURN();
+    if (req->retry)
+        abort();
     req->enqueued = true;
     req->refcount++;
     const SCSIReqOps *ops = req->ops;
@@ -67,7 +69,7 @@ void scsi_req_continue(SCSIRequest *req)
 #ifdef INLINED  /* as by a compiler that put it where it is called: its own entry is never reached */
 #define scsi_req_complete scsi_req_complete_inlined
 #endif
-void scsi_req_complete(SCSIRequest *req, int status)
+ENTERED void scsi_req_complete(SCSIRequest *req, int status)
 {
     CHECK_RETURN();
     if (req->status != (typeof(req->status))-1)
@@ -85,7 +87,7 @@ void scsi_req_complete(SCSIRequest *req, int status)
 #endif
 
 #if QEMU > 52
-void scsi_req_complete_failed(SCSIRequest *req, int host_status)
+ENTERED void scsi_req_complete_failed(SCSIRequest *req, int host_status)
 {
     CHECK_RETURN();
     if (req->status != -1)
@@ -100,7 +102,7 @@ void scsi_req_cancel_async(SCSIRequest *req)
     req->io_canceled = true;
 }
 
-void scsi_req_cancel_complete(SCSIRequest *req)
+ENTERED void scsi_req_cancel_complete(SCSIRequest *req)
 {
     CHECK_RETURN();
     if (!req->io_canceled)

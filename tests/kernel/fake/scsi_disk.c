@@ -33,10 +33,12 @@ typedef struct UnmapCBData {
 
 /* ---- hw/scsi/scsi-disk.c ---- */
 
-/* scsi_dma_restart_req(): the guest runs again */
+/* scsi_dma_restart_req(): the guest runs again, and this time all goes well */
 static void restart(void *opaque)
 {
     SCSIDiskReq *r = opaque;
+    r->req.retry = false;
+    r->scenario.error = 0;
     if (r->req.cmd.buf[0] == SYNCHRONIZE_CACHE)
         scsi_req_enqueue(&r->req);
     else
@@ -119,12 +121,10 @@ static BlockAIOCB *scsi_dma_readv_or_writev(int64_t offset, QEMUIOVector *iov, B
     return (reads ? blk_aio_preadv : blk_aio_pwritev)(NULL, offset, iov, 0, cb, cb_opaque);
 }
 
-/* The scenario's error is for the first call only: a retry goes well. */
 static void set_librbd(const SCSIDiskReq *r)
 {
-    int error = r->req.retry ? 0 : r->scenario.error;
-    librbd->refused = r->scenario.refused ? error : 0;
-    librbd->result = r->scenario.refused ? 0 : error;
+    librbd->refused = r->scenario.refused ? r->scenario.error : 0;
+    librbd->result = r->scenario.refused ? 0 : r->scenario.error;
 }
 
 /* scsi_disk_dma_command() and scsi_disk_emulate_command() */
