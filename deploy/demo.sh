@@ -9,5 +9,5 @@ cd "$(dirname "$0")/.."
 
 [ "$(id -u)" = 0 ] || fail "the demo installs packages, attaches uprobes and starts a guest: run it with sudo"
 need_packages deploy/packages.txt tests/lab/packages.txt
-need_environment
+need_environment ''
 exec .venv/bin/python -m deploy.demo

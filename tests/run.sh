@@ -3,6 +3,9 @@
 #
 #   sudo tests/run.sh              everything
 #   sudo tests/run.sh tests/unit   what follows goes to pytest
+#
+# It may be started in the background, by nohup or from cron: it needs no terminal, no HOME and no signal, and ends by
+# itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/prepare.sh
@@ -18,11 +21,17 @@ say "mypy"
 .venv/bin/mypy
 say "pytest"
 required=unit,bpf,replay,kernel,vm,lab
-# Jaeger and the Collector are built with Go, which Debian 12 has only in a version too old for them.
 cached() { compgen -G "${OTEL_QEMU_CACHE:-/var/cache/otel-qemu}/$1-*" >/dev/null; }
-if PATH=$PATH:/usr/local/go/bin command -v go >/dev/null || { cached jaeger && cached otelcol && cached compose-spec; }; then
+# Jaeger and the Collector are built with Go, which Debian 12 has only in a version too old for them.
+if PATH=$PATH:/usr/local/go/bin command -v go >/dev/null || { cached jaeger-v && cached otelcol && cached compose-spec; }; then
     required+=,backends
+    # Jaeger's page is fetched with cargo, which Debian 12 has only in a version too old for that.
+    if cached jaeger-ui || PATH=$PATH:$HOME/.cargo/bin command -v cargo >/dev/null; then
+        required+=,browser
+    else
+        say "no cargo: the browser layer is not run"
+    fi
 else
-    say "no Go toolchain: the backends layer is not run"
+    say "no Go toolchain: the backends and browser layers are not run"
 fi
 exec .venv/bin/python -m pytest --require="$required" "$@"

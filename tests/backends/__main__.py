@@ -1,6 +1,8 @@
 """
 `python3 -m tests.backends jaeger`: a Jaeger for a person or a script.
 
+It serves until Ctrl-C or SIGTERM. Started where SIGINT is ignored, as by `nohup`, it ignores Ctrl-C too.
+
 Exit codes: 0 done, 1 it did not start or ended by itself, 2 wrong usage, 4 it cannot be built here,
 130 interrupted before it was up.
 """
@@ -16,6 +18,7 @@ from types import FrameType
 
 from . import detached
 from .jaeger import VERSION, BackendFailed, BackendMissing, Jaeger, cache_folder, install
+from .ui import install_ui
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,23 +47,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(options: argparse.Namespace) -> int:
-    binary = install(cache_folder(), _say)
+    binary, ui = install(cache_folder(), _say), install_ui(cache_folder(), _say)
     if options.detach:
-        running = detached.find(options.dir) or detached.start(binary, options.dir)
-        _tell(running, f"stays; end it with --stop --dir {options.dir}")
+        running = detached.find(options.dir) or detached.start(binary, options.dir, ui)
+        _tell(running, f"stays; end it with --stop --dir {options.dir}", ui)
         return 0
     if options.dir and detached.find(options.dir):
         raise BackendFailed(f"one is left running in {options.dir}; end it with --stop first")
     with contextlib.ExitStack() as stack:
         directory = options.dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaeger-")))
-        return _serve(stack.enter_context(Jaeger.start(binary, directory)))
+        return _serve(stack.enter_context(Jaeger.start(binary, directory, ui)))
 
 
 def _serve(jaeger: Jaeger) -> int:
     assert jaeger.process is not None
-    _tell(detached.describe(jaeger), "Ctrl-C ends it")
+    _tell(detached.describe(jaeger), "Ctrl-C ends it", jaeger.ui)
     try:
-        code = jaeger.process.wait()
+        code = jaeger.process.wait(timeout=None)
     except KeyboardInterrupt:
         return 0
     raise BackendFailed(f"Jaeger ended with code {code}; the end of its log:\n{jaeger.log_tail()}")
@@ -72,12 +75,12 @@ def _stop(directory: Path) -> int:
     return 0
 
 
-def _tell(running: detached.Running, end: str) -> None:
+def _tell(running: detached.Running, end: str, ui: Path | None) -> None:
     _say(f"Jaeger {VERSION} is up, pid {running.pid}, keeping traces in memory ({end})")
     _say(f"  OTLP gRPC  {running.otlp_grpc}")
     _say(f"  OTLP HTTP  {running.otlp_http}")
     _say(f"  query API  {running.query}/api/v3/services")
-    _say("  This build has no web UI, only a placeholder page: read traces through the query API.")
+    _say(f"  web page   {running.query}" if ui else "  It has no web page: read traces through the query API.")
 
 
 def _say(line: str) -> None:

@@ -1,14 +1,16 @@
 """
 Say where one Jaeger listens, and write its configuration.
 
-In: five ports.  Out: YAML: OTLP in, memory, /api/v3 out, and nothing else.
+In: five ports, and a page if there is one.  Out: YAML: OTLP in, memory, /api/v3 and the page out, and nothing else.
 There is no batch processor and no queue: once an export has succeeded, its spans can be read.
 """
 
 import contextlib
+import json
 import random
 import socket
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
@@ -46,7 +48,7 @@ extensions:
       endpoint: {host}:{ports.query}
     grpc:
       endpoint: {host}:{ports.query_grpc}
-receivers:
+{page}receivers:
   otlp:
     protocols:
       grpc:
@@ -56,6 +58,11 @@ receivers:
 exporters:
   jaeger_storage_exporter:
     trace_storage: memory
+"""
+
+PAGE = """\
+    ui:
+      assets_path: {}
 """
 
 
@@ -87,8 +94,13 @@ def free_ports(count: int) -> list[int]:
         return [_hold_port(held) for _ in range(count)]
 
 
-def config_yaml(ports: Ports) -> str:
-    return CONFIG.format(host=LOOPBACK, ports=ports, max_traces=MAX_TRACES)
+def config_yaml(ports: Ports, ui: Path | None = None) -> str:
+    """
+    Return the configuration; `ui` is the folder of Jaeger UI's build, where it is to serve one.
+    """
+    # A string in JSON is one in YAML, too, whatever characters the folder has.
+    page = PAGE.format(json.dumps(str(ui.resolve()))) if ui else ""
+    return CONFIG.format(host=LOOPBACK, ports=ports, max_traces=MAX_TRACES, page=page)
 
 
 def _hold_port(held: contextlib.ExitStack) -> int:

@@ -15,6 +15,7 @@ from . import collector
 from . import prometheus as prometheus_backend
 from .jaeger import BackendMissing, Jaeger, cache_folder, install
 from .prometheus import Prometheus
+from .ui import install_ui
 
 Install = Callable[[Path, Callable[[str], None]], Path]
 
@@ -54,7 +55,10 @@ def _installed(request: pytest.FixtureRequest, install: Install) -> Path:
 
 @pytest.fixture(scope="module")
 def jaeger(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
-    with Jaeger.start(binary, tmp_path_factory.mktemp("jaeger")) as jaeger:
+    """
+    With its page where that can be had; only tests/browser needs it.
+    """
+    with Jaeger.start(binary, tmp_path_factory.mktemp("jaeger"), install_ui(cache_folder(), print)) as jaeger:
         yield jaeger
 
 

@@ -8,13 +8,13 @@ A process is signalled only after its command line has shown it to be that Jaege
 import contextlib
 import json
 import os
-import select
-import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .jaeger import STOP_TIMEOUT_S, Jaeger
+from tests import children
+
+from .jaeger import Jaeger
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def describe(jaeger: Jaeger) -> Running:
     )
 
 
-def start(binary: Path, directory: Path) -> Running:
+def start(binary: Path, directory: Path, ui: Path | None = None) -> Running:
     """
     Start one that stays when this process ends, and write its file.
     """
-    jaeger = Jaeger.start(binary, directory)
+    jaeger = Jaeger.start(binary, directory, ui)
     running = describe(jaeger)
     file = _file(directory)
     draft = file.with_suffix(".draft")
@@ -65,7 +65,7 @@ def stop(directory: Path) -> Running | None:
     """
     with _held(directory) as held:
         if held:
-            _end(held[1])
+            children.end_by_pidfd(held[1], Jaeger.stop_timeout_s)
     _file(directory).unlink(missing_ok=True)
     return held[0] if held else None
 
@@ -91,14 +91,6 @@ def _is_ours(pid: int, directory: Path) -> bool:
         return config in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def _end(pidfd: int) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, number)
-        if select.select([pidfd], [], [], STOP_TIMEOUT_S)[0]:
-            return
 
 
 def _file(directory: Path) -> Path:

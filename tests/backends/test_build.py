@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from . import build
-from .build import BackendMissing, cache_folder, find_go, install
+from tests.children import child
+
+from . import go as toolchain
+from .build import BackendMissing, cache_folder
+from .go import find_go
+from .jaeger import install
 from .query import wait_for
 
 GO_VERSION = 'if [ "$1" = version ]; then echo go version go1.26.5 linux/amd64; exit; fi'
@@ -28,7 +32,7 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setattr(build, "GO_FOLDERS", ())
+    monkeypatch.setattr(toolchain, "GO_FOLDERS", ())
     return folder / "go"
 
 
@@ -44,7 +48,7 @@ def left_in(cache: Path) -> list[str]:
 def test_absent_go_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that names what is missing and what to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(build, "GO_FOLDERS", ())
+    monkeypatch.setattr(toolchain, "GO_FOLDERS", ())
     with pytest.raises(BackendMissing, match=r"needs Go.*: install Go 1\.24\.6 or newer") as missing:
         install(tmp_path / "cache", print)
     assert "\n" not in str(missing.value)
@@ -59,10 +63,10 @@ def test_go_must_be_new_enough(go: Path, version: str, accepted: bool) -> None:
     """The distribution's Go is refused before anything is fetched."""
     script(go, f"echo go version {version} linux/amd64")
     if accepted:
-        assert find_go() == str(go)
+        assert find_go("Jaeger") == str(go)
     else:
         with pytest.raises(BackendMissing, match=rf"too old .*\({version}\): install Go"):
-            find_go()
+            find_go("Jaeger")
 
 
 def test_a_failed_build_leaves_nothing_and_says_why(go: Path, tmp_path: Path) -> None:
@@ -84,7 +88,7 @@ def test_progress_is_told_and_the_second_time_needs_no_go(
     go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it takes long there is a line now and then with counts; what is cached is returned at once."""
-    monkeypatch.setattr(build, "PROGRESS_S", 0.1)
+    monkeypatch.setattr(toolchain, "PROGRESS_S", 0.1)
     work = "echo go: downloading a/b v1 >&2; echo a/b >&2; echo a/b/c >&2; sleep 0.5"
     script(go, GO_VERSION, GO_DOWNLOAD, work, 'cp "$0" "$8"')
     said: list[str] = []
@@ -110,15 +114,15 @@ def test_a_build_broken_off_leaves_no_half_result_and_no_process(go: Path, tmp_p
     cache = tmp_path / "cache"
     command = [sys.executable, "-m", "tests.backends", "jaeger"]
     environment = {**os.environ, "OTEL_QEMU_CACHE": str(cache)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+    with child(command, env=environment, stdout=subprocess.DEVNULL) as process:
         # The file is there a moment before the number is in it.
         (pid,) = wait_for(
-            lambda: "".join(p.read_text() for p in cache.glob(".building-*/*.pid")).split(), 20, "the build"
+            lambda: "".join(p.read_text() for p in cache.glob(".building-*/*.pid")).split(), 60, "the build"
         )
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 130
+        assert process.wait(60) == 130
     assert left_in(cache) == []
-    wait_for(lambda: has_ended(pid), 20, "its compiler to end")
+    wait_for(lambda: has_ended(pid), 60, "its compiler to end")
 
 
 def test_cache_folder_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

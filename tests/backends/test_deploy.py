@@ -16,15 +16,16 @@ from otel_qemu.trace.names import Guest
 from tests.dashboards import DASHBOARDS, asked_of, load
 from tests.unit.decoded import resource_of
 
-from .build import cache_folder, find_go
+from .build import cache_folder
 from .collector import Collector
+from .go import find_go
 from .jaeger import wait_for
 from .otlp import instruments_request, post
 from .prometheus_text import labels_by_series
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE_MODULE, COMPOSE_VERSION = "github.com/compose-spec/compose-go/v2", "v2.16.2"
-WAIT_S = 30
+WAIT_S = 60.0
 
 
 @pytest.fixture
@@ -64,8 +65,9 @@ def compose_schema(cache: Path) -> Any:
     """Out of the module by which Docker's own program reads it, kept beside what is built."""
     kept = cache / f"compose-spec-{COMPOSE_VERSION}.json"
     if not kept.exists():
-        download = [find_go(), "mod", "download", "-json", f"{COMPOSE_MODULE}@{COMPOSE_VERSION}"]
-        done = subprocess.run(download, check=True, capture_output=True, text=True, cwd="/")
+        go = find_go("the Compose specification")
+        download = [go, "mod", "download", "-json", f"{COMPOSE_MODULE}@{COMPOSE_VERSION}"]
+        done = subprocess.run(download, check=True, capture_output=True, text=True, cwd="/", timeout=300)
         draft = kept.with_suffix(".draft")
         draft.write_bytes(Path(json.loads(done.stdout)["Dir"], "schema/compose-spec.json").read_bytes())
         draft.replace(kept)
@@ -75,5 +77,5 @@ def compose_schema(cache: Path) -> Any:
 def test_prometheus_reads_its_file() -> None:
     """By promtool of the distribution's Prometheus."""
     command = ["promtool", "check", "config", str(DEPLOY / "prometheus.yaml")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
