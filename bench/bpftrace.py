@@ -56,13 +56,15 @@ class Bpftrace:
             time.sleep(0.05)
 
     def _run(self, script: Path, out: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["bpftrace", str(script), str(self._pid)], stdout=out, stderr=subprocess.DEVNULL)
+        # It prints its counts at SIGINT, which is ignored where we are started by nohup or in the background.
+        line = ["env", "--default-signal=INT", "bpftrace", str(script), str(self._pid)]
+        return subprocess.Popen(line, stdout=out, stderr=subprocess.DEVNULL)
 
     def _stop(self) -> None:
         for process in self._running:
             process.send_signal(signal.SIGINT)
         for process in self._running:
-            process.wait()
+            process.wait(_START_S)
         self._running.clear()
 
 

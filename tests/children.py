@@ -11,7 +11,8 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, AnyStr
 
@@ -20,7 +21,7 @@ KILL_TIMEOUT_S = 60.0
 
 
 @contextlib.contextmanager
-def child(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Run a command with text pipes; whatever still runs at the end of the block is killed."""
     process = subprocess.Popen(command, text=True, **options)
     try:
@@ -64,6 +65,12 @@ def end_by_pidfd(pidfd: int, polite_s: float) -> bool:
 def wait_end(pidfd: int, timeout_s: float) -> bool:
     """Wait for the end of a process; False when it outlives the timeout."""
     return bool(select.select([pidfd], [], [], timeout_s)[0])
+
+
+def join(thread: threading.Thread, timeout_s: float = 120) -> None:
+    """Wait for the end of a thread, which should be a daemon, lest it hold up the end of the tests."""
+    thread.join(timeout_s)
+    assert not thread.is_alive(), f"{thread.name} has not ended in {timeout_s:g} s"
 
 
 def end_group(process: subprocess.Popen[AnyStr]) -> None:

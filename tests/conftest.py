@@ -1,5 +1,6 @@
 """Layers of tests, and the rule that a layer that was promised may not be skipped."""
 
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 HERE = Path(__file__).parent
 
 pytest_plugins = ["tests.lab.fixtures"]
+
+
+# Started by nohup or by `&` in a script, pytest would hand an ignored SIGINT down to the programs that it tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

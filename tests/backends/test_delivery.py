@@ -11,6 +11,7 @@ import pytest
 
 from otel_qemu.export.encoded import EncodedTrace
 from otel_qemu.export.limits import Limits
+from tests.children import join
 from tests.unit.encoded_traces import encoded
 from tests.unit.otlp_server import GRPC, HTTP
 from tests.unit.sending import is_final, sender_to
@@ -39,12 +40,12 @@ class Load:
         self.client = sender_to(
             url, protocol, limits=self._limits, on_sent=self._note, spool_directory=folder, timeout_s=2
         )
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join()
+        join(self._thread)
 
     def _note(self, traces: Sequence[EncodedTrace]) -> None:
         self.sent += [trace.trace_id.hex() for trace in traces]

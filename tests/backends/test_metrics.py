@@ -13,6 +13,7 @@ from otel_qemu.service import Service
 from otel_qemu.views.json_lines import histogram_line
 from tests.backends.jaeger import wait_for
 from tests.backends.prometheus import Prometheus
+from tests.children import join
 from tests.kernel.fake_qemu import DEVICE_ALIAS, FakeQemu
 from tests.kernel.test_keeping import COMMANDS, total
 from tests.kernel.tracing import Those
@@ -35,14 +36,16 @@ def running(qemu: FakeQemu) -> Iterator[Service]:
     ready = threading.Event()
     with MetricsClient.from_environment() as client:
         service = Service(Those(qemu), [], COUNTS_ONLY, client.settings.bounds_s, [client])
-        thread = threading.Thread(target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()})
+        thread = threading.Thread(
+            target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
+        )
         thread.start()
         try:
             assert ready.wait(WAIT_S)
             yield service
         finally:
             service.stop()
-            thread.join()
+            join(thread)
     assert "did not arrive" not in client.report.summary()
     assert client.report.rejected_points == 0
 

@@ -84,7 +84,8 @@ def compile_c(source: Path, output: Path, arguments: Sequence[str]) -> None:
         AssertionError: it did not compile; the message is the compiler's.
     """
     command = ["gcc", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wpadded", "-Werror", *arguments, f"-I{HEADERS}"]
-    done = subprocess.run([*command, "-o", str(output), str(source)], capture_output=True, text=True, check=False)
+    command += ["-o", str(output), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -50,7 +50,7 @@ def evaluate(directory: Path, expressions: Iterable[str]) -> dict[str, int]:
         f"static struct record record;\nint main(void) {{\n(void)record;\n{lines}return 0; }}\n"
     )
     compile_c(source, directory / "program", [])
-    output = subprocess.run([directory / "program"], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([directory / "program"], capture_output=True, text=True, check=True, timeout=120).stdout
     return dict(zip(wanted, map(int, output.split()), strict=True))
 
 
@@ -65,7 +65,7 @@ def evaluate_in_program(directory: Path, expressions: Iterable[str]) -> dict[str
         f"#include <stddef.h>\n#include <stdio.h>\n{source.read_text()}\nint main(void) {{\n{lines}\nreturn 0; }}\n"
     )
     compile_c(source, directory / "whole", PROGRAM_ARGUMENTS)
-    output = subprocess.run([directory / "whole"], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([directory / "whole"], capture_output=True, text=True, check=True, timeout=120).stdout
     return dict(zip(wanted, map(int, output.split()), strict=True))
 
 

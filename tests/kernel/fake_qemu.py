@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tests import children
 from tests.kernel.fake.build import BLOCK_RBD, EXECUTABLE, QEMU_7_2, Variant, built
 
 DEVICE_ALIAS = "scsi0-0-0-3"
@@ -92,20 +93,14 @@ class FakeQemu:
     def __enter__(self) -> "FakeQemu":
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if not self._line():
-            self._process.wait()
+            children.end(self._process, polite_s=0)
             raise RuntimeError(f"{self._command} did not start")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        process = self._running
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream:
-                stream.close()
+        children.end(self._running, polite_s=0)
 
     @property
     def pid(self) -> int:
@@ -161,7 +156,7 @@ class FakeQemu:
     def kill(self) -> None:
         """End it as the OOM killer would, with everything in flight."""
         self._running.kill()
-        self._running.wait()
+        self._running.wait(children.KILL_TIMEOUT_S)
 
     @property
     def _running(self) -> "subprocess.Popen[str]":

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 
 import pytest
 
@@ -12,6 +12,7 @@ from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.recording import Recording
 from otel_qemu.trace.replay import replay_traces
 from otel_qemu.trace.traces import Join
+from tests.children import child
 from tests.kernel.fake.build import CHAINLESS, IN_CALLERS, OPAQUE, QEMU_7_2, Variant
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
@@ -124,7 +125,7 @@ def recording(tmp_path: Path) -> Path:
 def traced(qemu: FakeQemu, *arguments: str) -> tuple[int, str, str]:
     """A command that traces while the guest reads and writes; its exit status, stdout and stderr."""
     command = [*OTEL_QEMU, *arguments, "--audit", "--pid", str(qemu.pid)]
-    with Popen(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+    with child(command, stdout=PIPE, stderr=PIPE) as process:
         assert process.stderr
         said = ""
         while not said.endswith("Ctrl-C ends it\n"):
@@ -150,7 +151,7 @@ def test_a_recording_holds_its_audit(recording: Path) -> None:
     assert status == 0, said
     report = table(said)
     assert ["walk+range", "312", "0", "0", "0"] in report
-    with Popen([*OTEL_QEMU, "replay", str(recording), "--json"], stdout=PIPE, stderr=PIPE, text=True) as replay:
+    with child([*OTEL_QEMU, "replay", str(recording), "--json"], stdout=PIPE, stderr=PIPE) as replay:
         stdout, stderr = replay.communicate(timeout=60)
     assert replay.returncode == 0
     assert table(stderr) == report

@@ -19,6 +19,7 @@ from otel_qemu.probe.keeping import COUNTS_ONLY
 from otel_qemu.service import Service
 from otel_qemu.trace.measurements import Measurements
 from otel_qemu.trace.names import Names
+from tests.children import join
 from tests.kernel.fake.build import QEMU_11_1
 from tests.kernel.fake_qemu import DEVICE_ALIAS, FakeQemu
 from tests.kernel.test_keeping import COMMANDS, total
@@ -64,14 +65,16 @@ def exporting(selection: Those, **settings: Any) -> Iterator[Store]:
     store, ready = Store(), threading.Event()
     client = MetricsClient(MetricSettings(interval_s=0.1, **settings), Destination(store, "store"))
     service = Service(selection, [], COUNTS_ONLY, client.settings.bounds_s, [client])
-    thread = threading.Thread(target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()})
+    thread = threading.Thread(
+        target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
+    )
     thread.start()
     try:
         assert ready.wait(WAIT_S)
         yield store
     finally:
         service.stop()
-        thread.join()
+        join(thread)
         client.close()
 
 
@@ -222,7 +225,9 @@ def test_nothing_is_kept_of_guests_that_have_ended(monkeypatch: pytest.MonkeyPat
     meter, ready = Patient(), threading.Event()
     with FakeQemu() as staying, FakeQemu() as leaving:
         service = Service(Those(staying, leaving), [], COUNTS_ONLY, meters=[meter])
-        run = threading.Thread(target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()})
+        run = threading.Thread(
+            target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
+        )
         run.start()
         assert ready.wait(WAIT_S)
         for qemu in (staying, leaving):
@@ -230,6 +235,6 @@ def test_nothing_is_kept_of_guests_that_have_ended(monkeypatch: pytest.MonkeyPat
         leaving.kill()
         wait_until(lambda: leaving.pid not in service.names.guests)
         service.stop()
-        run.join()
+        join(run)
     assert (meter.ended, set(service.names.guests), set(service.traced)) == (1, {staying.pid}, {staying.pid})
     assert {row.pid for row in service.histograms.rows(Names())} == {staying.pid}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from otel_qemu.probe.attach import MULTI, PERF
+from tests.children import child
 from tests.kernel.fake.build import EXECUTABLE, QEMU_7_2, built
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.unit_file import capabilities
@@ -54,14 +55,14 @@ def environment(**further: str) -> dict[str, str]:
 
 def traced(command: list[str], qemu: FakeQemu, **further: str) -> tuple[str, dict[str, int]]:
     """Trace 211 reads by a command; the route it took, and what it counted."""
-    with subprocess.Popen(
-        [*command, str(qemu.pid)], cwd=ROOT, env=environment(**further), text=True, stdin=subprocess.PIPE,
+    with child(
+        [*command, str(qemu.pid)], cwd=ROOT, env=environment(**further), stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout
         route = process.stdout.readline().strip()
         qemu.command("read 211 4096 8")
-        output, errors = process.communicate("\n", timeout=30)
+        output, errors = process.communicate("\n", timeout=60)
     assert (process.returncode, errors) == (0, "")
     return route, json.loads(output)
 
@@ -70,7 +71,7 @@ def refused(command: list[str], qemu: FakeQemu, **further: str) -> tuple[int, st
     """Try to trace by a command; its exit code and all that it prints."""
     done = subprocess.run(
         [*command, str(qemu.pid)], cwd=ROOT, env=environment(**further), text=True, stdin=subprocess.DEVNULL,
-        capture_output=True, check=False, timeout=30,
+        capture_output=True, check=False, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

@@ -1,6 +1,7 @@
 """`otel-qemu run` as the unit runs it: its manager is told how it goes, and it needs no other rights than it gets."""
 
 import contextlib
+import os
 import re
 import select
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import child
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.test_rights import PYTHON, ROOT, as_nobody, environment
 from tests.kernel.unit_file import allowed_system_calls, capabilities, directive
@@ -60,14 +62,11 @@ def qemu() -> Iterator[FakeQemu]:
 @contextlib.contextmanager
 def service(manager: Manager, command: list[str], *options: str) -> Iterator["subprocess.Popen[str]"]:
     """`otel-qemu run` with what comes before it; ended, if it has not."""
-    with subprocess.Popen(
-        [*command, "-c", MAIN, "run", "--one-in", "1", *options], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+    with child(
+        [*command, "-c", MAIN, "run", "--one-in", "1", *options], cwd=ROOT, stderr=subprocess.PIPE,
         env=environment(NOTIFY_SOCKET=manager.name, OTEL_SDK_DISABLED="true"),
     ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
+        yield process
 
 
 def test_the_manager_is_told_how_it_goes(manager: Manager, qemu: FakeQemu) -> None:
@@ -132,8 +131,8 @@ def test_the_units_rights_suffice(manager: Manager, qemu: FakeQemu, tmp_path: Pa
         manager.wait_for("READY=1")
         qemu.command("read 211 4096 8")
         manager.wait_for("STATUS=1 of 1 guests traced; 211 SCSI requests and 211 RBD calls kept")
-        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        subprocess.run(["kill", "-TERM", child], check=True)
+        (traced,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(traced), signal.SIGTERM)
         _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
     _, _, ours = trace.read_text().rpartition(f'execve("{PYTHON}"')

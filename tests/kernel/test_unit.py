@@ -18,7 +18,7 @@ EXPOSED = 26
 
 def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = ["systemd-analyze", *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_user_of_the_unit_is_made() -> None:
     (line,) = re.findall(r"^u (\S+) ", (ROOT / "deploy/otel-qemu.sysusers").read_text(), re.M)
     assert directive("User") == directive("Group") == [line]
     command = ["systemd-sysusers", "--dry-run", str(ROOT / "deploy/otel-qemu.sysusers")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

@@ -20,7 +20,9 @@ def capabilities(name: str) -> list[str]:
 
 def allowed_system_calls() -> set[str]:
     """Of ``SystemCallFilter=``, with its groups as the installed systemd has them."""
-    listed = subprocess.run(["systemd-analyze", "syscall-filter"], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter"], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
     groups: dict[str, list[str]] = {}
     for line in re.sub(r"\x1b\[[0-9;]*m", "", listed).splitlines():
         word = line.split("#")[0].strip()

@@ -84,7 +84,9 @@ def open_probes() -> list[str]:
 def traced_events() -> str:
     """What tracefs knows of uprobes, by a mount of its own."""
     command = "mount -t tracefs none /sys/kernel/tracing && cat /sys/kernel/tracing/uprobe_events"
-    return subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
 
 
 @dataclass(frozen=True)

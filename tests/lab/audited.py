@@ -68,7 +68,7 @@ class Audited:
                 self.run(folder)
             finally:
                 self.service.stop()
-            running.result()
+            running.result(120)
         self.guest_pid = self.guest.pid
         self.guest.destroy()
 

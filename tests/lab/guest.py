@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.lab import channel, processes
+from tests import children
+from tests.lab import channel
 from tests.lab.counts import BlockCounts, GuestCounts
 from tests.lab.disk import Disk
 from tests.lab.domain_xml import Machine
@@ -125,7 +126,7 @@ class Guest(ABC):
         try:
             # Answer first, power off then: the answer would not get out any more.
             self.run("(sleep 0.2; poweroff -f) >/dev/null 2>&1 &", timeout_s)
-            if not processes.wait_end(pidfd, timeout_s):
+            if not children.wait_end(pidfd, timeout_s):
                 raise GuestError(f"still runs after {timeout_s:.0f} s, guest {self.name}", self.console_tail())
         finally:
             os.close(pidfd)

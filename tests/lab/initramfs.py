@@ -60,7 +60,7 @@ def _programs() -> Iterator[tuple[str, Path]]:
         if found is None:
             raise LabError(f"program missing, {name}: apt-get install {name.replace('box', 'box-static')}")
         yield f"bin/{name}", Path(found).resolve()
-    ldd = subprocess.run(["ldd", shutil.which("fio") or "fio"], capture_output=True, text=True, check=True)
+    ldd = subprocess.run(["ldd", shutil.which("fio") or "fio"], capture_output=True, text=True, check=True, timeout=60)
     for library in re.findall(r"=> (/\S+)", ldd.stdout):
         yield f"lib/{Path(library).name}", Path(library).resolve()
     for loader in re.findall(r"^\s*(/lib64/\S+)", ldd.stdout, re.M):

@@ -95,7 +95,7 @@ def newest_packages(environment: Mapping[str, str] | None = None) -> list[str]:
 
 def _depends(package: str, environment: Mapping[str, str] | None) -> str:
     command = ["apt-cache", "show", "--no-all-versions", package]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120).stdout
     return " ".join(re.findall(r"^(?:Pre-)?Depends: (.*)$", shown, re.M))
 
 
@@ -114,14 +114,20 @@ def unpack(packages: list[str], folder: Path, scratch: Path, environment: Mappin
     """
     # apt warns when its own user may not write here, and downloads all the same.
     download = subprocess.run(
-        ["apt-get", "download", *packages], cwd=scratch, capture_output=True, text=True, check=False, env=environment
+        ["apt-get", "download", *packages],
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=600,
     )
     files = list(scratch.glob("*.deb"))
     if download.returncode or len(files) != len(packages):
         raise LabError(f"cannot download, {' '.join(packages)}: run apt-get update\n{download.stderr.strip()}")
     tree = scratch / "kernel"
     for file in files:
-        subprocess.run(["dpkg", "-x", file, tree], check=True)
+        subprocess.run(["dpkg", "-x", file, tree], check=True, timeout=300)
     shutil.rmtree(tree / "usr/share", ignore_errors=True)
     for readable in (tree, tree / "boot"):
         if readable.is_dir():

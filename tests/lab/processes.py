@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import children
 from tests.lab.errors import LabError
 from tests.lab.state import Process, State
 
@@ -70,21 +69,11 @@ def end(pid: int, timeout_s: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         fd = os.pidfd_open(pid)
         try:
-            signal.pidfd_send_signal(fd, signal.SIGTERM)
-            # A stopped (SIGSTOP) process would never see the first signal.
-            signal.pidfd_send_signal(fd, signal.SIGCONT)
-            if not wait_end(fd, timeout_s):
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
-                wait_end(fd, timeout_s)
+            children.end_by_pidfd(fd, timeout_s)
         finally:
             os.close(fd)
     if child := _children.pop(pid, None):
-        child.wait()
-
-
-def wait_end(pidfd: int, timeout_s: float) -> bool:
-    """Wait for the end of a process; False when it outlives the timeout."""
-    return bool(select.select([pidfd], [], [], timeout_s)[0])
+        children.end(child, polite_s=0)
 
 
 def is_alive(process: Process) -> bool:
@@ -95,8 +84,7 @@ def is_alive(process: Process) -> bool:
 def check_alive(process: Process, log: Path) -> None:
     """Raise with the end of its log when a daemon has ended by itself."""
     if not is_alive(process):
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise LabError(f"{process.name} ended by itself, log {log}: see what it said\n{tail}")
+        raise LabError(f"{process.name} ended by itself, log {log}: see what it said\n{children.log_tail(log)}")
 
 
 def _is_run_by(entry: Path, name: str, token: str) -> bool:

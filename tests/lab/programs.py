@@ -15,6 +15,6 @@ def type_in(guest: Guest, folder: Path, source: Path) -> None:
     """Compile a C program that needs no library, and put it into the guest's /tmp."""
     binary = folder / source.stem
     flags = ["-D_GNU_SOURCE", "-nostdlib", "-static", "-Os", "-s", "-ffreestanding", "-fno-stack-protector", "-Wl,-n"]
-    subprocess.run(["gcc", *flags, "-o", str(binary), str(source)], check=True)
+    subprocess.run(["gcc", *flags, "-o", str(binary), str(source)], check=True, timeout=300)
     text = base64.encodebytes(binary.read_bytes()).decode()
     guest.run(f"base64 -d > /tmp/{source.stem} << END\n{text}\nEND\nchmod +x /tmp/{source.stem}")

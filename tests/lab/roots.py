@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import children
+from tests.children import child
 from tests.lab.errors import LabError
 from tests.lab.kernel import cache_folder
 from tests.lab.state import remove
@@ -112,7 +114,7 @@ def debian_mirror() -> str:
     # from other archives with suites of the same names.
     wanted = ["Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main"]
     line = ["apt-get", "indextargets", "--format", MIRROR_FORMAT, *wanted]
-    listed = subprocess.run(line, capture_output=True, text=True, check=False)
+    listed = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
     if not listed.stdout.split():
         raise LabError("apt knows no Debian archive: run apt-get update, or see /etc/apt/sources.list")
     return listed.stdout.split()[0]
@@ -135,13 +137,14 @@ def _debootstrap(suite: str, folder: Path, mirror: str, say: Callable[[str], Non
     include = ",".join(PACKAGES[suite])
     line = ["unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={include}", suite, str(folder)]
     errors = []
-    with subprocess.Popen([*line, mirror], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    with child([*line, mirror], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
         assert running.stdout is not None
         for said in map(str.strip, running.stdout):
             if said.startswith(("E:", "W: Failure")):
                 errors.append(said)
             elif said.endswith("packages..."):
                 say(f"root {suite}: {said.removeprefix('I: ')}")
+        running.wait(children.KILL_TIMEOUT_S)
     if running.returncode:
         reason = errors[-1] if errors else f"debootstrap's status is {running.returncode}"
         raise LabError(f"cannot install the root, {suite} from {mirror}: has that mirror the suite? ({reason})")

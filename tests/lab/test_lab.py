@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import child
 from tests.lab import libvirtd
 from tests.lab.disk import Disk
 from tests.lab.errors import GuestError, LabError
@@ -183,7 +184,7 @@ def test_down_leaves_nothing(root: Path) -> None:
 def test_down_after_a_crash(root: Path, step: str) -> None:
     """`up` killed at any of its steps: `down` finds all that was started."""
     line = [sys.executable, "-m", "tests.lab", "up", "--root", str(root)]
-    with subprocess.Popen(line, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as up:
+    with child(line, cwd=CHECKOUT, stderr=subprocess.PIPE) as up:
         assert up.stderr is not None
         assert any(step in said for said in up.stderr)
         up.kill()
@@ -202,11 +203,10 @@ def test_down_by_the_state_file_alone(root: Path) -> None:
     lab.state.save()
     lab.ceph.pause_osd()
     rbd = ["rbd", "--conf", str(lab.ceph.conf), "--pool", "rbd", "create", "--size", "1", "never-made"]
-    client = subprocess.Popen(rbd, stderr=subprocess.DEVNULL)
+    with child(rbd, stderr=subprocess.DEVNULL) as client:
+        down(root)
 
-    down(root)
-
-    client.wait(timeout=10)
+        client.wait(timeout=60)
     assert [left for name in [str(root), *(guest.uuid for guest in guests)] for left in left_of(name)] == []
 
 
@@ -247,7 +247,7 @@ def test_no_disk_space(root: Path) -> None:
 
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *line],
-        cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     root.rmdir()
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 import pytest
 
 from otel_qemu.probe.elf import open_binary
+from tests import children
 from tests.lab.disk import Disk
 from tests.lab.guest import Guest
 from tests.lab.lab import Lab
@@ -116,7 +117,7 @@ def test_no_such_domain() -> None:
 def test_no_such_process() -> None:
     """Nor does a process that has ended."""
     ended = subprocess.Popen(["true"])
-    ended.wait()
+    ended.wait(60)
 
     assert_refused(otel_qemu("hist", "--pid", str(ended.pid), "--duration", "1"), 3, str(ended.pid))
 
@@ -200,8 +201,7 @@ class PlainQemu:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        children.end(self.process, polite_s=0)
 
     def execute(self, command: str) -> Any:
         assert self.process.stdin is not None

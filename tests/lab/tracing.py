@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests import children
+
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "otel-qemu")
 
 
@@ -44,7 +46,8 @@ class Tracing:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [COMMAND, *self._arguments],
+            # SIGINT is to end it, also where it is ignored here, as under nohup.
+            ["env", "--default-signal=INT", COMMAND, *self._arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -66,7 +69,7 @@ class Tracing:
             stdout, stderr = self.process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            stdout, stderr = self.process.communicate()
+            stdout, stderr = self.process.communicate(timeout=children.KILL_TIMEOUT_S)
             raise AssertionError(f"did not stop in {timeout_s} s: {self.stderr}{stderr}") from None
         self.stdout += stdout
         self.stderr += stderr
@@ -82,5 +85,5 @@ class Tracing:
                 if line.startswith(beginning):
                     return
         self.process.kill()
-        _, rest = self.process.communicate()
+        _, rest = self.process.communicate(timeout=children.KILL_TIMEOUT_S)
         raise AssertionError(f"no line {beginning!r} from {sys.argv[0]} in {timeout_s} s:\n{self.stderr}{rest}")

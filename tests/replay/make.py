@@ -17,6 +17,7 @@ from typing import Any
 from otel_qemu.probe.selection import Selection
 from otel_qemu.service import Service
 from otel_qemu.sinks import RecordSink
+from tests.children import join
 from tests.lab.ceph import POOL
 from tests.lab.disk import Disk
 from tests.lab.guest import Guest
@@ -90,13 +91,13 @@ def record(lab: Lab, name: str, scene: Scene) -> int:
     with RecordSink(path, {"command": f"python -m tests.replay.make {name}"}) as sink:
         service = Service(Selection(pids=(guest.pid,)), [sink])
         ready = threading.Event()
-        tracing = threading.Thread(target=service.run, kwargs={"ready": lambda *_: ready.set()})
+        tracing = threading.Thread(target=service.run, kwargs={"ready": lambda *_: ready.set()}, daemon=True)
         tracing.start()
         ready.wait(60)
         guest.resume()
         guest.run(scene.workload)
         service.stop()
-        tracing.join()
+        join(tracing)
         sink.describe(service.traced.values())
         sink.finish(service.names, service.counters)
     guest.destroy()

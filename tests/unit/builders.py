@@ -270,5 +270,5 @@ def compiled(directory: Path, source: str, *options: str, language: str = "c", c
     """What gcc or clang makes of a source with -O2; without `-shared` among the options, a program."""
     path = directory / "binary"
     command = [compiler, "-O2", "-fcf-protection=none", *options, "-x", language, "-", "-o", str(path)]
-    subprocess.run(command, input=source.encode(), check=True)
+    subprocess.run(command, input=source.encode(), check=True, timeout=300)
     return path

@@ -10,6 +10,8 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.children import join
+
 Cut = Callable[[bool, int], bool]
 """Whether to cut now: before bytes from the server (or to it), after so many have passed that way."""
 
@@ -78,10 +80,10 @@ class CutWire:
 def cut_wire(server: tuple[str, int], cut: Cut) -> Iterator[CutWire]:
     """A wire, as long as the block runs."""
     wire = CutWire(server, cut)
-    thread = threading.Thread(target=wire.accept)
+    thread = threading.Thread(target=wire.accept, daemon=True)
     thread.start()
     try:
         yield wire
     finally:
         wire.close()
-        thread.join()
+        join(thread)

@@ -27,6 +27,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.children import join
+
 GRPC, HTTP = "grpc", "http/protobuf"
 RELEASE_S = 60.0
 
@@ -170,14 +172,14 @@ def _http(server: Server, port: int, tls: Tls | None) -> Iterator[None]:
     if tls:
         listener.socket = tls.context().wrap_socket(listener.socket, server_side=True, do_handshake_on_connect=False)
     server.url = f"http{'s' if tls else ''}://localhost:{listener.server_address[1]}/v1/traces"
-    thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
+    thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield
     finally:
         listener.shutdown()
         listener.server_close()
-        thread.join()
+        join(thread)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -239,7 +241,7 @@ def _grpc(server: Server, port: int, tls: Tls | None) -> Iterator[None]:
         yield
     finally:
         server.released.set()
-        made.stop(0).wait()
+        assert made.stop(0).wait(60)
         pool.shutdown()
 
 

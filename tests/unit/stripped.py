@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from otel_qemu.probe.elf import Function
 from otel_qemu.probe.symbols import open_with_symbols
+from tests.children import join
 from tests.unit.builders import compiled
 from tests.unit.test_elf import file_offset, nm, run
 
@@ -87,10 +88,10 @@ def serving() -> Iterator[str]:
     """The address of a debuginfod without files."""
     Debuginfod.files, Debuginfod.asked = {}, []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Debuginfod) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.server_port}"
         finally:
             listening.shutdown()
-            thread.join()
+            join(thread)

@@ -27,7 +27,7 @@ int main(void) { return 0; }
 
 
 def run(*command: object) -> str:
-    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 def nm(path: str, *options: str) -> dict[str, int]:

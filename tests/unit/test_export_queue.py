@@ -15,6 +15,7 @@ from otel_qemu.export.pile import room_bytes
 from otel_qemu.export.portions import Bounds, count_leading
 from otel_qemu.export.queue import TraceQueue
 from otel_qemu.export.stats import FATES, Ledger, Stats
+from tests.children import join
 
 from .encoded_traces import encoded
 
@@ -239,11 +240,11 @@ def test_counts_are_conserved_at_every_moment() -> None:
             queue.drain(5)
     queue.close()
     for thread in threads[1:]:
-        thread.join()
+        join(thread)
     queue.recall()
     queue.abandon()
     done.set()
-    threads[0].join()
+    join(threads[0])
     stats = ledger.stats
     assert not broken
     assert (stats.produced_traces, stats.queued_spans) == (4500, 0)
@@ -260,7 +261,7 @@ def _end(queue: TraceQueue, taken: Sequence[EncodedTrace], random_: random.Rando
 
 
 def _started(work: Sequence[Callable[[], None]]) -> list[threading.Thread]:
-    threads = [threading.Thread(target=each) for each in work]
+    threads = [threading.Thread(target=each, daemon=True) for each in work]
     for thread in threads:
         thread.start()
     return threads

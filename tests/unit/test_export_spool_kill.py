@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from otel_qemu.export.frames import read_frames
+from tests.children import child
 
 from .encoded_traces import arrived
 from .otlp_server import HTTP, serving
@@ -19,7 +20,7 @@ from .test_export_spool import NOWHERE, REPOSITORY, files
 def killed(folder: Path, url: str, traces: int, when: Callable[[int, int, int], bool]) -> tuple[int, int, int]:
     """Run the process of `spooling` until it is so, kill it, and say what it said last: spooled, restored, sent."""
     command = [sys.executable, "-m", "tests.unit.spooling", str(folder), url, str(traces)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+    with child(command, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
         assert process.stdout
         watchdog = threading.Timer(WAIT_S, process.kill)
         watchdog.start()

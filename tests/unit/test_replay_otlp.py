@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_qemu import cli
+from tests.children import join
 
 RECORDING = Path(__file__).parents[1] / "replay/recordings/throttled.otq"
 
@@ -46,13 +47,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     with Endpoint() as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{made.server_port}")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
         yield made
         made.shutdown()
-        thread.join()
+        join(thread)
 
 
 def replay(*options: str) -> int:

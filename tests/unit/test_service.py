@@ -143,10 +143,10 @@ def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
     """Then it has traced nothing, which is no error; meters are told that there will be no more."""
     minute = Minute()
     service = Service(Nobody(), [], meters=[minute], intervals=QUICK)
-    thread = threading.Thread(target=service.run, kwargs={"wait": True})
+    thread = threading.Thread(target=service.run, kwargs={"wait": True}, daemon=True)
     thread.start()
     service.stop()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert tracer.calls[-4:] == ["take_no_more", "detach", "read", "close"]
     assert [measurements.last for measurements in minute.taken] == [True]

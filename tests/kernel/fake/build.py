@@ -158,4 +158,6 @@ def _temporary() -> "tempfile.TemporaryDirectory[str]":
 
 def _compile(folder: Path, command: list[str], sources: list[str], libraries: list[str]) -> None:
     """Run the compiler in the folder of the results."""
-    subprocess.run([*command, *(str(_SOURCES / source) for source in sources), *libraries], cwd=folder, check=True)
+    subprocess.run(
+        [*command, *(str(_SOURCES / source) for source in sources), *libraries], cwd=folder, check=True, timeout=300
+    )
