@@ -1,0 +1,3 @@
+"""
+What a person sees: Jaeger's page in a real Chromium without a screen.
+"""
