@@ -59,7 +59,7 @@ def export(guest: Guest, jaeger: Running) -> Trace:
     with Tracing("run", "--domain", guest.name, *everything, env={**os.environ, **only_traces}):
         guest.run(WORKLOAD)
     reader = Reader(jaeger.query)
-    found = wait_for(lambda: reader.traces("qemu", begin_ns, time.time_ns(), operation="WRITE"), 30, "the traces")
+    found = wait_for(lambda: reader.traces("qemu", begin_ns, time.time_ns(), operation="WRITE"), 120, "the traces")
     return max(found, key=lambda trace: trace.roots[0].duration_ns)
 
 

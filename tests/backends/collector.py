@@ -114,6 +114,6 @@ class Collector(Daemon):
 
 def _text(url: str) -> str:
     request = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text;version=1.0.0"})
-    with _opener.open(request, timeout=30) as answer:
+    with _opener.open(request, timeout=120) as answer:
         text: str = answer.read().decode()
         return text

@@ -165,6 +165,6 @@ def post(endpoint: str, signal: str, body: bytes) -> None:
     """
     headers = {"Content-Type": "application/x-protobuf"}
     request = urllib.request.Request(f"{endpoint}/v1/{signal}", body, headers)
-    with _opener.open(request, timeout=30) as answer:
+    with _opener.open(request, timeout=120) as answer:
         assert answer.status == 200
         assert answer.read() in (b"", b"\n\0")  # no partial_success, or an empty one

@@ -18,7 +18,7 @@ from .config import LOOPBACK, free_ports
 from .daemon import Daemon, launched
 from .query import QueryFailed
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 CONFIG = """\
 global:
   scrape_interval: 1h

@@ -17,7 +17,8 @@ from .config import MAX_TRACES
 from .otlp_json import Trace, decode_traces
 
 POLL_S = 0.02
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ def is_up(url: str) -> bool:
     Tell whether something answers there, and answers well.
     """
     try:
-        with _opener.open(url, timeout=TIMEOUT_S):
+        with _opener.open(url, timeout=READY_TIMEOUT_S):
             return True
     except OSError:
         return False

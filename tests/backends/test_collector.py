@@ -14,7 +14,7 @@ from .collector import Collector
 from .jaeger import Jaeger, Trace, wait_for
 from .otlp import Sent, histogram_request, post, spans_request
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 MINUTE_NS = 60_000_000_000
 ONE_IN_1000 = 0xFFBE77 << 32
 """The rejection threshold of ``th:ffbe77``."""

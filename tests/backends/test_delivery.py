@@ -72,19 +72,19 @@ def test_an_outage_under_load_costs_nothing(
     with Jaeger.start(binary, tmp_path / "jaeger") as jaeger:
         url = jaeger.otlp_grpc if protocol == GRPC else f"{jaeger.otlp_http}/v1/traces"
         load = Load(url, protocol, service, tmp_path / "spool" if spooled else None)
-        wait_for(lambda: len(load.sent) > 500, 30, "traces in Jaeger")
+        wait_for(lambda: len(load.sent) > 500, 120, "traces in Jaeger")
         before = set(load.sent)
         assert before <= set(stored(jaeger, service))
         jaeger.stop()
         taken = set(load.sent)
         begun = len(load.produced)
-        wait_for(lambda: len(load.produced) > begun + OUTAGE_TRACES, 30, "traces during the outage")
+        wait_for(lambda: len(load.produced) > begun + OUTAGE_TRACES, 120, "traces during the outage")
         assert set(load.sent) == taken
         assert bool(load.client.stats.spooled_traces) == spooled
         jaeger.launch()
-        wait_for(lambda: len(load.sent) > len(taken) + OUTAGE_TRACES, 60, "traces that waited")
+        wait_for(lambda: len(load.sent) > len(taken) + OUTAGE_TRACES, 120, "traces that waited")
         load.stop()
-        wait_for(lambda: len(load.sent) == len(load.produced), 60, "the rest of them")
+        wait_for(lambda: len(load.sent) == len(load.produced), 120, "the rest of them")
         stats = load.client.close()
         found = stored(jaeger, service)
     assert is_final(stats)

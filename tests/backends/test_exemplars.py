@@ -13,7 +13,7 @@ from tests.lab.tracing import Tracing
 
 pytestmark = pytest.mark.usefixtures("metrics_variables")
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 def test_exemplars_lead_to_traces(

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("metrics_variables")
 
 DISK = Disk("measured")
 WRITES, READS, FLUSHES, DISCARDS = 53, 31, 5, 3
-WAIT_S = 60.0
+WAIT_S = 120.0
 INTERVAL_S = 0.5  # OTEL_METRIC_EXPORT_INTERVAL of `metrics_variables`
 NAMES = {
     "scsi": ("qemu_scsi_request_duration_seconds_count", "scsi_operation_name"),

@@ -20,7 +20,7 @@ from tests.kernel.tracing import Those
 
 pytestmark = pytest.mark.usefixtures("metrics_variables")
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 NAMES = {
     "scsi": ("qemu_scsi_request_duration_seconds", "scsi_operation_name"),
     "wait": ("qemu_block_wait_duration_seconds", "scsi_operation_name"),

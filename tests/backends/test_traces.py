@@ -39,7 +39,7 @@ def traced(jaeger: Jaeger, guest: Guest, workload: Workload, protocol: str) -> l
         workload.run(guest, guest.device(DISK))
         assert tracing.stop() == 0
     assert " 0 lost" in tracing.stderr
-    return wait_for(lambda: jaeger.traces("qemu", begin_ns, time.time_ns()), 30, "the guest's traces")
+    return wait_for(lambda: jaeger.traces("qemu", begin_ns, time.time_ns()), 120, "the guest's traces")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
@@ -89,7 +89,7 @@ def test_throttling_has_a_span_of_its_own(jaeger: Jaeger, guest: Guest) -> None:
     with Tracing("run", "--domain", guest.name, *EVERYTHING, env=environment(jaeger, "grpc")) as tracing:
         guest.run("dd if=/dev/zero of=/dev/sda bs=1M count=23 oflag=direct")
         assert tracing.stop() == 0
-    found = wait_for(lambda: jaeger.traces("qemu", begin_ns, time.time_ns(), operation="WRITE"), 30, "its writes")
+    found = wait_for(lambda: jaeger.traces("qemu", begin_ns, time.time_ns(), operation="WRITE"), 120, "its writes")
     slowest = max(found, key=lambda trace: trace.roots[0].duration_ns)
 
     (wait,) = [span for span in slowest.spans if span.name == "block.wait"]

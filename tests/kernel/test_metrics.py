@@ -26,7 +26,7 @@ from tests.kernel.test_keeping import COMMANDS, total
 from tests.kernel.tracing import Those, Tracing
 from tests.unit.metering import attributes_of, data_points
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 LAYERS = {"qemu.scsi.request.duration": "scsi", "qemu.block.wait.duration": "wait",
           "ceph.rbd.client.operation.duration": "rbd"}  # fmt: skip
 ACTIVE, OLDEST = "qemu.scsi.request.active", "qemu.scsi.request.oldest.age"

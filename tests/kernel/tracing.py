@@ -165,7 +165,7 @@ def read_while_running(tracing: Tracing, qemu: FakeQemu, command: str, interval_
     """Every record of a command, read as the service does: on a timer while it runs."""
     qemu.begin(command)
     parts = []
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while time.monotonic() < end and not qemu.answered:
         parts.append(tracing.records())
         time.sleep(interval_s)

@@ -114,11 +114,11 @@ class Ceph:
         command = [program, "--foreground", "--id", name, "--conf", str(self.conf)]
         processes.start(self.state, program, command, str(self.conf), self.root / "log" / f"{program}.out")
 
-    def command(self, *arguments: str, timeout_s: float = 30) -> str:
+    def command(self, *arguments: str, timeout_s: float = 120) -> str:
         """Run ``ceph ARGUMENTS``, and give what it prints."""
         return self._run("ceph", "--connect-timeout", str(int(timeout_s)), *arguments, timeout_s=timeout_s + 5)
 
-    def rbd(self, *arguments: str, timeout_s: float = 30) -> str:
+    def rbd(self, *arguments: str, timeout_s: float = 120) -> str:
         """Run ``rbd ARGUMENTS`` on the lab's pool, and give what it prints."""
         return self._run("rbd", "--pool", POOL, *arguments, timeout_s=timeout_s)
 
@@ -154,7 +154,7 @@ class Ceph:
     def _await_pool(self) -> None:
         # The first write to a pool waits for its placement groups, and they for the OSD. By itself a client
         # looks for a new map every five seconds only.
-        self.rbd("create", "--size", "1", "pool-answers", "--objecter-tick-interval", "0.2", timeout_s=60)
+        self.rbd("create", "--size", "1", "pool-answers", "--objecter-tick-interval", "0.2")
         self.rbd("rm", "--no-progress", "pool-answers")
 
     def down(self) -> None:
@@ -165,7 +165,7 @@ class Ceph:
         for client in ("ceph", "rbd"):
             processes.end_all(client, str(self.conf))
 
-    def _run(self, *command: str, timeout_s: float = 30) -> str:
+    def _run(self, *command: str, timeout_s: float = 120) -> str:
         full = [command[0], "--conf", str(self.conf), *command[1:]]
         if command[0] == "monmaptool":
             full = list(command)

@@ -17,7 +17,7 @@ from tests.lab.disk import Disk
 from tests.lab.domain_xml import Machine
 from tests.lab.errors import GuestError
 
-BOOT_TIMEOUT_S = 120
+BOOT_TIMEOUT_S = 300
 
 
 class Guest(ABC):
@@ -120,7 +120,7 @@ class Guest(ABC):
         rows = (line.split(maxsplit=1) for line in listing.splitlines())
         return {device: GuestCounts.of(stat) for device, stat in rows}
 
-    def shutdown(self, timeout_s: float = 60) -> None:
+    def shutdown(self, timeout_s: float = 120) -> None:
         """Power it off from inside, and wait for the end of its process."""
         pidfd = os.pidfd_open(self.pid)
         try:

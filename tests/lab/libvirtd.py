@@ -44,7 +44,7 @@ def is_answering() -> bool:
     return True
 
 
-def up(user: Path, timeout_s: float = 30) -> str:
+def up(user: Path, timeout_s: float = 120) -> str:
     """Have a libvirtd for the lab at `user`; says whose it is."""
     with _shared() as state:
         (state.root / USERS / _user_name(user)).write_text(str(user))

@@ -45,7 +45,7 @@ def start(state: State, key: str, command: Sequence[str], token: str, log: Path)
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
-def stop(state: State, key: str, timeout_s: float = 20) -> None:
+def stop(state: State, key: str, timeout_s: float = 60) -> None:
     """End a daemon, politely first, wait for its end, and forget it."""
     process = state.processes.get(key)
     if process is None:
@@ -57,7 +57,7 @@ def stop(state: State, key: str, timeout_s: float = 20) -> None:
     state.save()
 
 
-def end_all(name: str, token: str, timeout_s: float = 20) -> None:
+def end_all(name: str, token: str, timeout_s: float = 60) -> None:
     """End every process that has both the program's name and the token among its arguments."""
     for entry in PROC.iterdir():
         if entry.name.isdigit() and _is_run_by(entry, name, token):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 
-def ask(path: Path, command: dict[str, Any], timeout_s: float = 60) -> dict[str, Any]:
+def ask(path: Path, command: dict[str, Any], timeout_s: float = 120) -> dict[str, Any]:
     """
     Send one command to the QEMU behind the socket at `path`; gives the whole answer, an error too.
 

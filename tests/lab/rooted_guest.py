@@ -21,7 +21,7 @@ from tests.lab.state import State
 
 # Where QEMU finds the lab's folder and the cache; both are empty in a fresh root.
 LAB, CACHE = "/mnt", "/srv"
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120
 
 
 class RootedGuest(Guest):

@@ -9,9 +9,10 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
-from otel_qemu.events import Batch, Ending
+from otel_qemu.events import Batch, Ending, Records
 from otel_qemu.probe import program
 from otel_qemu.probe import tracer as tracer_module
 from otel_qemu.probe.tracer import Tracer
@@ -20,7 +21,7 @@ from otel_qemu.trace.hung import HungRequests
 from otel_qemu.trace.names import Names
 from tests.lab.disk import Disk
 from tests.lab.lab import Lab
-from tests.lab.live import READERS, ended, frozen_cluster, read_in_flight, traced, wait_until
+from tests.lab.live import READERS, await_held, ended, frozen_cluster, read_in_flight, traced, wait_until
 
 SMALL_RING_PAGES = 64  # 256 KiB: half a second of this load
 
@@ -32,8 +33,8 @@ def test_requests_in_flight_at_a_reset_end_once(lab: Lab) -> None:
         with ThreadPoolExecutor() as pool:
             with frozen_cluster(lab):
                 read_in_flight(guest, tracer)
-                pool.submit(guest.qmp, {"execute": "system_reset"})  # answers when nothing is in flight any more
-                time.sleep(0.5)
+                pool.submit(guest.qmp, {"execute": "system_reset"})
+                await_held(guest, pool)
         found = ended(tracer, READERS).requests
     guest.destroy()
 
@@ -50,7 +51,7 @@ def test_a_disk_that_is_unplugged_leaves_nothing_in_flight(lab: Lab) -> None:
             with frozen_cluster(lab):
                 read_in_flight(guest, tracer)
                 pool.submit(guest.qmp, {"execute": "device_del", "arguments": {"id": guest.disks[0].alias}})
-                time.sleep(0.5)
+                await_held(guest, pool)
         wait_until(lambda: len(tracer.in_flight()) == 0)
         counters = tracer.counters()
     guest.destroy()
@@ -82,8 +83,7 @@ def test_requests_that_hang_are_told_while_they_do(lab: Lab) -> None:
     with traced(guest) as tracer:
         with frozen_cluster(lab):
             read_in_flight(guest, tracer)
-            time.sleep(0.6)
-            told = hung.select(tracer.in_flight(), time.monotonic_ns())
+            told = told_as_hung(hung, tracer)
             again = hung.select(tracer.in_flight(), time.monotonic_ns())
         finished = ended(tracer, READERS).requests
     guest.destroy()
@@ -120,6 +120,18 @@ def test_a_reader_that_stops_costs_records_and_no_count(lab: Lab, monkeypatch: p
     assert counters["scsi_completed"] == requests + counters["ring_full_request"] + counters["requests_not_kept"]
     assert len(batch) == counters["records"]
     assert counters["ring_full_request"] > requests
+
+
+def told_as_hung(hung: HungRequests, tracer: Tracer) -> Records:
+    """What is told while the readers hang, until there is a record for each of them."""
+    told: list[Records] = []
+
+    def all_are() -> bool:
+        told.append(hung.select(tracer.in_flight(), time.monotonic_ns()))
+        return sum(map(len, told)) >= READERS
+
+    wait_until(all_are)
+    return np.concatenate(told)
 
 
 def _is_forgotten(tracer: Tracer) -> bool:

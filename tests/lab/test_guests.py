@@ -81,7 +81,7 @@ def test_the_guest_lives_through_fifty_attaches_under_load(lab: Lab) -> None:
     guest.destroy()
 
 
-def await_more(count: Callable[[], int], than: int, timeout_s: float = 20) -> None:
+def await_more(count: Callable[[], int], than: int, timeout_s: float = 120) -> None:
     """Wait until a count has grown."""
     deadline = time.monotonic() + timeout_s
     while count() <= than:

@@ -49,7 +49,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     """Run ``python3 -m tests.lab``."""
     line = [sys.executable, "-m", "tests.lab", *arguments]
     env = {**os.environ, **environment}
-    return subprocess.run(line, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(line, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 def left_of(name: Path | str) -> list[str]:

@@ -75,7 +75,7 @@ def test_capabilities_missing(guest: Guest) -> None:
         str(guest.pid),
     ]
 
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
     assert_refused(done, 4, "CAP_BPF", "CAP_PERFMON", "run as root")
 
@@ -104,7 +104,7 @@ def test_no_qemu_process(command: list[str]) -> None:
     """In a process namespace without QEMU there is nothing to trace, and that is said."""
     line = ["unshare", "--pid", "--fork", "--mount-proc", COMMAND, *command]
 
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
     assert_refused(done, 3, "no QEMU process runs here")
 
@@ -127,7 +127,7 @@ def test_libvirt_absent(guest: Guest) -> None:
     script = 'mount -t tmpfs none /run/libvirt && exec "$@"'
     line = ["unshare", "--mount", "sh", "-c", script, "sh", COMMAND, "check", "--pid", str(guest.pid)]
 
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stderr
     assert f"pid {guest.pid}" in done.stdout
@@ -214,7 +214,7 @@ class PlainQemu:
                 return answer["return"]
         raise AssertionError(f"QEMU ended at {command}")
 
-    def await_reads(self, timeout_s: float = 60) -> None:
+    def await_reads(self, timeout_s: float = 120) -> None:
         """Let it run until its guest has read from the disk."""
         self.execute("cont")
         deadline = time.monotonic() + timeout_s

@@ -20,7 +20,7 @@ from tests import children
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "otel-qemu")
 
 
-def otel_qemu(*arguments: str, timeout_s: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+def otel_qemu(*arguments: str, timeout_s: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, whatever its exit status."""
     line = [COMMAND, *arguments]
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
@@ -61,7 +61,7 @@ class Tracing:
     ) -> None:
         self.stop()
 
-    def stop(self, number: int = signal.SIGINT, timeout_s: float = 60) -> int:
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = 120) -> int:
         """Send a signal, take what it has printed, and give its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -75,7 +75,7 @@ class Tracing:
         self.stderr += stderr
         return self.process.returncode
 
-    def _await_line(self, beginning: str, timeout_s: float = 60) -> None:
+    def _await_line(self, beginning: str, timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s
         assert self.process.stderr is not None
         while time.monotonic() < deadline and self.process.poll() is None:

@@ -14,7 +14,7 @@ from otel_qemu.export.transport import open_transport
 
 from .test_export_queue import is_conserved
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 LIMITS = Limits(delay_s=0.0, first_pause_s=0.01, longest_pause_s=0.05)
 
 

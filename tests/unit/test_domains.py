@@ -112,7 +112,7 @@ def test_entities_do_not_blow_up() -> None:
     begun = time.monotonic()
     with pytest.raises(ParseError):
         parse_domain(f"<!DOCTYPE d [<!ENTITY l0 'ha'>{levels}]><domain><name>&l11;</name></domain>")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60  # of the hours that it would take
 
 
 def test_external_entities_are_not_opened() -> None:

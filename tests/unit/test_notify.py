@@ -10,7 +10,7 @@ import pytest
 
 from otel_qemu.notify import Notifier
 
-TIMEOUT_S = 5
+TIMEOUT_S = 60
 
 
 @pytest.fixture(params=["path", "abstract"])

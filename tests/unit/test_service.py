@@ -131,7 +131,7 @@ def handlers() -> Iterator[None]:
 def test_it_waits_and_is_alive_meanwhile(tracer: Idle) -> None:
     """Ready at once, for nothing keeps it from tracing; alive at every turn, however seldom guests are looked for."""
     told = Told()
-    Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=0.1, wait=True)
+    Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=1.0, wait=True)
     assert told.states[0] == "READY=1"
     assert told.states[1] == "STATUS=waiting for a guest"
     assert told.states[-1] == "STOPPING=1"
@@ -161,7 +161,7 @@ def test_what_keeps_it_from_tracing_is_said_before_there_is_a_guest(monkeypatch:
     monkeypatch.setattr(Service, "_tracer", refuse)
     told = Told()
     with pytest.raises(NotPossible):
-        Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=0.1, wait=True)
+        Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=1.0, wait=True)
     assert told.states == []
 
 
@@ -177,7 +177,7 @@ def test_why_names_are_missing_is_told(tracer: Idle, caplog: pytest.LogCaptureFi
     selection, told = Nobody("no libvirt"), Told()
     service = Service(selection, [], intervals=Intervals(0.01, 0.01, 0.01), notifier=told)
     with caplog.at_level(logging.WARNING):
-        service.run(duration_s=0.1, wait=True)
+        service.run(duration_s=1.0, wait=True)
     assert tracer.calls.count("refresh") > 2
     assert caplog.messages == ["no libvirt"]
     assert "STATUS=waiting for a guest: no libvirt" in told.states
