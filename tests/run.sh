@@ -26,10 +26,10 @@ cached() { compgen -G "${OTEL_QEMU_CACHE:-/var/cache/otel-qemu}/$1-*" >/dev/null
 if PATH=$PATH:/usr/local/go/bin command -v go >/dev/null || { cached jaeger-v && cached otelcol && cached compose-spec; }; then
     required+=,backends
     # Jaeger's page is fetched with cargo, which Debian 12 has only in a version too old for that.
-    if cached jaeger-ui || PATH=$PATH:$HOME/.cargo/bin command -v cargo >/dev/null; then
+    if .venv/bin/python -m tests.backends.ui >/dev/null; then
         required+=,browser
     else
-        say "no cargo: the browser layer is not run"
+        say "without Jaeger's page the browser layer is not run"
     fi
 else
     say "no Go toolchain: the backends and browser layers are not run"

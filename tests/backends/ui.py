@@ -9,10 +9,11 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
-from .build import work_folder
+from .build import cache_folder, work_folder
 from .go import Say
 
 CRATE, CRATE_VERSION = "otlp-embedded", "0.0.2"
@@ -99,3 +100,19 @@ def _unpacked(archive: bytes, folder: Path) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
     return folder / BUILD
+
+
+def main() -> int:
+    """
+    `python3 -m tests.backends.ui`: have the page in the cache; exit code 4 where it cannot be had.
+    """
+    try:
+        print(fetch_ui(cache_folder()))
+    except UiMissing as missing:
+        print(f"error: {missing}", file=sys.stderr)
+        return 4
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
