@@ -1,5 +1,5 @@
 """
-`python3 -m tests.browser URL FILE.png`: a picture of a trace on Jaeger's page, with the details of its first span.
+`python3 -m tests.browser URL FILE.png`: a picture of a trace on Jaeger's page, with the attributes of its last span.
 
 The picture of the README is made so, of the page that the demo ends with.
 """
@@ -14,7 +14,7 @@ from tests.backends.query import Reader
 from .chromium import Chromium
 from .trace_page import DETAILS, ROWS, open_trace
 
-SIZE = (1280, 560)
+SIZE = (1280, 746)
 
 
 def main() -> int:
@@ -29,8 +29,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         with Chromium.start(Path(folder), SIZE) as browser:
             open_trace(browser, options.url, len(trace.spans))
-            browser.script(f"{ROWS}[0].querySelector('.span-view').click()")
-            browser.wait_for(f"return {DETAILS}.length === 1", "the details of the first span")
+            browser.script(f"[...{ROWS}].at(-1).querySelector('.span-view').click()")
+            browser.wait_for(f"return {DETAILS}.length === 1", "the details of the last span")
+            browser.script(f"{DETAILS}[0].querySelector('.AccordianKeyValues--header').click()")
+            browser.wait_for(f"return {DETAILS}[0].querySelector('table')", "its attributes")
             options.file.write_bytes(browser.screenshot())
     return 0
 

@@ -44,7 +44,7 @@ class Chromium(Daemon):
     @classmethod
     def start(cls, directory: Path, size: tuple[int, int] = (1280, 900)) -> Self:
         """
-        Start one whose window has `size`, width and height in pixels; its log and profile are in the directory.
+        Start one whose pages are `size` pixels wide and high; its log and profile are in the directory.
         """
         browser = launched(lambda: cls(directory, free_ports(1)[0], size))
         try:
@@ -104,10 +104,14 @@ class Chromium(Daemon):
         super().stop()
 
     def _open_session(self) -> None:
-        flags = [*FLAGS, f"--user-data-dir={self._profile}", "--window-size={},{}".format(*self._size)]
+        flags = [*FLAGS, f"--user-data-dir={self._profile}"]
         options = {"args": flags, "binary": shutil.which("chromium") or "chromium"}
         wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
         self._session = f"/session/{self._ask('POST', '/session', wanted)['sessionId']}"
+        # A window without a screen has a title bar, too.
+        width, height = self._size
+        bars = self.script("return [outerWidth - innerWidth, outerHeight - innerHeight]")
+        self._ask("POST", "/window/rect", {"width": width + bars[0], "height": height + bars[1]})
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
