@@ -16,17 +16,28 @@ DEAF = ["sh", "-c", "trap '' TERM INT; echo deaf; while :; do sleep 1; done"]
 
 def test_a_deaf_child_is_ended_with_its_block() -> None:
     """Also when the block is left by an error."""
-    with pytest.raises(ZeroDivisionError), child(DEAF, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "deaf\n"
-        raise ZeroDivisionError
+    started = []
+
+    def fail() -> None:
+        with child(DEAF, stdout=subprocess.PIPE) as process:
+            started.append(process)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "deaf\n"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    (process,) = started
     assert process.returncode == -9
+    assert process.stdout is not None
     assert process.stdout.closed
 
 
 def test_one_that_listens_is_not_killed() -> None:
     """It has the time to end in order."""
-    with child(["sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"], stdout=-1) as process:
+    with child(
+        ["sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         end(process, polite_s=60)

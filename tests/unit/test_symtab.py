@@ -139,7 +139,8 @@ class TestSuffixes:
         assert [(symbol.name, symbol.address) for symbol in found] == [("wanted", 6)]
 
     def test_many_symbols_are_searched_at_once(self) -> None:
-        """A table as large as QEMU's is no burden."""
+        """A table as large as QEMU's is no burden: to search it takes less time than to write it, symbol by symbol."""
+        begin = time.process_time()
         names = [b"function_%d" % number for number in range(100_000)]
         starts, at = [], 1
         for name in names:
@@ -148,7 +149,7 @@ class TestSuffixes:
         entry = b"".join(
             s.to_bytes(4, "little") + bytes([0x12, 0, 1, 0]) + s.to_bytes(8, "little") + bytes(8) for s in starts
         )
-        begin = time.process_time()
+        written = time.process_time()
         (found,) = FunctionTable(b"\0" + b"\0".join(names) + b"\0", entry).named("function_99999")
-        assert time.process_time() - begin < 0.5
+        assert time.process_time() - written < written - begin
         assert found.address == starts[-1]
