@@ -76,25 +76,25 @@ def test_a_killed_qemu_is_forgotten(lab: Lab) -> None:
     guest.destroy()
 
 
-def test_requests_that_hang_are_told_while_they_do(lab: Lab) -> None:
-    """With the cluster frozen each request is told once, as hung, with its open call; and later once more, as ended."""
+def test_requests_that_hang_are_reported_while_they_do(lab: Lab) -> None:
+    """With the cluster frozen each request is reported once, as hung, with its open call, and later once more, as ended."""
     guest = lab.guest("hanging", disks=[Disk("hanging")])
     hung = HungRequests(longest_s=0.5)
     with traced(guest) as tracer:
         with frozen_cluster(lab):
             read_in_flight(guest, tracer)
-            told = told_as_hung(hung, tracer)
+            reported = reported_as_hung(hung, tracer)
             again = hung.select(tracer.in_flight(), time.monotonic_ns())
         finished = ended(tracer, READERS).requests
     guest.destroy()
 
-    traces = traces_of_requests(told, 0)
-    assert len(told) == READERS
+    traces = traces_of_requests(reported, 0)
+    assert len(reported) == READERS
     assert not len(again)
     assert (traces.requests["ending"] == Ending.HUNG).all()
     assert (traces.calls["complete_ns"] == 0).all()
     assert len(traces.calls) == READERS
-    assert set(told["request"].tolist()) <= set(finished["request"].tolist())
+    assert set(reported["request"].tolist()) <= set(finished["request"].tolist())
 
 
 def test_a_reader_that_stops_costs_records_and_no_count(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,16 +122,16 @@ def test_a_reader_that_stops_costs_records_and_no_count(lab: Lab, monkeypatch: p
     assert counters["ring_full_request"] > requests
 
 
-def told_as_hung(hung: HungRequests, tracer: Tracer) -> Records:
-    """What is told while the readers hang, until there is a record for each of them."""
-    told: list[Records] = []
+def reported_as_hung(hung: HungRequests, tracer: Tracer) -> Records:
+    """What is reported while the readers hang, until there is a record for each of them."""
+    records: list[Records] = []
 
     def all_are() -> bool:
-        told.append(hung.select(tracer.in_flight(), time.monotonic_ns()))
-        return sum(map(len, told)) >= READERS
+        records.append(hung.select(tracer.in_flight(), time.monotonic_ns()))
+        return sum(map(len, records)) >= READERS
 
     wait_until(all_are)
-    return np.concatenate(told)
+    return np.concatenate(records)
 
 
 def _is_forgotten(tracer: Tracer) -> bool:

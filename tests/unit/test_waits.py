@@ -61,6 +61,6 @@ def test_an_endless_wait_is_found(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["process.wait(3)", "', '.join(words)", "subprocess.run(line, timeout=3)"])
-def test_a_wait_with_an_end_is_none(source: str) -> None:
-    """And can pass."""
+def test_a_wait_with_an_end_passes(source: str) -> None:
+    """A limit, or no wait at all."""
     assert not list(endless(source))
