@@ -1,4 +1,4 @@
-"""Jaeger's page is the one that was looked through, or there is none, and a sentence says why."""
+"""Jaeger's page is the one that we know, or it is left out and a sentence says why."""
 
 import urllib.request
 from pathlib import Path

@@ -77,7 +77,7 @@ def test_a_killed_qemu_is_forgotten(lab: Lab) -> None:
 
 
 def test_requests_that_hang_are_reported_while_they_do(lab: Lab) -> None:
-    """With the cluster frozen each request is reported once, as hung, with its open call, and later once more, as ended."""
+    """With the cluster frozen each request is reported as hung, once, with its open call, and later as ended."""
     guest = lab.guest("hanging", disks=[Disk("hanging")])
     hung = HungRequests(longest_s=0.5)
     with traced(guest) as tracer:

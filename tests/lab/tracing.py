@@ -5,6 +5,7 @@ The product under test as a user runs it: the installed command, in a process of
 from __future__ import annotations
 
 import json
+import os
 import select
 import signal
 import subprocess
@@ -78,12 +79,17 @@ class Tracing:
     def _await_line(self, beginning: str, timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s
         assert self.process.stderr is not None
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if select.select([self.process.stderr], [], [], 1)[0]:
-                line = self.process.stderr.readline()
-                self.stderr += line
-                if line.startswith(beginning):
+        # Read past the stream's own buffer: a line that lay there would not be seen by `select`.
+        fd, said = self.process.stderr.fileno(), b""
+        while time.monotonic() < deadline:
+            if select.select([fd], [], [], 1)[0]:
+                part = os.read(fd, 1 << 16)
+                said += part
+                self.stderr = said.decode(errors="replace")
+                if any(line.startswith(beginning) for line in self.stderr.splitlines()):
                     return
+                if not part:
+                    break
         self.process.kill()
         _, rest = self.process.communicate(timeout=children.KILL_TIMEOUT_S)
         raise AssertionError(f"no line {beginning!r} from {sys.argv[0]} in {timeout_s} s:\n{self.stderr}{rest}")
