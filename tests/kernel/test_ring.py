@@ -86,11 +86,11 @@ def test_calls_that_were_held_are_let_go_of_when_their_trace_is_shed(qemu: FakeQ
 
 
 def test_a_ring_that_is_read_loses_nothing(qemu: FakeQemu) -> None:
-    """Four times round the ring while it is being read: every record is there once, and whole."""
+    """Four times round the ring while it is read, which holds 0.7 s: every record is there once, and whole."""
     with Tracing(qemu, ring_pages=256) as tracing:
-        records = read_while_running(tracing, qemu, "rate 20011 1.5", interval_s=0.02)
+        records = read_while_running(tracing, qemu, "rate 10007 3", interval_s=0.02)
         counted = tracing.counted()
-    assert len(records) == counted["scsi_completed"] >= 30_011
+    assert len(records) == counted["scsi_completed"] >= 30_021
     assert "ring_full_request" not in counted
     tags = records["tag"].astype("i8")
     assert sorted((tags - tags.min()).tolist()) == list(range(len(records)))
