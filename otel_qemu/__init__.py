@@ -20,4 +20,4 @@ part may import (`tests/unit/test_architecture.py` holds both).
     cli       the commands  [click]
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -21,6 +21,12 @@
 #include <uapi/linux/ptrace.h>
 #include "events.h"
 
+/*
+ * The licence that bcc puts into the program's "license" section (bcc src/cc/export/footer.h; GPL is also what it puts
+ * there where nothing is said).  The kernel gives bpf_probe_read_user to GPL programs only.
+ */
+#define BPF_LICENSE GPL v2
+
 #define BINS 32                /* of a histogram: 31 bounds at most, and what lies above them */
 #define EXPECTED 4096          /* requests made and not submitted yet, in processes whose layout is being proven */
 #define SAMPLES 64             /* requests of a process that user space looks at together to find its layout */
