@@ -258,7 +258,7 @@ static __always_inline void tell_chain(struct call *call)
     __builtin_memset(out, 0, sizeof(*out));
     out->pid = key.pid;
     out->kind = RECORD_AUDIT;
-    out->ending = work ? CHAIN_REQUEST : key.pointer ? CHAIN_NONE : CHAIN_BROKEN;
+    out->ending = work ? CHAIN_REQUEST : (key.pointer ? CHAIN_NONE : CHAIN_BROKEN);
     out->tag = *known;
     if (work) {
         out->request = work->request;

@@ -52,7 +52,7 @@ static __always_inline u64 main_coroutine(u64 coroutine)
 static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct key *key)
 {
     bool data = operation == RBD_READ || operation == RBD_WRITE;
-    u64 likely = data ? follow(opaque, 24) : operation == RBD_DISCARD ? follow(opaque, 0) : opaque;
+    u64 likely = data ? follow(opaque, 24) : (operation == RBD_DISCARD ? follow(opaque, 0) : opaque);
     key->pointer = likely;
     struct record *parent = requests.lookup(key);
     if (parent)
@@ -131,7 +131,9 @@ static __always_inline int insert_call(struct key *key, struct call *call)
 /* Sum of iov_len: eight iovecs a read, for a request of 1 MiB may have 256 of them. */
 static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
 {
-    struct { u64 base, len; } chunk[8];
+    struct {
+        u64 base, len;
+    } chunk[8];
     u64 bytes = 0;
     if (iovec_count == 1) {        /* most requests: iov_len alone */
         if (bpf_probe_read_user(&bytes, sizeof(bytes), (void *)(iovecs + 8)))

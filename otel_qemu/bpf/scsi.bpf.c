@@ -261,4 +261,3 @@ static __always_inline int on_scsi_req_retry(struct pt_regs *ctx)
     }
     return count_traced(COUNT_SCSI_RETRIED);
 }
-
