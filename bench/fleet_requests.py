@@ -32,10 +32,9 @@ from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.export import semconv
 from otel_qemu.export.instruments import INSTRUMENTS, Instrument, Kind
 from otel_qemu.export.sink import ExportSink
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
-from otel_qemu.trace.replay import replay_traces
 
 RECORDING = Path(__file__).parents[1] / "tests/replay/recordings/throttled.otq"
 OPERATIONS = ("READ", "WRITE", "SYNCHRONIZE_CACHE")
@@ -85,7 +84,7 @@ def captured_requests() -> list[bytes]:
     with _endpoint() as (url, bodies):
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
         with patch.dict("os.environ", environment), ExportSink() as sink:
-            for traces in replay_traces(recording.batches(), Correlator()):
+            for traces in Pipeline().traces_of(recording.batches()):
                 sink.take(Batch(NO_RECORDS, traces.unix_offset_ns), traces, recording.names)
         deadline = time.monotonic() + _WAIT_S
         while not bodies:

@@ -18,11 +18,10 @@ from bench.figures import Figure, Samples, as_json, print_table, ratios
 from bench.machine import machine
 from bench.workload import Shape, records_of
 from otel_qemu.events import MOST_AT_ONCE, RECORD, Batch, Kept
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import Histograms
 from otel_qemu.trace.hung import HungRequests
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording, RecordingWriter
-from otel_qemu.trace.replay import replay_traces
 from otel_qemu.trace.sample import Sampler
 
 USUAL = Shape()
@@ -105,7 +104,7 @@ def ours_ns(path: Path, name: str) -> float:
 def run(batches: Iterable[Batch], sampler: Sampler, histograms: Histograms) -> int:
     """Records into sampled traces, as the service does it; how many requests there were."""
     requests = 0
-    for traces in replay_traces(batches, Correlator()):
+    for traces in Pipeline().traces_of(batches):
         requests += len(traces.by_request)
         histograms.add(traces)
         kept = sampler.sample(traces)

@@ -36,12 +36,13 @@ from otel_qemu.service import Intervals, Service
 from otel_qemu.settings import Settings
 from otel_qemu.sinks import HistogramSink, RecordSink
 from otel_qemu.trace.audit import Audit
-from otel_qemu.trace.correlate import Correlator, Stats
+from otel_qemu.trace.correlate import Stats
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow
 from otel_qemu.trace.names import Guest
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
-from otel_qemu.trace.replay import replay_traces, slowest_of
 from otel_qemu.trace.sample import Sampler
+from otel_qemu.trace.slowest import slowest_of
 from otel_qemu.trace.traces import Traces
 from otel_qemu.views.audit import audit_lines
 from otel_qemu.views.check import check_line, check_text
@@ -182,8 +183,8 @@ def record(
 def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | None) -> None:
     """Show the traces of a recording: everything after the kernel is run again, exactly; its audit, too."""
     recording = Recording.open(file)
-    correlator, audit = Correlator(), Audit()
-    everything = replay_traces(recording.batches(), correlator, audit)
+    pipeline = Pipeline(audit=True)
+    everything = pipeline.traces_of(recording.batches())
     traces = slowest_of(everything, slowest) if slowest else everything
     lost = False
     if form == "hist":
@@ -193,8 +194,8 @@ def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | No
     else:
         for some in traces:
             _write_lines(_json_lines(some, recording) if form == "json" else tree_lines(some, recording.names))
-    if audit.verdicts:
-        _say_audit(audit, correlator.stats)
+    if pipeline.audit and pipeline.audit.verdicts:
+        _say_audit(pipeline.audit, pipeline.stats)
     if recording.damage:
         _say(f"warning: {file}: {recording.damage}")
     if recording.damage or lost:
@@ -250,7 +251,7 @@ def _announce(tracer: Tracer, guests: Iterable[Guest]) -> None:
 
 def _summarise(service: Service) -> None:
     """What was seen, and everything that was not, by its reason."""
-    stats = service.correlator.stats
+    stats = service.pipeline.stats
     _say(f"{stats.requests} SCSI requests, {stats.calls} RBD calls, {stats.joined} of them joined to their request")
     if service.abandoned:
         _say(f"  {service.abandoned:>8}  abandoned: in flight when their process ended")
@@ -263,11 +264,12 @@ def _summarise(service: Service) -> None:
 
 def _tell_audit(service: Service) -> None:
     """What the audit found, if one was asked for; that there was none is an error then, of what was done otherwise."""
-    if service.audit is None:
+    audit = service.pipeline.audit
+    if audit is None:
         return
     if not service.audited:
         raise NotPossible("no join was audited: the warnings say why; without --audit, tracing is whole")
-    _say_audit(service.audit, service.correlator.stats)
+    _say_audit(audit, service.pipeline.stats)
 
 
 def _say_audit(audit: Audit, stats: Stats) -> None:

@@ -8,8 +8,8 @@ from typing import Protocol
 from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.measurements import Measurements, ProcessCounts
+from otel_qemu.trace.pipeline import Pipeline
 
 
 class Meter(Protocol):
@@ -30,14 +30,14 @@ class Meters:
         meters: that want them.
         selection: of the guests that are measured.
         naming: of their disks.
-        correlator: whose counts are part of it.
+        pipeline: whose counts are part of it.
     """
 
-    def __init__(self, meters: Sequence[Meter], selection: Selection, naming: Naming, correlator: Correlator) -> None:
+    def __init__(self, meters: Sequence[Meter], selection: Selection, naming: Naming, pipeline: Pipeline) -> None:
         self._meters = meters
         self._selection = selection
         self._naming = naming
-        self._correlator = correlator
+        self._pipeline = pipeline
 
     def due(self, tracer: Tracer) -> None:
         """Measure for those meters that want it now."""
@@ -68,7 +68,7 @@ class Meters:
             tuple(processes),
             in_flight=in_flight,
             counters=tracer.counters(),
-            correlated=replace(self._correlator.stats),
+            correlated=replace(self._pipeline.stats),
             probes=tracer.probes,
         )
 

@@ -1,5 +1,5 @@
 """
-The loop: drain the ring, join, hand the traces to whoever wants them; look for new guests now and then.
+The loop: drain the ring, join, give the traces to the sinks; look for new guests now and then.
 
 It ends on SIGINT, SIGTERM or when its time is up, and leaves nothing attached.
 """
@@ -22,20 +22,20 @@ from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer, unix_offset_ns
 from otel_qemu.signals import ended_by_signals
 from otel_qemu.sinks import Sink
-from otel_qemu.trace.audit import Audit
-from otel_qemu.trace.correlate import Correlator, traces_of_requests
+from otel_qemu.trace.correlate import traces_of_requests
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms
 from otel_qemu.trace.hung import HungRequests
 from otel_qemu.trace.names import Guest, Names
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.traces import Traces
 
 log = logging.getLogger(__name__)
 
 REMEMBER_S = 60.0
-"""So long the names of a guest that has ended are known, where they are not printed at the end."""
+"""How long the names of an ended guest are kept, if they are not needed for a report at the end."""
 
 END_POLL_S = 0.01
-"""How often it is looked whether all has ended, at the end."""
+"""How often the service looks, at the end, whether all that was in flight has ended."""
 
 Ready = Callable[[Tracer, Iterable[Guest]], None]
 
@@ -43,14 +43,14 @@ Ready = Callable[[Tracer, Iterable[Guest]], None]
 @dataclass(frozen=True)
 class Intervals:
     """
-    How often the loop does what.
+    The times between two turns of each of the loop's tasks.
 
     Attributes:
-        drain_s: takes the records; at this rate the ring holds some 240,000 of them a second, and a drain costs the
-            same however much it finds.
+        drain_s: reads the ring, which takes some 240,000 records a second at the default; a drain costs the same
+            however many it finds.
         refresh_s: looks for new guests.
-        look_s: looks for requests that hang, and tells the service manager how it goes.
-        end_s: waits at the end, at most, for what is in flight.
+        look_s: looks for requests that hang, and reports to the service manager.
+        end_s: how long requests that are in flight may take to end, once tracing has been stopped.
     """
 
     drain_s: float = 0.5
@@ -60,7 +60,7 @@ class Intervals:
 
 
 class Service:
-    """A tracer, a correlator and some sinks, run together."""
+    """A tracer, the pipeline and some sinks, run together."""
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class Service:
 
         Args:
             selection: of guests.
-            sinks: each is handed everything.
+            sinks: each is given everything.
             keeping: which traces get a record.
             bounds_s: of the exact histograms.
-            meters: each is handed measurements when it is due, and the last ones.  Where there are any, nothing else is
+            meters: each is given measurements when it is due, and the last ones.  Where there are any, nothing else is
                 kept of guests that have ended: a service may meet more of them than it has memory for.
             intervals: of the loop.
-            notifier: is told that we are ready, alive and stopping.
-            audit: hold the joins against the exact chain as well.
+            notifier: reports to the service manager that we are ready, alive and stopping.
+            audit: whether to compare the joins with the exact chain.
         """
         self._selection = selection
         self._sinks = sinks
@@ -96,16 +96,15 @@ class Service:
         self._hung = HungRequests()
         self._naming = Naming(selection.describe)
         self._stopping = threading.Event()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._problem: str | None = None
         self._ended_at: dict[int, float] = {}
         self._remembers = not meters
-        self.correlator = Correlator()
-        self._meters = Meters(meters, selection, self._naming, self.correlator)
-        self.audit = Audit() if audit else None
-        """What the exact chain says of the joins, if it was asked for."""
+        self.pipeline = Pipeline(audit)
+        """What became of the records, and what the audit found, if one was asked for."""
+        self._meters = Meters(meters, selection, self._naming, self.pipeline)
         self.audited = False
-        """Whether it could be attached to any process."""
+        """Whether the exact chain could be attached to any process."""
         self.counters: dict[str, int] = {}
         """The kernel's counters, as they were at the end."""
         self.histograms = Histograms(bounds_s)
@@ -119,15 +118,15 @@ class Service:
 
     @property
     def names(self) -> Names:
-        """What guests, disks and images are called, as far as it is known."""
+        """The names of guests, disks and images, as far as they are known."""
         return self._naming.names
 
     def run(self, duration_s: float | None = None, ready: Ready = lambda *_: None, wait: bool = False) -> None:
         """
-        Trace until told to stop.
+        Trace until `stop`, a signal, or the end of the duration.
 
         Args:
-            duration_s: or until so much time has passed since everything was attached.
+            duration_s: counted from when everything is attached; None: without end.
             ready: called once everything is attached.
             wait: for a first process that can be traced, rather than to raise that there is none.
 
@@ -138,7 +137,7 @@ class Service:
         with ended_by_signals(self._stopping):
             if not wait:
                 self._selection.require()
-            # Also before there is any guest: what keeps us from tracing is to be said now.
+            # Also before there is any guest, so that missing rights are reported at once.
             with self._tracer() as tracer:
                 self._trace(tracer, duration_s, ready, wait)
 
@@ -152,11 +151,48 @@ class Service:
         self._loop(tracer, duration_s)
         self._notifier.stopping()
         self._let_end(tracer)
-        self._finish()
+        self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), self.pipeline.finish())
         self._naming.learn_devices(tracer.series())
         self._meters.last(tracer)
         self.counters, self.histograms = tracer.counters(), tracer.histograms()
         self.abandoned = tracer.abandoned
+
+    def stop(self) -> None:
+        """End `run` soon, from any thread."""
+        self._stopping.set()
+
+    def _tracer(self) -> Tracer:
+        return Tracer(self._selection, self._keeping, self._bounds_s, self.pipeline.audit is not None, self._remembers)
+
+    def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
+        end = None if duration_s is None else time.monotonic() + duration_s
+        refresh_at = look_at = time.monotonic()
+        while not self._stopping.is_set() and (end is None or time.monotonic() < end):
+            self._stopping.wait(self._intervals.drain_s)
+            self._drain(tracer)
+            if time.monotonic() >= refresh_at:
+                self._refresh(tracer)
+                refresh_at = time.monotonic() + self._intervals.refresh_s
+            if time.monotonic() >= look_at:
+                self._report_hung(tracer)
+                self._warn_of_inlined(tracer)
+                self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
+                self._notifier.status(self._status(tracer))
+                look_at = time.monotonic() + self._intervals.look_s
+            self._meters.due(tracer)
+            self._notifier.alive()
+
+    def _drain(self, tracer: Tracer) -> None:
+        batch = tracer.read()
+        if len(batch) or self.pipeline.held:
+            for part, traces in self.pipeline.feed(batch):
+                self._hand_out(part, traces)
+
+    def _hand_out(self, batch: Batch, traces: Traces) -> None:
+        self._naming.learn_devices(traces.by_request)
+        self._naming.learn_images(self.pipeline.images)
+        for sink in self._sinks:
+            sink.take(batch, traces, self.names)
 
     def _let_end(self, tracer: Tracer) -> None:
         """Take nothing new, wait a little for what is in flight, and detach; what is read then is all there is."""
@@ -169,33 +205,8 @@ class Service:
         self._drain(tracer)
         self.still_in_flight = tracer.still_in_flight()
 
-    def stop(self) -> None:
-        """End `run` soon, from any thread."""
-        self._stopping.set()
-
-    def _tracer(self) -> Tracer:
-        return Tracer(self._selection, self._keeping, self._bounds_s, self.audit is not None, self._remembers)
-
-    def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
-        end = None if duration_s is None else time.monotonic() + duration_s
-        refresh_at = look_at = time.monotonic()
-        while not self._stopping.is_set() and (end is None or time.monotonic() < end):
-            self._stopping.wait(self._intervals.drain_s)
-            self._drain(tracer)
-            if time.monotonic() >= refresh_at:
-                self._refresh(tracer)
-                refresh_at = time.monotonic() + self._intervals.refresh_s
-            if time.monotonic() >= look_at:
-                self._tell_hung(tracer)
-                self._tell_one_sided(tracer)
-                self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
-                self._notifier.status(self._status(tracer))
-                look_at = time.monotonic() + self._intervals.look_s
-            self._meters.due(tracer)
-            self._notifier.alive()
-
     def _status(self, tracer: Tracer) -> str:
-        guests, stats, problem = len(self._selection.guests), self.correlator.stats, self._selection.problem
+        guests, stats, problem = len(self._selection.guests), self.pipeline.stats, self._selection.problem
         if not guests:
             return f"waiting for a guest{f': {problem}' if problem else ''}"
         traced = f"{len(tracer.inspections)} of {guests} guests traced"
@@ -215,7 +226,7 @@ class Service:
         self.traced |= {found.process.pid: found.provenance() for found in tracer.inspections}
 
     def _forget_ended(self, pids: Iterable[int]) -> None:
-        """Forget the names of processes that have ended, once their last traces have been told."""
+        """Forget the names of processes that have ended, once their last traces have left."""
         now = time.monotonic()
         self._ended_at |= dict.fromkeys(pids, now)
         for pid in [pid for pid, ended in self._ended_at.items() if ended + REMEMBER_S <= now]:
@@ -224,36 +235,14 @@ class Service:
                 self._naming.forget(pid)
                 self.traced.pop(pid, None)
 
-    def _tell_hung(self, tracer: Tracer) -> None:
-        """Hand out requests that hang, once, without waiting for an end that may never come."""
+    def _report_hung(self, tracer: Tracer) -> None:
+        """Give out requests that hang, once, without waiting for an end that may never come."""
         hung = self._hung.select(tracer.in_flight(), time.monotonic_ns())
         if len(hung):
             offset_ns = unix_offset_ns()
             self._hand_out(Batch(hung, offset_ns), traces_of_requests(hung, offset_ns))
 
-    def _tell_one_sided(self, tracer: Tracer) -> None:
-        for problem in set(one_sided(tracer.counters())) - self._told:
-            self._told.add(problem)
+    def _warn_of_inlined(self, tracer: Tracer) -> None:
+        for problem in set(one_sided(tracer.counters())) - self._warned:
+            self._warned.add(problem)
             log.warning("%s", problem)
-
-    def _drain(self, tracer: Tracer) -> None:
-        batch = tracer.read()
-        if len(batch) or self.correlator.held:
-            for part in batch.parts():
-                traces = self.correlator.feed(self.audit.take(part) if self.audit else part)
-                if self.audit:
-                    self.audit.compare(traces)
-                self._hand_out(part, traces)
-
-    def _finish(self) -> None:
-        traces = self.correlator.finish()
-        if self.audit:
-            self.audit.compare(traces)
-            self.audit.finish()
-        self._hand_out(Batch(NO_RECORDS, unix_offset_ns()), traces)
-
-    def _hand_out(self, batch: Batch, traces: Traces) -> None:
-        self._naming.learn_devices(traces.by_request)
-        self._naming.learn_images(self.correlator.images)
-        for sink in self._sinks:
-            sink.take(batch, traces, self.names)

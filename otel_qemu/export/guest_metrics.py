@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from otel_qemu.export import semconv
 from otel_qemu.export.metric_names import Attributes, Counted, SeriesName, disk_attributes, series_of
 from otel_qemu.export.totals import Totals, Values
-from otel_qemu.trace.latency import LATENCY
+from otel_qemu.trace.kernel_histograms import LATENCY
 from otel_qemu.trace.measurements import Measurements, ProcessCounts
 from otel_qemu.trace.names import Guest, Names
 

@@ -30,7 +30,7 @@ class SeriesName(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What one of the kernel's histogram entries is of: the fields of `latency.SERIES`, but for the process."""
+    """The key of one of the kernel's histogram entries: `kernel_histograms.SERIES` without the process."""
 
     layer: int
     operation: int
@@ -65,7 +65,7 @@ def series_of(resource: bytes, counted: Counted, on: Attributes, pool: str | Non
         pool: the RBD pool of the disk.
 
     Returns:
-        By field of `latency.LATENCY`; ``bytes`` only of reads and writes.
+        By field of `kernel_histograms.LATENCY`; ``bytes`` only of reads and writes.
     """
     scsi_layer = counted.layer == Layer.SCSI
     direction, operation = _scsi(counted.operation) if scsi_layer else _rbd(counted.operation)

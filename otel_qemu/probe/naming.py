@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from otel_qemu.probe.memory import device_alias
-from otel_qemu.trace.columns import Rows
-from otel_qemu.trace.groups import grouped
+from otel_qemu.trace.arrays.columns import TableLike
+from otel_qemu.trace.arrays.groups import grouped
 from otel_qemu.trace.names import Disk, Guest, Names
 
 
@@ -29,7 +29,7 @@ class Naming:
             self.names.guests[pid] = guest
         return bool(changed)
 
-    def learn_devices(self, rows: Rows) -> bool:
+    def learn_devices(self, rows: TableLike) -> bool:
         """Name the disks of these rows, which have fields ``pid`` and ``device``; returns whether any was new."""
         firsts = grouped(rows["pid"], rows["device"]).firsts
         pairs = zip(*(rows[name][firsts].tolist() for name in ("pid", "device")), strict=True)

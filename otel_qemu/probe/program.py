@@ -21,7 +21,7 @@ from otel_qemu.probe.bpf_call import UPROBE_MULTI
 from otel_qemu.probe.compilation import REMEDY, captured_stderr, compiled
 from otel_qemu.probe.keeping import NEVER_NS, Keeping
 from otel_qemu.probe.layouts import Layout
-from otel_qemu.trace import latency
+from otel_qemu.trace import kernel_histograms
 
 PROCESSES = 4096
 """QEMU processes traced at once."""
@@ -34,7 +34,7 @@ RING_PAGES = 4096
 
 SETTINGS = np.dtype(
     [
-        ("bounds_ns", "<u8", latency.BINS),
+        ("bounds_ns", "<u8", kernel_histograms.BINS),
         ("slow_ns", "<u8", 256),
         ("slow_call_ns", "<u8"),
         ("one_in", "<u8"),
@@ -113,7 +113,7 @@ class Program:
         Say how to count and what to keep; before anything is attached, for bins must not change their meaning.
 
         Args:
-            bounds_ns: upper bounds of the histograms' bins, ascending, at most `latency.MOST_BOUNDS`.
+            bounds_ns: upper bounds of the histograms' bins, ascending, at most `kernel_histograms.MOST_BOUNDS`.
             keeping: which traces get a record.
         """
         table = self._bpf[b"settings"]
@@ -133,15 +133,17 @@ class Program:
         table[ctypes.c_int(0)] = settings
 
     def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        """The histograms so far: dtype `latency.SERIES` and `latency.LATENCY`, both of shape (n,)."""
+        """The histograms so far: dtypes `kernel_histograms.SERIES` and `LATENCY`, both of shape (n,)."""
         items = [(bytes(key), bytes(value)) for key, value in self._bpf[b"latencies"].items()]
         keys, values = (b"".join(column) for column in zip(*items, strict=True)) if items else (b"", b"")
-        return np.frombuffer(keys, dtype=latency.SERIES), np.frombuffer(values, dtype=latency.LATENCY)
+        return np.frombuffer(keys, dtype=kernel_histograms.SERIES), np.frombuffer(
+            values, dtype=kernel_histograms.LATENCY
+        )
 
     def series(self) -> NDArray[np.void]:
-        """What `latencies` are of: dtype `latency.SERIES`, shape (n,)."""
+        """What `latencies` are of: dtype `kernel_histograms.SERIES`, shape (n,)."""
         keys = b"".join(bytes(key) for key in self._bpf[b"latencies"].keys())  # noqa: SIM118 - a bcc table is no dict
-        return np.frombuffer(keys, dtype=latency.SERIES)
+        return np.frombuffer(keys, dtype=kernel_histograms.SERIES)
 
     def trace_process(self, pid: int, layout: Layout, proving: bool = False, keep_all: bool = False) -> None:
         """

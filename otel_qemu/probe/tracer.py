@@ -27,7 +27,7 @@ from otel_qemu.probe.ring import Ring
 from otel_qemu.probe.selection import Identity, Selection
 from otel_qemu.probe.sites import Site
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
-from otel_qemu.trace.latency import MOST_BOUNDS, histograms_of
+from otel_qemu.trace.kernel_histograms import MOST_BOUNDS, histograms_of
 from otel_qemu.trace.measurements import ProcessCounts
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Tracer:
         Args:
             selection: of processes.
             keeping: which traces get a record.
-            bounds_s: of the kernel's histograms, at most `latency.MOST_BOUNDS`.
+            bounds_s: of the kernel's histograms, at most `kernel_histograms.MOST_BOUNDS`.
             audit: whether to attach the exact chain as well.
             remember: whether `histograms` has those of processes that have ended; they are one more for each guest
                 that ever was.
@@ -156,7 +156,7 @@ class Tracer:
         return [ProcessCounts(each, series[pids == each[0]], latencies[pids == each[0]]) for each in traced]
 
     def series(self) -> NDArray[np.void]:
-        """Which disks and operations are counted, dtype `latency.SERIES`, shape (n,)."""
+        """Which disks and operations are counted, dtype `kernel_histograms.SERIES`, shape (n,)."""
         return self._program.series()
 
     def in_flight(self) -> Records:

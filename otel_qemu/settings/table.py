@@ -8,7 +8,7 @@ from otel_qemu.probe.keeping import Keeping
 from otel_qemu.settings import kinds
 from otel_qemu.settings.kinds import Kind
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
-from otel_qemu.trace.latency import MOST_BOUNDS
+from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 
 
 @dataclass(frozen=True)

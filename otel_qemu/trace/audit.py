@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from otel_qemu.events import RECORD, Batch, Kind, Link, Records
+from otel_qemu.trace.audit_verdicts import Outcome, Verdicts, judge
 from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.traces import Join, Table, Traces
-from otel_qemu.trace.verdicts import Outcome, Verdicts, judge
 
 MOST_DIFFERENCES = 100
 """Wrong and missed joins of each of the two comparisons that are kept to be explained; all are counted."""

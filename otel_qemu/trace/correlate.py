@@ -6,37 +6,31 @@ request, calls that could not be walked are joined by range and time, and every 
 is the records' own, and when they were read: what is not whole `HOLD_NS` later leaves as it is, and is counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import NO_RECORDS, RECORD, Batch, Ending, Kind, Link, Records
+from otel_qemu.events import NO_RECORDS, Batch, Ending, Kind, Link, Records
 from otel_qemu.trace import rules
-from otel_qemu.trace.assembly import Assembly
-from otel_qemu.trace.columns import Columns, Picked, Rows
+from otel_qemu.trace.arrays.columns import Columns, RowView, TableLike
+from otel_qemu.trace.arrays.mixing import mixed
+from otel_qemu.trace.arrays.rows import concatenate_rows, take_rows
+from otel_qemu.trace.build_traces import TraceBuilder
 from otel_qemu.trace.decode import call_rows, request_rows
 from otel_qemu.trace.images import Images
 from otel_qemu.trace.ranges import RangeJoin
-from otel_qemu.trace.rows import joined, taken
 from otel_qemu.trace.traces import Join, Traces
 
 HOLD_NS = 2_000_000_000
 """How long a request waits for records of its calls, and a call for its request, in the records' time."""
 
-JOINED = 100
-"""`link` of a held call that was joined here: this plus its `Join`."""
-
-UNMATCHED = 99
-"""`link` of a call that nothing fits."""
-
-LONGEST_HELD = 200_000
+MOST_HELD_RECORDS = 200_000
 """Records kept back, beside one batch; of more, the older half leaves as it is."""
 
-
 _SEEN = ("pid", "kind", "link", "submit_ns", "complete_ns", "calls", "call_submit_ns", "call_complete_ns")
-"""What is looked at of each record that comes."""
+"""The fields that are read of every record that comes."""
 
 
 @dataclass
@@ -68,7 +62,8 @@ class Correlator:
 
     def __init__(self) -> None:
         self.stats = Stats()
-        self._held: Records = np.zeros(0, dtype=RECORD)
+        self._held: Records = NO_RECORDS
+        self._found = _Found()
         self._ranges = RangeJoin()
         self._unwalked: dict[int, int] = {}
         """When the last call ended that could not be walked, of each process that has such."""
@@ -78,83 +73,85 @@ class Correlator:
 
     @property
     def held(self) -> int:
-        """Records kept back for their other halves."""
-        return len(self._held)
+        """Records kept back: requests that wait for calls, and calls that wait for their request."""
+        return len(self._held) + len(self._found.calls)
 
     def feed(self, batch: Batch) -> Traces:
         """The traces that became whole with this batch."""
         self._unix_offset_ns = batch.unix_offset_ns
-        seen = Columns.some(batch.records, *_SEEN)
+        seen = Columns.select(batch.records, *_SEEN)
         newest = max(int(seen[name].max(initial=0)) for name in ("complete_ns", "call_complete_ns"))
         self._newest_ns = max(self._newest_ns, newest, batch.read_ns)  # an idle guest's last traces leave as well
         self._learn_unwalked(seen)
         self.stats.unstarted += int(np.count_nonzero((seen["kind"] == Kind.REQUEST) & (seen["submit_ns"] == 0)))
         whole = self._is_whole(seen)
-        return self._join(taken(batch.records, whole), taken(batch.records, ~whole), self._given_up_ns())
+        return self._join(take_rows(batch.records, whole), take_rows(batch.records, ~whole), self._given_up_ns())
 
     def finish(self) -> Traces:
         """Everything still held, as it is: there will be no more records."""
         return self._join(NO_RECORDS, NO_RECORDS, self._newest_ns + 1)
 
     def _given_up_ns(self) -> int:
-        """What ended before this leaves as it is: by age, and when there is too much of it, the older half."""
+        """The time before which an end is too old to wait: by age, and of too many records, that of the older half."""
         given_up_ns = self._newest_ns - HOLD_NS
-        if len(self._held) > LONGEST_HELD:
+        if len(self._held) > MOST_HELD_RECORDS:
             ends = np.maximum(self._held["complete_ns"], self._held["call_complete_ns"])
             given_up_ns = max(given_up_ns, int(np.median(ends)) + 1)
         return given_up_ns
 
     def _join(self, whole: Records, fresh: Records, given_up_ns: int) -> Traces:
         """Give out requests that are whole, and what becomes whole with other records."""
-        requests, unstarted, further, alone = _sorted(joined(self._held, fresh))
-        found, alone = self._join_by_range(requests, further, alone, given_up_ns)
-        further = joined(further, found)
+        requests, unstarted, walked, alone = _sorted(concatenate_rows(self._held, fresh))
+        found, unmatched, alone = self._join_by_range(requests, alone, given_up_ns)
+        further = concatenate_rows(walked, found.calls)
+        rule = np.concatenate((np.full(len(walked), Join.WALK, dtype="u1"), found.rules))
 
         parent = find_parents(requests, further)
         late = _take_late_ends(requests, further, parent)
         self.stats.late_ends += int(late.sum())
         if late.any():
-            further, parent = taken(further, ~late), parent[~late]
+            further, rule, parent = take_rows(further, ~late), rule[~late], parent[~late]
         ready = _is_ready(requests, parent, given_up_ns) & ~self._may_be_claimed(requests, given_up_ns)
         has = parent >= 0
         has[has] = ready[parent[has]]
         given_up = (parent < 0) & (further["call_complete_ns"] < given_up_ns)
 
-        out = Assembly(taken(requests, ready), whole)
-        given = taken(further, has)
-        out.add(given, (np.cumsum(ready) - 1)[parent[has]], _joins_of(given))
-        out.leave(taken(further, given_up), Join.PARENT_LOST)
+        out = TraceBuilder(take_rows(requests, ready), whole)
+        out.add(take_rows(further, has), (np.cumsum(ready) - 1)[parent[has]], rule[has])
+        out.leave(take_rows(further, given_up), Join.PARENT_LOST)
+        out.leave(unmatched, Join.UNMATCHED)
         rest = self._leave_alone(out, alone, unstarted, given_up_ns)
-        young = taken(unstarted, unstarted["complete_ns"] >= given_up_ns)
-        self._held = joined(taken(requests, ~ready), taken(further, ~has & ~given_up), rest, young)
+        young = take_rows(unstarted, unstarted["complete_ns"] >= given_up_ns)
+        waits = ~has & ~given_up
+        by_walk = waits & (rule == Join.WALK)
+        self._found = _Found(take_rows(further, waits & ~by_walk), rule[waits & ~by_walk])
+        self._held = concatenate_rows(take_rows(requests, ~ready), take_rows(further, by_walk), rest, young)
         return self._finished(out)
 
-    def _join_by_range(
-        self, requests: Records, further: Records, alone: Records, given_up_ns: int
-    ) -> tuple[Records, Records]:
+    def _join_by_range(self, requests: Records, alone: Records, given_up_ns: int) -> tuple["_Found", Records, Records]:
         """
         Find a parent for calls that could not be walked, once all requests that may fit have ended.
 
         Returns:
-            The calls that have one now, naming it as walked ones do, and the others.
+            All calls found so far that still wait for their request, those that nothing fits, and the others.
         """
         due = _is_unwalked(alone) & (alone["call_complete_ns"] < given_up_ns)
         if not due.any():
-            return alone[:0], alone
-        rows, calls = request_rows(requests), taken(alone, due)
-        covered = _covered_bytes(requests, further)
-        parent, join = self._ranges.match(rows, call_rows(calls), covered, HOLD_NS)
-        found = parent >= 0
-        calls["link"] = np.where(found, JOINED + join, UNMATCHED)
+            return self._found, NO_RECORDS, alone
+        rows, calls = request_rows(requests), take_rows(alone, due)
+        covered = _covered_bytes(requests, self._found)
+        parent, rules_found = self._ranges.match(rows, call_rows(calls), covered, HOLD_NS)
+        fits = parent >= 0
         for name in ("request", "submit_ns"):
-            calls[name][found] = requests[name][parent[found]]
-        return taken(calls, found), joined(taken(alone, ~due), taken(calls, ~found))
+            calls[name][fits] = requests[name][parent[fits]]
+        found = self._found.and_also(take_rows(calls, fits), rules_found[fits])
+        return found, take_rows(calls, ~fits), take_rows(alone, ~due)
 
     def _is_whole(self, records: Columns) -> NDArray[np.bool_]:
         """
         Requests that need nothing else, nearly all: their only call lies in the record, or they made none.
 
-        One that hangs (in a recording) leaves as it was told then: its calls are for its end, which comes by itself.
+        One that hangs (in a recording) leaves as it was reported then: its calls belong to its end, which follows.
         """
         has_call, ended = records["call_submit_ns"] > 0, records["call_complete_ns"] > 0
         whole = (records["kind"] == Kind.REQUEST) & (records["submit_ns"] > 0)
@@ -165,7 +162,7 @@ class Correlator:
 
     def _learn_unwalked(self, fresh: Columns) -> None:
         """Processes whose requests wait for calls without a walk; one that makes none any more is forgotten."""
-        calls = Picked(fresh, np.flatnonzero(_is_unwalked(fresh)))
+        calls = RowView(fresh, np.flatnonzero(_is_unwalked(fresh)))
         for pid in np.unique(calls["pid"]).tolist():
             end_ns = int(calls["call_complete_ns"][calls["pid"] == pid].max())
             self._unwalked[pid] = max(end_ns, self._unwalked.get(pid, 0))
@@ -174,21 +171,18 @@ class Correlator:
 
     def _may_be_claimed(self, requests: Records, given_up_ns: int) -> NDArray[np.bool_]:
         """Requests whose process has calls that cannot be walked: one may still turn out to be theirs."""
-        unwalked: Any = np.isin(requests["pid"], list(self._unwalked))
-        return unwalked & (requests["complete_ns"] >= given_up_ns)
+        return np.isin(requests["pid"], list(self._unwalked)) & (requests["complete_ns"] >= given_up_ns)
 
-    def _leave_alone(self, out: Assembly, alone: Records, unstarted: Records, given_up_ns: int) -> Records:
+    def _leave_alone(self, out: TraceBuilder, alone: Records, unstarted: Records, given_up_ns: int) -> Records:
         """Give calls without a parent their reason; return those that may still get another."""
         old = alone["call_complete_ns"] < given_up_ns
         before = (alone["link"] == Link.NOT_IN_FLIGHT) & _named_in(alone, unstarted)
         internal = (alone["link"] == Link.NOT_IN_FLIGHT) & old & ~before
-        unmatched = alone["link"] == UNMATCHED
-        out.leave(taken(alone, before), Join.STARTED_BEFORE)
-        out.leave(taken(alone, internal), Join.INTERNAL)
-        out.leave(taken(alone, unmatched), Join.UNMATCHED)
-        return taken(alone, ~before & ~internal & ~unmatched)
+        out.leave(take_rows(alone, before), Join.STARTED_BEFORE)
+        out.leave(take_rows(alone, internal), Join.INTERNAL)
+        return take_rows(alone, ~before & ~internal)
 
-    def _finished(self, out: Assembly) -> Traces:
+    def _finished(self, out: TraceBuilder) -> Traces:
         requests, calls = out.tables()
         traces = Traces(requests, calls, self._unix_offset_ns)
         self._check(traces)
@@ -203,17 +197,17 @@ class Correlator:
     def _check(self, traces: Traces) -> None:
         """Hold each join by the walk against image, direction, time and range."""
         children = traces.by_call.between(0, traces.joined)
-        parents = Picked(traces.by_request, children["parent"])
+        parents = RowView(traces.by_request, children["parent"])
         walked = children["join"] == Join.WALK
         fits = rules.direction_fits(parents, children) & rules.time_fits(parents, children)
         fits &= self._fits_image(traces, children)
-        told = walked & rules.has_range(parents, children)
-        in_range = told & rules.range_fits(parents, children)
+        ranged = walked & rules.has_range(parents, children)
+        in_range = ranged & rules.range_fits(parents, children)
         differ = walked & ~fits
         children["join"][in_range] = Join.WALK_RANGE
         children["disagrees"] = differ
         self.stats.disagreements += int(np.count_nonzero(differ))
-        self.stats.range_differs += int(np.count_nonzero(told) - np.count_nonzero(in_range))
+        self.stats.range_differs += int(np.count_nonzero(ranged) - np.count_nonzero(in_range))
 
     def _fits_image(self, traces: Traces, children: Columns) -> NDArray[np.bool_]:
         pids, devices = (traces.by_request[name][traces.disks.firsts].tolist() for name in ("pid", "device"))
@@ -226,9 +220,20 @@ class Correlator:
         return self._images.known()
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Calls that were joined by range or time, naming their request as walked ones do, and by which `Join` each."""
+
+    calls: Records = field(default_factory=lambda: NO_RECORDS)
+    rules: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, dtype="u1"))
+
+    def and_also(self, calls: Records, rules_found: NDArray[np.uint8]) -> "_Found":
+        return _Found(concatenate_rows(self.calls, calls), np.concatenate((self.rules, rules_found)))
+
+
 def traces_of_requests(records: Records, unix_offset_ns: int) -> Traces:
     """Request records by themselves, each with the call it holds; for those that came another way than the ring."""
-    requests, calls = Assembly(records).tables()
+    requests, calls = TraceBuilder(records).tables()
     return Traces(requests, calls, unix_offset_ns)
 
 
@@ -236,8 +241,8 @@ def find_parents(requests: Records, further: Records) -> NDArray[np.int64]:
     """Index of the request that each further call names by (pid, request, submit_ns), or -1; int64, shape (n,)."""
     if not len(requests) or not len(further):
         return np.full(len(further), -1, dtype="i8")
-    of = Columns.some(further, *_NAMING)
-    keys, named = _identity(requests), _identity(of)
+    of = Columns.select(further, *_NAMING)
+    keys, named = (mixed(*(table[name] for name in _NAMING)) for table in (requests, of))
     runs = np.flatnonzero(np.concatenate(([True], named[1:] != named[:-1])))  # those of one request come together
     order = np.argsort(keys, kind="stable")
     at = np.minimum(np.searchsorted(keys[order], named[runs]), len(keys) - 1)
@@ -251,19 +256,11 @@ def find_parents(requests: Records, further: Records) -> NDArray[np.int64]:
 _NAMING = ("pid", "request", "submit_ns")
 
 
-def _identity(records: Rows) -> NDArray[np.uint64]:
-    """One number for (pid, request, submit_ns); what it finds is compared field by field."""
-    odd = np.uint64(0x9E3779B97F4A7C15)
-    mixed: Any = (records["request"] ^ (records["pid"].astype("u8") << np.uint64(40))) * odd ^ records["submit_ns"]
-    return mixed.astype("u8")
-
-
 def _is_ready(requests: Records, parent: NDArray[np.int64], given_up_ns: int) -> NDArray[np.bool_]:
     """Requests that have all their calls, or have waited long enough for them."""
     have = np.bincount(parent[parent >= 0], minlength=len(requests)) + (requests["call_submit_ns"] > 0)
     is_open = (requests["call_submit_ns"] > 0) & (requests["call_complete_ns"] == 0)
-    ready: Any = (have >= requests["calls"]) & ~is_open | (requests["complete_ns"] < given_up_ns)
-    return ready
+    return (have >= requests["calls"]) & ~is_open | (requests["complete_ns"] < given_up_ns)
 
 
 def _take_late_ends(requests: Records, further: Records, parent: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -286,34 +283,23 @@ def _take_late_ends(requests: Records, further: Records, parent: NDArray[np.int6
 
 def _sorted(records: Records) -> tuple[Records, Records, Records, Records]:
     """Requests, those that began before us, calls that name their request, and calls that do not."""
-    seen = Columns.some(records, "kind", "link", "submit_ns")
+    seen = Columns.select(records, "kind", "link", "submit_ns")
     started = seen["submit_ns"] > 0
     is_request = seen["kind"] == Kind.REQUEST
-    named = ~is_request & _names_request(seen)
+    named = ~is_request & (seen["link"] == Link.WALK)
     which = (is_request & started, is_request & ~started, named, ~is_request & ~named)
-    requests, unstarted, further, alone = (taken(records, rows) for rows in which)
+    requests, unstarted, further, alone = (take_rows(records, rows) for rows in which)
     return requests, unstarted, further, alone
 
 
-def _names_request(calls: Rows) -> NDArray[np.bool_]:
-    """Calls whose record names their request: by the walk, or since it was found by range."""
-    named: Any = (calls["link"] == Link.WALK) | (calls["link"] > JOINED)
-    return named
+def _is_unwalked(calls: TableLike) -> Any:
+    return (calls["link"] == Link.NO_LAYOUT) | (calls["link"] == Link.FAULT)
 
 
-def _is_unwalked(calls: Rows) -> NDArray[np.bool_]:
-    unwalked: Any = (calls["link"] == Link.NO_LAYOUT) | (calls["link"] == Link.FAULT)
-    return unwalked
-
-
-def _joins_of(calls: Records) -> NDArray[np.uint8]:
-    return np.where(calls["link"] > JOINED, calls["link"] - JOINED, Join.WALK).astype("u1")
-
-
-def _covered_bytes(requests: Records, further: Records) -> NDArray[np.uint64]:
+def _covered_bytes(requests: Records, found: _Found) -> NDArray[np.uint64]:
     """How many bytes of each request calls have claimed so far; uint64, shape (n,)."""
     covered = np.zeros(len(requests), dtype="u8")
-    claims = further[further["link"] == JOINED + Join.RANGE]
+    claims = found.calls[found.rules == Join.RANGE]
     parent = find_parents(requests, claims)
     np.add.at(covered, parent[parent >= 0], claims["length"][parent >= 0])
     return covered

@@ -1,13 +1,11 @@
 """Records into the columns of `traces`: what the kernel saw, with the CDB read and nothing joined yet."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import Kind, Link, Records
 from otel_qemu.trace import scsi
-from otel_qemu.trace.columns import Columns, Rows, Table, columnar
+from otel_qemu.trace.arrays.columns import Columns, Table, TableLike, as_columns
 from otel_qemu.trace.traces import CALL, REQUEST
 
 _WHOLE_IN_REQUEST = ("request", "submit_ns", "complete_ns", "device", "lun")
@@ -25,10 +23,10 @@ def request_rows(records: Table | Columns) -> Columns:
     ``block_bytes`` is what transfer length and block count give: QEMU sets ``xfer`` to their product
     (scsi_req_xfer, hw/scsi/scsi-bus.c).
     """
-    records = columnar(records)
+    records = as_columns(records)
     rows = Columns.zeros(REQUEST, len(records))
     for name in _WHOLE_IN_REQUEST:
-        rows.whole(name)[:] = records.whole(name)
+        rows.word(name)[:] = records.word(name)
     for name in _SAME_IN_REQUEST:
         rows[name] = records[name]
     cdbs, transfer_bytes = records["cdb"], records["transfer_bytes"]
@@ -42,7 +40,7 @@ def request_rows(records: Table | Columns) -> Columns:
 
 def call_rows(records: Table | Columns, rows: NDArray[np.int64] | None = None) -> Columns:
     """Columns of dtype `CALL` for the RBD halves of records, of all or of those numbered; no parent and no join yet."""
-    records = columnar(records)
+    records = as_columns(records)
     rows = np.arange(len(records)) if rows is None else rows
     calls = Columns.zeros(CALL, len(rows))
     for name in _SAME_IN_CALL:
@@ -53,14 +51,13 @@ def call_rows(records: Table | Columns, rows: NDArray[np.int64] | None = None) -
     return calls
 
 
-def is_data(requests: Rows) -> NDArray[np.bool_]:
-    """Which requests move the disk's data: READ and WRITE, whose byte range the CDB tells."""
-    mask: Any = _IS_DATA[requests["operation"]]
-    return mask
+def is_data(requests: TableLike) -> NDArray[np.bool_]:
+    """Which requests move the disk's data: READ and WRITE, whose byte range is in the CDB."""
+    return _IS_DATA[requests["operation"]]
 
 
-def byte_ranges(requests: Rows) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """First byte and end of each request's range on the disk, uint64, shape (n,); both 0 where the CDB tells none."""
+def byte_ranges(requests: TableLike) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """First byte and end of each request's range on the disk, uint64, shape (n,); both 0 where the CDB has none."""
     start = requests["lba"] * requests["block_bytes"].astype("u8")
     return start, np.where(requests["block_bytes"] > 0, start + requests["bytes"], 0)
 
@@ -70,7 +67,7 @@ _LAST_NS = np.iinfo("i8").max
 
 
 def impossible(records: Records) -> str | None:
-    """What some records hold that no probe writes, and that those who read them could not make sense of; else None."""
+    """Name a value in the records that no probe writes and no reader can interpret; None if there is none."""
     if (~np.isin(records["kind"], list(Kind))).any():
         return "records of no kind"
     if (records["link"] > max(Link)).any():

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import Ending, RbdOperation
-from otel_qemu.trace.bins import Bins
-from otel_qemu.trace.columns import Columns
+from otel_qemu.trace.arrays.bins import Bins
+from otel_qemu.trace.arrays.columns import Columns
+from otel_qemu.trace.arrays.groups import Groups, grouped
 from otel_qemu.trace.exponential import exponential_bounds
-from otel_qemu.trace.groups import Groups, grouped
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Traces, durations_ns

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.trace.columns import Rows
-from otel_qemu.trace.groups import grouped
+from otel_qemu.trace.arrays.columns import TableLike
+from otel_qemu.trace.arrays.groups import grouped
 
 Key = tuple[int, int]
 """Process and SCSIDevice *."""
@@ -29,7 +29,7 @@ class Images:
     def __init__(self) -> None:
         self._of: dict[Key, _Used] = {}
 
-    def fit(self, disks: list[Key], own: NDArray[np.int64], calls: Rows) -> NDArray[np.bool_]:
+    def fit(self, disks: list[Key], own: NDArray[np.int64], calls: TableLike) -> NDArray[np.bool_]:
         """
         Whether each call went to the image of its request's disk; shape (n,).
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import NO_RECORDS, Records
 from otel_qemu.trace.correlate import Stats
-from otel_qemu.trace.latency import LATENCY, SERIES
+from otel_qemu.trace.kernel_histograms import LATENCY, SERIES
 from otel_qemu.trace.names import Names
 
 
@@ -23,8 +23,8 @@ class ProcessCounts:
 
     Attributes:
         identity: process id and start time in ticks: a process id may be used again.
-        series: dtype `latency.SERIES`, shape (n,).
-        latencies: dtype `latency.LATENCY`, shape (n,).
+        series: dtype `kernel_histograms.SERIES`, shape (n,).
+        latencies: dtype `kernel_histograms.LATENCY`, shape (n,).
     """
 
     identity: tuple[int, int]

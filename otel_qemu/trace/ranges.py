@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.trace import rules
-from otel_qemu.trace.columns import Columns, Rows
+from otel_qemu.trace.arrays.columns import Columns, TableLike
 from otel_qemu.trace.decode import byte_ranges
 from otel_qemu.trace.traces import Join
 
@@ -42,7 +42,7 @@ class RangeJoin:
         self._votes: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
 
     def match(
-        self, requests: Columns, calls: Rows, covered: NDArray[np.uint64], within_ns: int
+        self, requests: Columns, calls: TableLike, covered: NDArray[np.uint64], within_ns: int
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """
         A parent for each call.
@@ -65,7 +65,7 @@ class RangeJoin:
         )
         overlaps &= requests["submit_ns"] <= requests["complete_ns"]  # two CPUs' clocks, or a recording, may differ
         rows = np.flatnonzero(overlaps)
-        sweep = _Sweep(requests.taken(rows), covered[rows], within_ns)
+        sweep = _Sweep(requests.take(rows), covered[rows], within_ns)
         for index, call in _in_order_of_submits(calls):
             found, join[index] = self._match_one(sweep, call)
             parent[index] = rows[found] if found >= 0 else -1
@@ -123,7 +123,7 @@ class _Call(NamedTuple):
     length: int
 
 
-def _in_order_of_submits(calls: Rows) -> Iterator[tuple[int, _Call]]:
+def _in_order_of_submits(calls: TableLike) -> Iterator[tuple[int, _Call]]:
     order = np.argsort(calls["submit_ns"], kind="stable")
     columns = (calls[name][order].tolist() for name in _Call._fields)
     return zip(order.tolist(), map(_Call, *columns), strict=True)
@@ -142,7 +142,7 @@ class _InFlight:
 class _Sweep:
     """Requests, and which of them are in flight at a time that moves on; times in ns."""
 
-    def __init__(self, table: Rows, covered: NDArray[np.uint64], within_ns: int) -> None:
+    def __init__(self, table: TableLike, covered: NDArray[np.uint64], within_ns: int) -> None:
         starts, ends = byte_ranges(table)
         self.device: list[int] = table["device"].tolist()
         self._submit_ns, self._complete_ns = table["submit_ns"].tolist(), table["complete_ns"].tolist()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import RbdOperation
 from otel_qemu.trace import scsi
-from otel_qemu.trace.columns import Rows
+from otel_qemu.trace.arrays.columns import TableLike
 from otel_qemu.trace.decode import byte_ranges, is_data
 
 Mask = NDArray[np.bool_]
@@ -50,10 +50,9 @@ def _matrix(table: dict[str, tuple[RbdOperation, ...]]) -> Mask:
     return matrix.reshape(-1)
 
 
-def _places(parents: Rows, calls: Rows) -> NDArray[np.uint16]:
-    """Where a matrix has what holds for each pair of operations."""
-    places: NDArray[np.uint16] = parents["operation"].astype("u2") * np.uint16(256) + calls["operation"]
-    return places
+def _pairs(parents: TableLike, calls: TableLike) -> Any:
+    """The index into a matrix of each pair of operations, uint16, shape (n,)."""
+    return parents["operation"].astype("u2") * np.uint16(256) + calls["operation"]
 
 
 def _direct_of() -> dict[tuple[int, bool], tuple[int, ...]]:
@@ -66,20 +65,18 @@ def _direct_of() -> dict[tuple[int, bool], tuple[int, ...]]:
 
 
 _DIRECT_OF = _direct_of()
-_MAY_CAUSE = _matrix(_CHILDREN)
-_CAUSES = _matrix(_DIRECT)
+_IN_ANY_FORMAT = _matrix(_CHILDREN)
+_ON_RAW_IMAGES = _matrix(_DIRECT)
 
 
-def direction_fits(parents: Rows, calls: Rows) -> Mask:
+def direction_fits(parents: TableLike, calls: TableLike) -> Mask:
     """Whether each request may have led to its call, in any disk format.  Both of shape (n,)."""
-    fits: Any = _MAY_CAUSE.take(_places(parents, calls))
-    return fits
+    return _IN_ANY_FORMAT.take(_pairs(parents, calls))
 
 
-def is_direct(parents: Rows, calls: Rows) -> Mask:
+def is_direct(parents: TableLike, calls: TableLike) -> Mask:
     """Whether each call is the one that its request makes by itself on a raw image."""
-    fits: Any = _CAUSES.take(_places(parents, calls))
-    return fits
+    return _ON_RAW_IMAGES.take(_pairs(parents, calls))
 
 
 def direct_of(call_operation: int, ranged: bool) -> tuple[int, ...]:
@@ -88,26 +85,23 @@ def direct_of(call_operation: int, ranged: bool) -> tuple[int, ...]:
 
     Args:
         call_operation: `RbdOperation`.
-        ranged: those that tell a byte range to compare with the call's; else those that do not.
+        ranged: whether to give those whose byte range can be compared with the call's, or those without a byte range.
     """
     return _DIRECT_OF.get((call_operation, ranged), ())
 
 
-def time_fits(parents: Rows, calls: Rows) -> Mask:
+def time_fits(parents: TableLike, calls: TableLike) -> Any:
     """Whether each call lies within its request; one that had not ended then has its start within."""
     started = (parents["submit_ns"] <= calls["submit_ns"]) & (calls["submit_ns"] <= parents["complete_ns"])
-    fits: Any = started & (calls["complete_ns"] <= parents["complete_ns"])
-    return fits
+    return started & (calls["complete_ns"] <= parents["complete_ns"])
 
 
-def has_range(parents: Rows, calls: Rows) -> Mask:
-    """Whether both sides tell a byte range to compare: data requests, and calls other than flushes."""
-    told: Any = is_data(parents) & (calls["operation"] != RbdOperation.FLUSH)
-    return told
+def has_range(parents: TableLike, calls: TableLike) -> Any:
+    """Whether both sides have a byte range to compare: data requests, and calls other than flushes."""
+    return is_data(parents) & (calls["operation"] != RbdOperation.FLUSH)
 
 
-def range_fits(parents: Rows, calls: Rows) -> Mask:
+def range_fits(parents: TableLike, calls: TableLike) -> Any:
     """Whether each call's bytes lie within its request's; an image's own ``offset=`` would shift them."""
     start, end = byte_ranges(parents)
-    fits: Any = (start <= calls["offset"]) & (calls["offset"] + calls["length"] <= end)
-    return fits
+    return (start <= calls["offset"]) & (calls["offset"] + calls["length"] <= end)

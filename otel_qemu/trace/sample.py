@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import Ending, Kept
-from otel_qemu.trace.groups import grouped
+from otel_qemu.trace.arrays.groups import grouped
 from otel_qemu.trace.traces import Traces
 
 ALL = 1 << 56

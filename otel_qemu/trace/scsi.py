@@ -1,5 +1,5 @@
 """
-SCSI as the guest speaks it: operations, CDB fields, status and sense, columnar where requests are many.
+SCSI as the guest speaks it: operations, CDB fields, status and sense, as_columns where requests are many.
 
 Sources: SPC-5 (INQUIRY, LOG SENSE, ...), SBC-4 (READ, WRITE, UNMAP, ...), SAM-5 5.3.1 (status codes), SPC-5 4.4.8
 (sense keys).

@@ -9,12 +9,12 @@ that another flush served, or a command that QEMU answers itself.
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.trace.columns import Columns, Rows, Table
+from otel_qemu.trace.arrays.columns import Columns, Table, TableLike
 
 Times = NDArray[np.int64]
 
 
-def split_time(requests: Table | Columns, calls: Rows, kernel_rbd_ns: NDArray[np.uint64]) -> None:
+def split_time(requests: Table | Columns, calls: TableLike, kernel_rbd_ns: NDArray[np.uint64]) -> None:
     """
     Fill ``wait_ns``, ``rbd_ns`` and ``completion_ns`` of each request.
 
@@ -40,7 +40,7 @@ def _signed(times_ns: NDArray[np.uint64]) -> Times:
     return times_ns.view("i8")
 
 
-def _within(requests: Rows, calls: Rows, parent: NDArray[np.int64], duration: Times) -> tuple[Times, Times]:
+def _within(requests: TableLike, calls: TableLike, parent: NDArray[np.int64], duration: Times) -> tuple[Times, Times]:
     """Begin and end of the calls with a parent, relative to its submit and not outside of it."""
     submit, limit = _signed(requests["submit_ns"]).take(parent), duration.take(parent)
     begins, ends = (_signed(calls[name][: len(parent)]) for name in ("submit_ns", "complete_ns"))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.trace import columns
-from otel_qemu.trace.columns import Columns, Rows, columnar, tabled
-from otel_qemu.trace.groups import Groups, grouped
+from otel_qemu.trace.arrays import columns
+from otel_qemu.trace.arrays.columns import Columns, TableLike, as_columns, as_table
+from otel_qemu.trace.arrays.groups import Groups, grouped
 
 Table = columns.Table
 
@@ -133,22 +133,22 @@ class Traces:
     @cached_property
     def requests(self) -> Table:
         """The requests, as a structured array."""
-        return tabled(self._requests)
+        return as_table(self._requests)
 
     @cached_property
     def calls(self) -> Table:
         """The calls, as a structured array."""
-        return tabled(self._calls)
+        return as_table(self._calls)
 
     @cached_property
     def by_request(self) -> Columns:
         """The requests, by the column."""
-        return columnar(self._requests)
+        return as_columns(self._requests)
 
     @cached_property
     def by_call(self) -> Columns:
         """The calls, by the column."""
-        return columnar(self._calls)
+        return as_columns(self._calls)
 
     @cached_property
     def disks(self) -> Groups:
@@ -182,7 +182,7 @@ class Traces:
         if not kept.all():
             own, joined = kept[:count], self.joined
             rows = np.concatenate((own[calls["parent"][:joined]], kept[count:]))
-            requests, calls = requests.taken(own), calls.taken(rows)
+            requests, calls = requests.take(own), calls.take(rows)
             under = calls.between(0, int(np.count_nonzero(rows[:joined])))
             under["parent"] = (np.cumsum(own) - 1)[under["parent"]]
             requests["first_call"] = np.cumsum(requests["calls"]) - requests["calls"]
@@ -208,7 +208,7 @@ class Traces:
         return self.calls[int(self.requests["calls"].sum()) :]
 
 
-def durations_ns(table: Rows) -> Any:
+def durations_ns(table: TableLike) -> Any:
     """Duration of each request or call in ns, shape (n,), int64; 0 for a call that had not ended."""
     ended = table["complete_ns"].astype("i8")
     return np.where(ended > 0, ended - table["submit_ns"].astype("i8"), 0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from otel_qemu.events import AUDIT_SITES, RECORD, SITES, RbdOperation, Records, Stage
 from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.program import SETTINGS
-from otel_qemu.trace import latency
+from otel_qemu.trace import kernel_histograms
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from tests.bpf.layouts import QEMU_7_2, Layout
 from tests.bpf.library import RING_BYTES, Registers, load
@@ -137,13 +137,15 @@ class Machine:
         return self._library.copy(table)
 
     def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        """The histograms: dtype `latency.SERIES` and `latency.LATENCY`, both of shape (n,)."""
+        """The histograms: dtype `kernel_histograms.SERIES` and `kernel_histograms.LATENCY`, both of shape (n,)."""
         keys, values = self.copy("latencies")
-        return np.frombuffer(keys, dtype=latency.SERIES), np.frombuffer(values, dtype=latency.LATENCY)
+        return np.frombuffer(keys, dtype=kernel_histograms.SERIES), np.frombuffer(
+            values, dtype=kernel_histograms.LATENCY
+        )
 
     def histograms(self) -> Histograms:
         """The same as user space gives them to people."""
-        return latency.histograms_of(*self.latencies(), self.bounds_s)
+        return kernel_histograms.histograms_of(*self.latencies(), self.bounds_s)
 
     def records(self) -> Records:
         """Empty the ring."""

@@ -25,7 +25,7 @@ from otel_qemu.events import (
     Stage,
 )
 from otel_qemu.probe.program import SETTINGS
-from otel_qemu.trace import latency
+from otel_qemu.trace import kernel_histograms
 from tests.bpf.library import PROGRAM_ARGUMENTS, compile_c, program_source
 
 ENUMS: list[tuple[str, str, type[IntEnum]]] = [
@@ -127,7 +127,7 @@ def test_every_site_has_the_number_of_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("struct", "dtype"),
-    [("settings", SETTINGS), ("series", latency.SERIES), ("latency", latency.LATENCY)],
+    [("settings", SETTINGS), ("series", kernel_histograms.SERIES), ("latency", kernel_histograms.LATENCY)],
     ids=["settings", "series", "latency"],
 )
 def test_structs_of_maps_lie_where_numpy_looks_for_them(tmp_path: Path, struct: str, dtype: np.dtype[np.void]) -> None:
@@ -142,4 +142,4 @@ def test_structs_of_maps_lie_where_numpy_looks_for_them(tmp_path: Path, struct: 
 
 def test_there_are_as_many_bins_on_both_sides(tmp_path: Path) -> None:
     """BINS is the number of counts in a histogram."""
-    assert evaluate_in_program(tmp_path, ["BINS"]) == {"BINS": latency.BINS}
+    assert evaluate_in_program(tmp_path, ["BINS"]) == {"BINS": kernel_histograms.BINS}

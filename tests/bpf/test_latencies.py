@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from otel_qemu.events import Batch, Layer, RbdOperation
 from otel_qemu.probe.keeping import COUNTS_ONLY, EVERYTHING, Keeping
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
-from otel_qemu.trace.latency import MOST_BOUNDS
+from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 from otel_qemu.trace.names import Names
-from otel_qemu.trace.replay import replay_traces
+from otel_qemu.trace.pipeline import Pipeline
 from tests.bpf.machine import DEVICE, PID, READ_10, Completion, Machine, Via
 from tests.bpf.test_limits import room_for
 from tests.bpf.test_rbd_time import union_ns
@@ -235,7 +234,7 @@ def test_the_kernels_histograms_are_those_of_the_records(
         machine.now_ns += duration_ns
         machine.complete(one, 2 if failed else 0, b"\x70\0\x03")
     plain = Histograms()
-    for traces in replay_traces([Batch(machine.records(), 0)], Correlator()):
+    for traces in Pipeline().traces_of([Batch(machine.records(), 0)]):
         plain.add(traces)
     assert machine.histograms().rows(Names()) == plain.rows(Names())
 
@@ -259,7 +258,7 @@ def test_calls_that_outlive_their_request_are_counted_alike(lengths: dict[int, i
         if moment == end_ns:
             machine.complete(one)
     plain = Histograms(SMALL_BOUNDS_S)
-    for traces in replay_traces([Batch(machine.records(), 0)], Correlator()):
+    for traces in Pipeline().traces_of([Batch(machine.records(), 0)]):
         plain.add(traces)
     assert machine.histograms().rows(Names()) == plain.rows(Names())
     assert not any(machine.table_sizes().values())

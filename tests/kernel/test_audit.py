@@ -8,9 +8,8 @@ import pytest
 
 from otel_qemu.probe.attach import MULTI, PERF
 from otel_qemu.trace.audit import Audit, Tally
-from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
-from otel_qemu.trace.replay import replay_traces
 from otel_qemu.trace.traces import Join
 from tests.children import child
 from tests.kernel.fake.build import CHAINLESS, IN_CALLERS, OPAQUE, QEMU_7_2, Variant
@@ -28,9 +27,10 @@ EXIT_NOT_POSSIBLE = 4
 
 def audit_of(tracing: Tracing) -> Audit:
     """What the chain says of everything that is in the ring."""
-    audit = Audit()
-    list(replay_traces([tracing.tracer.read()], Correlator(), audit))
-    return audit
+    pipeline = Pipeline(audit=True)
+    list(pipeline.traces_of([tracing.tracer.read()]))
+    assert pipeline.audit is not None
+    return pipeline.audit
 
 
 @pytest.mark.parametrize("route", [MULTI, PERF])

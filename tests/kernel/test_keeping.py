@@ -17,7 +17,7 @@ from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
 from otel_qemu.probe.layouts import UNKNOWN_OFFSET
 from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.trace.histograms import Histograms, in_ns, parse_bounds
-from otel_qemu.trace.latency import MOST_BOUNDS
+from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.sample import Sampler
 from otel_qemu.trace.scsi import operation_code

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import Histograms
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
-from otel_qemu.trace.replay import replay_traces
 from tests.kernel.fake_qemu import FakeQemu
 from tests.lab.tracing import Tracing
 
@@ -27,6 +26,6 @@ def test_a_recording_says_where_it_was_made(tmp_path: Path) -> None:
     assert process["build_ids"].keys() == {"qemu", "librbd", "block_rbd"}
     assert process["layout"]["device"] < 4096
     histograms = Histograms(recording.details["bounds_s"])
-    for traces in replay_traces(recording.batches(), Correlator()):
+    for traces in Pipeline().traces_of(recording.batches()):
         histograms.add(traces)
     assert {row.count for row in histograms.rows(recording.names)} == {211}

@@ -79,22 +79,22 @@ class Audited:
     @property
     def audit(self) -> Audit:
         """What it found."""
-        assert self.service.audit is not None
-        return self.service.audit
+        assert self.service.pipeline.audit is not None
+        return self.service.pipeline.audit
 
     def report(self) -> str:
         """The same for people, every difference that was kept explained."""
-        lines = [*audit_lines(self.audit, self.service.correlator.stats), "", "every difference of the joins:"]
+        lines = [*audit_lines(self.audit, self.service.pipeline.stats), "", "every difference of the joins:"]
         return "\n".join([*lines, *map(difference_line, self.audit.differences)])
 
     def image(self, disk: Disk) -> int:
         """The rbd_image_t of a disk."""
-        return self.service.correlator.images[self.guest_pid, self.device(disk)]
+        return self.service.pipeline.images[self.guest_pid, self.device(disk)]
 
     def device(self, disk: Disk) -> int:
         """The SCSIDevice * of a disk."""
         names = self.service.names
-        (found,) = (key[1] for key in self.service.correlator.images if names.disk(*key).alias == disk.alias)
+        (found,) = (key[1] for key in self.service.pipeline.images if names.disk(*key).alias == disk.alias)
         return found
 
     def run(self, folder: Path) -> None:

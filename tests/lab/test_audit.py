@@ -79,8 +79,8 @@ def test_on_raw_images_ranges_alone_would_do(audited: Audited) -> None:
 
 def test_walk_and_range_disagree_on_the_qcow2_image_alone(audited: Audited) -> None:
     """There the walk is right, as the chain says; nowhere do image, direction and time contradict it."""
-    assert audited.service.correlator.stats.disagreements == 0
-    assert audited.service.correlator.stats.range_differs > 0
+    assert audited.service.pipeline.stats.disagreements == 0
+    assert audited.service.pipeline.stats.range_differs > 0
     for traces in audited.traces:
         calls = traces.calls[traces.calls["parent"] >= 0]
         parents = traces.requests[calls["parent"]]

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import Histograms
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
-from otel_qemu.trace.replay import replay_traces
 from otel_qemu.views.table import print_histograms
 from otel_qemu.views.tree import tree_lines
 
@@ -20,7 +19,7 @@ RECORDINGS = sorted((HERE / "recordings").glob("*.otq"))
 def replayed(recording: Recording) -> str:
     """The trees of all traces, then the histograms."""
     histograms, lines = Histograms(), list[str]()
-    for traces in replay_traces(recording.batches(), Correlator()):
+    for traces in Pipeline().traces_of(recording.batches()):
         histograms.add(traces)
         lines += tree_lines(traces, recording.names)
     table = io.StringIO()
@@ -52,7 +51,7 @@ def test_the_kernels_union_is_that_of_the_calls(path: Path) -> None:
     records = np.concatenate([batch.records for batch in recording.batches()])
     requests = records[(records["kind"] == 1) & (records["calls"] > 0)]
     expected = dict(zip(requests["submit_ns"].tolist(), requests["rbd_ns"].tolist(), strict=True))
-    for traces in replay_traces(recording.batches(), Correlator()):
+    for traces in Pipeline().traces_of(recording.batches()):
         for row in traces.requests[traces.requests["calls"] > 0]:
             assert row["rbd_ns"] == expected.pop(int(row["submit_ns"]))
 

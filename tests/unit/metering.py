@@ -13,7 +13,7 @@ from otel_qemu.export.metrics import Metrics
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.totals import Point
 from otel_qemu.trace.histograms import in_ns
-from otel_qemu.trace.latency import LATENCY, SERIES
+from otel_qemu.trace.kernel_histograms import LATENCY, SERIES
 from otel_qemu.trace.measurements import Measurements, ProcessCounts
 from otel_qemu.trace.names import Names
 from tests.unit.builders import DEVICE, PID, names

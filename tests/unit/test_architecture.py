@@ -82,6 +82,17 @@ def test_of_opentelemetry_only_the_protocol_is_needed(module: Path) -> None:
     assert all(name.startswith("opentelemetry.proto.") for name in theirs)
 
 
+ARRAYS = sorted((PACKAGE / "trace/arrays").glob("*.py"))
+
+
+@pytest.mark.parametrize("module", ARRAYS, ids=lambda path: path.name)
+def test_array_tools_know_nothing_of_the_domain(module: Path) -> None:
+    """trace/arrays/ imports itself and numpy: whoever reads the domain need not know how a table lies in memory."""
+    ours = {name for name in imports(module) if name.startswith("otel_qemu.")}
+
+    assert all(name.startswith("otel_qemu.trace.arrays.") for name in ours)
+
+
 @pytest.mark.parametrize("module", [m for m in modules() if part_of(m) == "trace"], ids=lambda path: path.name)
 def test_trace_needs_numpy_and_nothing_else(module: Path) -> None:
     """trace/ runs on any machine."""

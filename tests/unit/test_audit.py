@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from otel_qemu.events import AUDIT_SITES, Batch, Chain, Kind, Link, RbdOperation, Records
 from otel_qemu.trace import audit as audit_module
-from otel_qemu.trace import verdicts
+from otel_qemu.trace import audit_verdicts
 from otel_qemu.trace.audit import Audit, Tally, without_walk
-from otel_qemu.trace.correlate import Correlator
-from otel_qemu.trace.replay import replay_traces
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.traces import Join
 from otel_qemu.views.audit import audit_lines, difference_line
 from tests.unit import reference
@@ -48,12 +47,13 @@ def stream(told: list[tuple[int, Any]], requests: Iterable[Submitted], internal:
     return ring_of([*told, *rows])
 
 
-def audited(records: Records, cuts: Iterable[int] = ()) -> tuple[Audit, Correlator]:
+def audited(records: Records, cuts: Iterable[int] = ()) -> tuple[Audit, Pipeline]:
     """An audit of everything."""
-    audit, correlator = Audit(), Correlator()
-    for _ in replay_traces(reference.batches(records, cuts), correlator, audit):
+    pipeline = Pipeline(audit=True)
+    for _ in pipeline.traces_of(reference.batches(records, cuts)):
         pass
-    return audit, correlator
+    assert pipeline.audit is not None
+    return pipeline.audit, pipeline
 
 
 def total(tallies: dict[Join, Tally]) -> int:
@@ -97,11 +97,11 @@ def test_the_walks_joins_agree_with_a_true_chain(requests: list[Submitted], inte
     """However the stream is cut, and whatever is lost of it: what was walked agrees, and so does what is QEMU's own."""
     assume(told_apart(requests, internal))
     records = stream(truth(requests, internal), requests, internal)
-    audit, correlator = audited(records, cuts)
+    audit, pipeline = audited(records, cuts)
     for join in (Join.WALK, Join.WALK_RANGE, Join.PARENT_LOST, Join.INTERNAL):
         tally = audit.joins.get(join, Tally())
         assert (tally.differ, tally.missed, tally.silent) == (0, 0, 0)
-    assert total(audit.joins) == correlator.stats.calls
+    assert total(audit.joins) == pipeline.stats.calls
     assert audit.verdicts == np.count_nonzero(records["kind"] == Kind.AUDIT)
 
 
@@ -163,12 +163,12 @@ def test_a_wrong_join_is_found_and_explained() -> None:
     """The walk names one request, the chain another one that was in flight."""
     right = one()
     other = replace(right, submit_ns=1050, address=SECOND, calls=(), lba=64)
-    audit, correlator = audited(stream([verdict(right.calls[0], Chain.REQUEST, other)], [right, other]))
+    audit, pipeline = audited(stream([verdict(right.calls[0], Chain.REQUEST, other)], [right, other]))
     assert only(audit.joins, Join.WALK_RANGE) == Tally(differ=1)
     line = difference_line(audit.differences[0])
     assert f"joined to WRITE lba=0 4096 bytes {FIRST:#x}, submitted 0.000 ms before" in line
     assert f"the chain says WRITE lba=64 4096 bytes {SECOND:#x}" in line
-    assert line in "\n".join(audit_lines(audit, correlator.stats))
+    assert line in "\n".join(audit_lines(audit, pipeline.stats))
 
 
 def test_the_same_address_at_another_time_is_another_request() -> None:
@@ -245,7 +245,7 @@ def test_without_verdicts_there_is_no_audit() -> None:
 
 def test_verdicts_of_calls_that_were_not_kept_are_given_up() -> None:
     """With one in so many kept, most verdicts have no call: they do not pile up."""
-    with patch.object(verdicts, "LONGEST_HELD", 100):
+    with patch.object(audit_verdicts, "MOST_HELD_VERDICTS", 100):
         audit = Audit()
         for number in range(50):
             calls = [Hit(submit_ns=1000 * number + at) for at in range(20)]
@@ -256,8 +256,8 @@ def test_verdicts_of_calls_that_were_not_kept_are_given_up() -> None:
 
 def test_the_report_has_a_line_a_rule() -> None:
     requests = [one()]
-    audit, correlator = audited(stream(truth(requests), requests))
-    lines = list(audit_lines(audit, correlator.stats))
+    audit, pipeline = audited(stream(truth(requests), requests))
+    lines = list(audit_lines(audit, pipeline.stats))
     assert lines[0] == "audit: the exact chain's verdict on 1 RBD calls"
     assert [line.split() for line in lines[1:5]] == [
         ["joins", "agreed", "differ", "missed", "silent"],

@@ -15,10 +15,9 @@ from otel_qemu.events import Batch, Kind, Link
 from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import Histograms, rbd_operation
 from otel_qemu.trace.names import Names
-from otel_qemu.trace.replay import replay_traces
+from otel_qemu.trace.pipeline import Pipeline
 from tests.unit.decoded import spans_in
 from tests.unit.readable_spans import spans_of
 from tests.unit.test_export_against_sdk import ids_of, normal
@@ -235,9 +234,9 @@ class TestPipeline:
     def test_the_callback_does_the_same_work(self, name: str) -> None:
         """Each histogram, each bin and each sum; calls, joins and what disagrees."""
         records = workload.records_of(replace(pipeline.SHAPES[name], requests=3000))
-        script, correlator, histograms = callback.Script(), Correlator(), Histograms()
+        script, joins, histograms = callback.Script(), Pipeline(), Histograms()
         script.consume(records)
-        for traces in replay_traces([Batch(records, 0)], correlator):
+        for traces in joins.traces_of([Batch(records, 0)]):
             histograms.add(traces)
         ours = {
             (row.pid, row.device, row.layer, row.operation): (row.counts, round(row.sum_s * 1e9))
@@ -248,8 +247,8 @@ class TestPipeline:
             (pid, device, layer, rbd_operation(int(name)) if layer == "rbd" else name): (tuple(counts), sum_ns)
             for (pid, device, layer, name), (*counts, sum_ns) in script.histograms.items()
         }
-        assert (script.requests, script.calls) == (correlator.stats.requests, correlator.stats.calls)
-        assert script.disagreements == correlator.stats.disagreements == 0
+        assert (script.requests, script.calls) == (joins.stats.requests, joins.stats.calls)
+        assert script.disagreements == joins.stats.disagreements == 0
 
     def test_the_usual_recording_is_as_it_says(self) -> None:
         """One in a hundred requests has several calls, there are some orphans, and the order is nearly that of ends."""
@@ -268,11 +267,11 @@ class TestPipeline:
     def test_without_a_walk_calls_name_nothing(self) -> None:
         """They are records of their own, and nearly all find their request again."""
         records = workload.records_of(replace(pipeline.SHAPES["unwalked"], requests=2000))
-        correlator = Correlator()
-        list(replay_traces([Batch(records, 0)], correlator))
+        joins = Pipeline()
+        list(joins.traces_of([Batch(records, 0)]))
 
         assert not records["request"][records["kind"] == Kind.CALL].any()
-        assert correlator.stats.joined > 0.9 * correlator.stats.calls
+        assert joins.stats.joined > 0.9 * joins.stats.calls
 
     def test_figures_have_aims(self) -> None:
         """ns a request, the share of the usual way's, and MB."""

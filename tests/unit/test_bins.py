@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.trace.bins import Bins
+from otel_qemu.trace.arrays.bins import Bins
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, in_ns, parse_bounds
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import RECORD
-from otel_qemu.trace.columns import Columns, Picked, columnar, tabled
+from otel_qemu.trace.arrays.columns import Columns, RowView, as_columns, as_table
 from otel_qemu.trace.traces import CALL, REQUEST
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -27,8 +27,8 @@ def test_rows_come_back_as_they_were(dtype: np.dtype[np.void], cut: int, count: 
     columns = Columns.of(rows[:cut], rows[cut:])
     assert len(columns) == count
     assert all((columns[name] == rows[name]).all() for name in dtype.names or ())
-    assert columns.rows().tobytes() == tabled(rows).tobytes() == rows.tobytes()
-    assert columnar(columns) is columns
+    assert columns.rows().tobytes() == as_table(rows).tobytes() == rows.tobytes()
+    assert as_columns(columns) is columns
 
 
 @DTYPES
@@ -46,12 +46,12 @@ def test_a_column_is_written_into_its_rows_and_no_other(dtype: np.dtype[np.void]
 def test_some_columns_and_some_rows() -> None:
     """By truths, by numbers, from one to another, and as a choice that is read later."""
     rows = random_rows(RECORD, 30)
-    some, columns, numbers = Columns.some(rows, "link", "length"), Columns.of(rows), np.array([4, 0, 0])
+    some, columns, numbers = Columns.select(rows, "link", "length"), Columns.of(rows), np.array([4, 0, 0])
     assert (some["kind"] == rows["kind"]).all()
     assert (some["length"] == rows["length"]).all()
     with pytest.raises(KeyError):
         some["offset"]
-    assert columns.taken(rows["tag"] > 2**31).rows().tobytes() == rows[rows["tag"] > 2**31].tobytes()
-    assert columns.taken(numbers).rows().tobytes() == rows[numbers].tobytes()
+    assert columns.take(rows["tag"] > 2**31).rows().tobytes() == rows[rows["tag"] > 2**31].tobytes()
+    assert columns.take(numbers).rows().tobytes() == rows[numbers].tobytes()
     assert columns.between(3, 5)["tag"].tolist() == rows["tag"][3:5].tolist()
-    assert Picked(columns, numbers)["lun"].tolist() == rows["lun"][numbers].tolist()
+    assert RowView(columns, numbers)["lun"].tolist() == rows["lun"][numbers].tolist()

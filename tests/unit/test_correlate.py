@@ -13,7 +13,7 @@ from otel_qemu.events import MOST_AT_ONCE, RECORD, Batch, Kind, Link, RbdOperati
 from otel_qemu.trace import images
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
 from otel_qemu.trace.images import SILENT_NS
-from otel_qemu.trace.replay import replay_traces
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit import reference
 from tests.unit.builders import PID, UNIX_OFFSET_NS, Hit, Submitted, distinct_times, ring
@@ -207,8 +207,8 @@ class TestMemory:
         assert correlator.stats.incomplete == 1
 
     def test_what_is_held_is_bounded_and_conserved(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Beyond `LONGEST_HELD` the older half leaves with the next batch, as it is, and none is lost."""
-        monkeypatch.setattr("otel_qemu.trace.correlate.LONGEST_HELD", 4)
+        """Beyond `MOST_HELD_RECORDS` the older half leaves with the next batch, as it is, and none is lost."""
+        monkeypatch.setattr("otel_qemu.trace.correlate.MOST_HELD_RECORDS", 4)
         some = (Hit(submit_ns=10, complete_ns=20), Hit(submit_ns=30, complete_ns=40, lost=True))
         records = ring(Submitted("WRITE", 5, 50, calls=some, address=address) for address in range(1, 11))
         correlator = Correlator()
@@ -226,7 +226,7 @@ class TestMemory:
     def test_a_batch_brings_its_clock(self) -> None:
         """Traces carry the clock offset of the newest batch."""
         batches = [Batch(ring([at(10)]), 7), Batch(ring([at(20)]), 8)]
-        assert [found.unix_offset_ns for found in replay_traces(batches, Correlator())] == [7, 8, 8]
+        assert [found.unix_offset_ns for found in Pipeline().traces_of(batches)] == [7, 8, 8]
 
 
 def at(complete_ns: int) -> Submitted:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.trace import groups
-from otel_qemu.trace.groups import grouped
-from otel_qemu.trace.rows import joined, taken
+from otel_qemu.trace.arrays import groups
+from otel_qemu.trace.arrays.groups import grouped
+from otel_qemu.trace.arrays.mixing import mixed
+from otel_qemu.trace.arrays.rows import concatenate_rows, take_rows
 from tests.unit import builders
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,15 +23,15 @@ def columns_of(rows: list[tuple[int, int, bool]]) -> list[Any]:
     return [np.array([row[at] for row in rows], dtype=kind) for at, kind in enumerate(kinds)]
 
 
-def _low(columns: tuple[Any, ...]) -> Any:
+def _low(*columns: Any) -> Any:
     """Distinct numbers for distinct rows, all small."""
     keys = {row: number for number, row in enumerate(sorted(set(zip(*(c.tolist() for c in columns), strict=True))))}
     return np.array([keys[row] for row in zip(*(c.tolist() for c in columns), strict=True)], dtype="u8")
 
 
 MIXING = {
-    "as it is": groups._mixed,
-    "one number for all": lambda columns: np.full(len(columns[0]), 5, dtype="u8"),
+    "as it is": mixed,
+    "one number for all": lambda *columns: np.full(len(columns[0]), 5, dtype="u8"),
     "one slot for all": _low,
 }
 
@@ -41,7 +42,7 @@ def test_rows_with_equal_values_are_a_group_and_others_are_not(
     rows: list[tuple[int, int, bool]], mixing: str, few: int
 ) -> None:
     """One by one or by the column; also where values have one number or one slot that differ: then it is slower."""
-    with patch.object(groups, "_mixed", MIXING[mixing]), patch.object(groups, "_FEW", few):
+    with patch.object(groups, "mixed", MIXING[mixing]), patch.object(groups, "_FEW", few):
         found = grouped(*columns_of(rows))
     assert len(found) == len(set(rows))
     assert [rows[found.firsts[code]] for code in found.codes] == rows
@@ -69,10 +70,10 @@ def test_many_groups(count: int) -> None:
 def test_rows_are_copied_whole() -> None:
     """By truths and by numbers; one table after the other."""
     rows = builders.records(5, tag=np.arange(5))
-    some = taken(rows, rows["tag"] > 2)
+    some = take_rows(rows, rows["tag"] > 2)
     assert some.dtype == rows.dtype
     assert some["tag"].tolist() == [3, 4]
-    assert taken(rows, np.array([4, 0, 0]))["tag"].tolist() == [4, 0, 0]
-    assert (joined(some, rows[:2]) == np.concatenate((some, rows[:2]))).all()
+    assert take_rows(rows, np.array([4, 0, 0]))["tag"].tolist() == [4, 0, 0]
+    assert (concatenate_rows(some, rows[:2]) == np.concatenate((some, rows[:2]))).all()
     some["tag"] = 9
     assert rows["tag"].tolist() == [0, 1, 2, 3, 4]

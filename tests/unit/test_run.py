@@ -22,8 +22,8 @@ from otel_qemu.probe.tracer import unix_offset_ns
 from otel_qemu.service import Intervals
 from otel_qemu.settings import SETTINGS
 from otel_qemu.sinks import Sink
-from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.measurements import Measurements
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.sample import threshold_of
 from otel_qemu.trace.traces import Traces
 
@@ -47,8 +47,7 @@ class Stage:
     intervals: Intervals
     notifier: object
     asks_for_audit: bool
-    audit: None = None
-    correlator: Correlator = field(default_factory=Correlator)
+    pipeline: Pipeline = field(default_factory=Pipeline)
     counters: dict[str, int] = field(default_factory=dict)
     abandoned: int = 0
     still_in_flight: tuple[int, int] = (0, 0)

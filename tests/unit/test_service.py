@@ -17,7 +17,7 @@ from otel_qemu.notify import Notifier
 from otel_qemu.probe.selection import Selection
 from otel_qemu.service import Intervals, Service
 from otel_qemu.trace.histograms import Histograms
-from otel_qemu.trace.latency import SERIES
+from otel_qemu.trace.kernel_histograms import SERIES
 from otel_qemu.trace.measurements import Measurements, ProcessCounts
 
 QUICK = Intervals(drain_s=0.01, refresh_s=60.0, look_s=60.0, end_s=0.2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from otel_qemu.events import Ending, Layer, RbdOperation
 from otel_qemu.trace import scsi
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
-from otel_qemu.trace.latency import BINS, LATENCY, MOST_BOUNDS, SERIES, histograms_of
+from otel_qemu.trace.kernel_histograms import BINS, LATENCY, MOST_BOUNDS, SERIES, histograms_of
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.scsi import OPERATION_OF_OPCODE
 from tests.unit.builders import DEVICE, PID, Call, Request, traces

@@ -16,7 +16,7 @@ Table = NDArray[np.void]
 
 _WORD_BYTES = 8
 _AT_ONCE = 512
-"""So many rows are turned at once: of fewer the calls cost more, of more the cache does."""
+"""Rows that are transposed at a time: of fewer the calls cost more, of more the cache does."""
 
 
 class Columns:
@@ -37,7 +37,7 @@ class Columns:
 
     @classmethod
     def zeros(cls, dtype: np.dtype[np.void], count: int) -> "Columns":
-        """So many rows of zeroes."""
+        """Rows of zeroes."""
         return cls(dtype, np.zeros((dtype.itemsize // _WORD_BYTES, count), dtype="u8"))
 
     @classmethod
@@ -52,7 +52,7 @@ class Columns:
         return cls(dtype, words)
 
     @classmethod
-    def some(cls, rows: Table, *names: str) -> "Columns":
+    def select(cls, rows: Table, *names: str) -> "Columns":
         """Only the columns of 8 bytes that these names are part of."""
         by_row, places = _by_row(rows), _places(rows.dtype)
         numbers = list(dict.fromkeys(places[name].word for name in names))
@@ -73,10 +73,10 @@ class Columns:
         column = self.words[word]
         return column.view(kind)[part] if part else column
 
-    def whole(self, name: str) -> NDArray[np.uint64]:
+    def word(self, name: str) -> NDArray[np.uint64]:
         """The 8 bytes that a column is part of, shape (n,): a view."""
-        whole: NDArray[np.uint64] = self.words[self._places[name].word]
-        return whole
+        word: NDArray[np.uint64] = self.words[self._places[name].word]
+        return word
 
     def __setitem__(self, name: str, values: Any) -> None:
         self[name][...] = values
@@ -85,7 +85,7 @@ class Columns:
         """The rows from one to before another: a view."""
         return Columns(self.dtype, self.words[:, first:last])
 
-    def taken(self, which: NDArray[Any]) -> "Columns":
+    def take(self, which: NDArray[Any]) -> "Columns":
         """Copies of some rows: those where `which` is true, or those that it numbers."""
         numbers = np.flatnonzero(which) if which.dtype == bool else which
         return Columns(self.dtype, self.words.take(numbers, axis=1))
@@ -99,10 +99,10 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
-    """Some rows of a table, by number, repeated ones too; a column is copied when it is read, and no other is."""
+class RowView:
+    """Numbered rows of a table, some perhaps repeated; a column is copied when it is read, and no other is."""
 
-    table: "Rows"
+    table: "TableLike"
     numbers: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -112,8 +112,8 @@ class Picked:
         return self.table[name].take(self.numbers)
 
 
-class Rows(Protocol):
-    """What has columns by name: a `Table`, `Columns` or what was `Picked`."""
+class TableLike(Protocol):
+    """Anything with columns by name: a `Table`, `Columns` or a `RowView`."""
 
     def __len__(self) -> int:
         """How many rows."""
@@ -122,13 +122,13 @@ class Rows(Protocol):
         """A column, shape (n,)."""
 
 
-def tabled(rows: Table | Columns) -> Table:
-    """Rows as a structured array; those that are one are themselves."""
+def as_table(rows: Table | Columns) -> Table:
+    """Rows as a structured array; one that is given is returned."""
     return rows.rows() if isinstance(rows, Columns) else rows
 
 
-def columnar(rows: Table | Columns) -> Columns:
-    """Rows as columns; what is columns is itself."""
+def as_columns(rows: Table | Columns) -> Columns:
+    """Rows as columns; `Columns` that are given are returned."""
     return rows if isinstance(rows, Columns) else Columns.of(rows)
 
 

@@ -1,5 +1,5 @@
 """
-What the exact chain (``bpf/audit.bpf.c``) said of each librbd call, kept until the call has come, and what it is worth.
+Verdicts of the exact chain (``bpf/audit.bpf.c``): kept until the librbd call has come, then compared with its join.
 """
 
 from enum import IntEnum
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import AUDIT_SITES, Chain, RbdOperation, Records
 from otel_qemu.trace import scsi
+from otel_qemu.trace.arrays.mixing import mixed
 from otel_qemu.trace.traces import Join, Table, Traces
 
-LONGEST_HELD = 400_000
-"""Verdicts kept for calls that have not come yet; the older half of more is given up: those calls were not kept."""
+MOST_HELD_VERDICTS = 400_000
+"""Verdicts that wait for their call; of more, the older half is dropped: the kernel kept no record of those calls."""
 
 _LOST = 1 << 31
 """AUDIT_LOST: the kernel's tables were full, so that of no call it can be said that it has no request."""
@@ -34,7 +35,7 @@ VERDICT = np.dtype(
         ("unused", "u1", (5,)),
     ]
 )
-"""What the chain said of one call."""
+"""One call's verdict."""
 
 
 class Outcome(IntEnum):
@@ -48,7 +49,7 @@ class Outcome(IntEnum):
 
 class Verdicts:
     """
-    Those that have not been asked for by both of the two comparisons yet.
+    The verdicts that one of the two comparisons has not used yet: that of the joins, and that of the rules alone.
 
     Attributes:
         count: all that were ever kept.
@@ -64,7 +65,7 @@ class Verdicts:
     def keep(self, records: Records) -> None:
         """Take in records of `Kind.AUDIT`."""
         self.count += len(records)
-        if len(self._held) > LONGEST_HELD:
+        if len(self._held) > MOST_HELD_VERDICTS:
             self._held = self._held[self._held["call_submit_ns"] > np.median(self._held["call_submit_ns"])]
         self._held = np.concatenate((self._held, _verdicts(records)))
         self._held = self._held[np.argsort(self._held["key"], kind="stable")]
@@ -149,14 +150,13 @@ _BY_REQUEST = np.array([_NEEDED_BY_REQUEST.get(name, _ALL) for name in scsi.OPER
 _BY_CALL = np.array([_NEEDED_BY_CALL.get(code, _ALL) for code in range(256)], dtype="u4")  # type: ignore[call-overload]
 
 
-def _is_whole(traces: Traces, led: Any) -> NDArray[np.bool_]:
+def _is_whole(traces: Traces, led: Any) -> Any:
     """Whether all of the chain that a call would have come through has led to requests before, and lost nothing."""
     calls = traces.calls
     needed = _BY_CALL[calls["operation"]]
     joined = calls["parent"] >= 0
     needed[joined] = _BY_REQUEST[traces.requests["operation"][calls["parent"][joined]]]
-    whole: Any = ((led & needed) == needed) & ((led & _LOST) == 0)
-    return whole
+    return ((led & needed) == needed) & ((led & _LOST) == 0)
 
 
 def _verdicts(records: Records) -> Table:
@@ -169,8 +169,4 @@ def _verdicts(records: Records) -> Table:
 
 
 def _keys(rows: Table, submitted: str) -> NDArray[np.uint64]:
-    """One number for a call's (pid, image, submit, offset, operation); what it finds is compared field by field."""
-    odd = np.uint64(0x9E3779B97F4A7C15)
-    keys: Any = (rows["image"] ^ (rows["pid"].astype("u8") << np.uint64(40))) * odd ^ rows[submitted]
-    keys = keys * odd ^ (rows["offset"] << np.uint64(8)) ^ rows["operation"]
-    return keys.astype("u8")
+    return mixed(*(rows[name] for name in ("pid", "image", submitted, "offset", "operation")))

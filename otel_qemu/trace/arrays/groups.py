@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+from otel_qemu.trace.arrays.mixing import mixed
+
 _SLOT_BITS = 13
 _FEW = 256
 _EVERY = 61
-"""The groups of so many rows' first are looked for before all others: nearly always that is all of them."""
+"""The groups of every such row are looked for first: nearly always these are all groups."""
 
 
 class Groups(NamedTuple):
@@ -38,41 +39,31 @@ def grouped(*columns: Any) -> Groups:
     """Groups of rows that are equal in all of these columns of integers or truths; each of shape (n,)."""
     if len(columns[0]) < _FEW:
         return _one_by_one(columns)
-    mixed = _mixed(columns)
-    keys = np.unique(mixed[::_EVERY])
-    codes = _codes(keys, mixed)
-    missed = keys[codes] != mixed if len(keys) else np.zeros(0, dtype=bool)
+    numbers = mixed(*columns)
+    keys = np.unique(numbers[::_EVERY])
+    codes = _codes(keys, numbers)
+    missed = keys[codes] != numbers if len(keys) else np.zeros(0, dtype=bool)
     if missed.any():
-        keys = np.union1d(keys, mixed[missed])
-        codes = _codes(keys, mixed)
+        keys = np.union1d(keys, numbers[missed])
+        codes = _codes(keys, numbers)
     firsts = np.zeros(len(keys), dtype="i8")
-    firsts[codes] = np.arange(len(mixed))
+    firsts[codes] = np.arange(len(numbers))
     if len(columns) > 1 and any((column[firsts][codes] != column).any() for column in columns):
         return _exactly(columns)
     return Groups(codes, firsts)
 
 
-def _mixed(columns: tuple[Any, ...]) -> NDArray[np.uint64]:
-    """One number for a row's values: the same for the same ones, and hardly ever for others."""
-    mixed = columns[0].astype("u8") * _ODD
-    for column in columns[1:]:
-        mixed ^= mixed >> np.uint64(29)
-        mixed += column.astype("u8")
-        mixed *= _ODD
-    return mixed
-
-
-def _codes(keys: NDArray[np.uint64], mixed: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _codes(keys: NDArray[np.uint64], numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
     """The place in `keys` of each number, where it is there; else of any."""
     slots = np.zeros(1 << _SLOT_BITS, dtype="i8")
     slots[_slots(keys)] = np.arange(len(keys))
     if (slots[_slots(keys)] == np.arange(len(keys))).all():  # no two keys share one: the quick way
-        return slots[_slots(mixed)]
-    return np.minimum(np.searchsorted(keys, mixed), max(len(keys) - 1, 0)).astype("i8")
+        return slots[_slots(numbers)]
+    return np.minimum(np.searchsorted(keys, numbers), max(len(keys) - 1, 0)).astype("i8")
 
 
-def _slots(mixed: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return (mixed >> np.uint64(64 - _SLOT_BITS)).view("i8")
+def _slots(numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return (numbers >> np.uint64(64 - _SLOT_BITS)).view("i8")
 
 
 def _one_by_one(columns: tuple[Any, ...]) -> Groups:

@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import Records
-from otel_qemu.trace.columns import Columns
+from otel_qemu.trace.arrays.columns import Columns
 from otel_qemu.trace.decode import call_rows, request_rows
 from otel_qemu.trace.split import split_time
 from otel_qemu.trace.traces import Join
 
 
-class Assembly:
+class TraceBuilder:
     """Requests, the calls that their records hold, and further ones; records first, tables when all are there."""
 
     def __init__(self, *requests: Records) -> None:
