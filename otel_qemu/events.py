@@ -83,7 +83,7 @@ COUNTERS = _counters()
 LOSSES = tuple(
     name for name in COUNTERS if name.endswith(("_full", "_lost", "_unreadable", "_held", "_gone", "_request", "_call"))
 )
-"""Counters that mean something was not seen as it was; nothing is wrong while they are 0."""
+"""Counters of losses: something was not seen, or not as it was.  All of them are 0 while nothing is wrong."""
 
 
 class Kind(IntEnum):
@@ -162,8 +162,8 @@ RETURN_UNKNOWN = -(2**31)
 
 MOST_AT_ONCE = 32768
 """
-So many records that what a batch costs whatever its length is little for each, and that a column of them stays in a
-CPU's second cache; any cut gives the same.
+Enough records to amortise a batch's fixed cost, few enough that a column fits a CPU's L2 cache; results do not depend
+on the cut.
 """
 
 
@@ -176,8 +176,8 @@ class Batch:
         records: dtype `RECORD`, any cut of the stream.
         unix_offset_ns: CLOCK_REALTIME minus CLOCK_MONOTONIC when the batch was read, in ns: add it to a record's time
             to have Unix time.
-        read_ns: CLOCK_MONOTONIC when the reading began: what ended before is here, or was, or is being written.  0: not
-            known, as of a recording, where the records' own times have to do.
+        read_ns: CLOCK_MONOTONIC when the reading began.  A record of anything that ended before is in this batch, in an
+            earlier one, or still being written by a probe.  0: not known, as in a recording.
     """
 
     records: Records

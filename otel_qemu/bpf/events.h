@@ -118,7 +118,7 @@ enum rbd_operation {
 /* How far a tracer has come: it sets this for all processes at once. */
 enum stage {
     STAGE_TRACING = 0,
-    STAGE_ENDING = 1,      /* nothing new is put in flight; what is in flight goes on to its end */
+    STAGE_ENDING = 1,      /* no new request is put in flight; those that are go on to their end */
     STAGE_ENDED = 2,       /* no hit changes anything: probes go one by one, so ends would be missed from here on */
 };
 
@@ -130,7 +130,7 @@ enum layer {
 enum kept {
     KEPT_ERROR = 1,        /* it failed */
     KEPT_SLOW = 2,         /* it took as long as the threshold of its operation, or longer */
-    KEPT_SAMPLED = 3,      /* one in so many of the others, or everything is wanted */
+    KEPT_SAMPLED = 3,      /* one in N of the others, or everything is wanted */
     KEPT_JOINED_LATER = 4, /* neither, but joined in user space, which needs every record */
 };
 
@@ -157,7 +157,7 @@ enum counter {
     COUNT_SCSI_NOT_TAKEN,        /* SCSI submits not taken: tracing was about to end */
     COUNT_SCSI_COMPLETED,        /* SCSI requests that ended */
     COUNT_SCSI_END_LOST,         /* (+) SCSI requests whose address was submitted again before their end was seen */
-    COUNT_SCSI_UNSTARTED,        /* SCSI ends whose submit was not recorded: not traced yet or not taken, migrated in, or no room */
+    COUNT_SCSI_UNSTARTED,        /* SCSI ends of requests not put in flight: begun before us, not taken, no room */
     COUNT_RBD_SUBMITTED,         /* RBD calls put in flight */
     COUNT_RBD_TABLE_FULL,        /* RBD calls that found the in-flight table full */
     COUNT_RBD_NOT_TAKEN,         /* RBD calls not taken: of no request in flight, and tracing was about to end */

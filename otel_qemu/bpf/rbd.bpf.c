@@ -266,7 +266,7 @@ static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
     return submit_call(operation, PT_REGS_PARM1(ctx), offset, length, iovecs, completion, is_inner);
 }
 
-/* The end of a further call, into the entry that its submit has made: none is made here, for who would take it away? */
+/* The end of a further call, into the entry of its submit.  No entry is created here: nothing would ever delete it. */
 static __always_inline void end_held(struct key *key, struct call *call)
 {
     key->index = call->index;

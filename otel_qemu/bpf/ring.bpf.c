@@ -18,7 +18,7 @@ static __always_inline bool is_sampled(u64 one_in)
     return one_in == 1 || (one_in && bpf_get_prandom_u32() < 0x100000000ULL / one_in);
 }
 
-/* Why a trace is kept, by what is rarest first, or what it was `kept` for anyway; 0: it is not. */
+/* Why a trace is kept, the rarest reason first, or the reason it was `kept` for anyway; 0: it is not kept. */
 static __always_inline u8 reason_to_keep(u8 kept, bool failed, u64 duration_ns, u64 slow_ns, u64 one_in)
 {
     if (failed)

@@ -157,7 +157,7 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
         count(COUNT_FOREIGN);
         return 0;
     }
-    if (is_stage(STAGE_ENDING) && !requests.lookup(&key)) {   /* else it goes on: it is submitted again after an error */
+    if (is_stage(STAGE_ENDING) && !requests.lookup(&key)) {   /* in flight, it goes on after an error */
         count(COUNT_SCSI_NOT_TAKEN);
         return 0;
     }
@@ -236,7 +236,7 @@ static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 hos
 }
 
 /*
- * The three ways out.  The second argument is a status of its own kind, or there is none.
+ * The three ways out.  Each has a status of its own as second argument, or no second argument.
  *
  *   void scsi_req_complete(SCSIRequest *req, int status)
  *   void scsi_req_complete_failed(SCSIRequest *req, int host_status)   QEMU 6.0 on
@@ -244,9 +244,9 @@ static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 hos
  */
 static __always_inline int on_scsi_end(struct pt_regs *ctx, u8 ending)
 {
-    u8 given = PT_REGS_PARM2(ctx);
-    return end_request(PT_REGS_PARM1(ctx), ending, ending == ENDING_COMPLETED ? given : 0,
-                       ending == ENDING_FAILED ? given : 0);
+    u8 argument = PT_REGS_PARM2(ctx);
+    return end_request(PT_REGS_PARM1(ctx), ending, ending == ENDING_COMPLETED ? argument : 0,
+                       ending == ENDING_FAILED ? argument : 0);
 }
 
 /* void scsi_req_retry(SCSIRequest *req): werror=stop or rerror=stop; the request goes on when the guest does */

@@ -102,12 +102,12 @@ struct call {
     u8 unused;
 };
 
-/* What is worth a record; everything is counted in any case. */
+/* How to count, and which traces get a record; everything is counted in any case. */
 struct settings {
     u64 bounds_ns[BINS];       /* upper bounds of the histograms' bins, ascending, filled up with the largest u64 */
-    u64 slow_ns[256];          /* by opcode: a request that takes so long is kept */
+    u64 slow_ns[256];          /* by opcode: a request that takes this long or longer is kept */
     u64 slow_call_ns;          /* the same for a call without request */
-    u64 one_in;                /* of the others, about one in so many; 1: all of them; 0: none */
+    u64 one_in;                /* N: of the others, about one in N is kept; 1: all of them; 0: none */
     u64 stage;                 /* enum stage: changes while probes run, all else here does not */
 };
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Known:
-    """A process, what was found out about it, and the binaries that are attached for it: none if it is not traced."""
+    """A process, its inspection, and the binaries that are attached for it: no binary if it is not traced."""
 
     process: QemuProcess
     inspection: Inspection
@@ -102,7 +102,7 @@ class Tracer:
 
     @property
     def inspections(self) -> list[Inspection]:
-        """What was found out about each process that is traced."""
+        """The inspection of each process that is traced."""
         return [known.inspection for known in self._known.values() if known.attached]
 
     @property
@@ -168,7 +168,7 @@ class Tracer:
         return self._program.counters()
 
     def take_no_more(self) -> None:
-        """Put no request in flight from now on, nor a call that is not of one; what is in flight goes on to its end."""
+        """From now on put nothing in flight but calls of requests that are in flight: these go on to their end."""
         self._program.set_stage(Stage.ENDING)
 
     def still_in_flight(self) -> tuple[int, int]:

@@ -130,7 +130,7 @@ def _bits(*functions: str) -> int:
 
 # What must have run for "the chain knows of no request" to mean anything: a compiler may have put a function into its
 # callers, where no probe sees it.  For a join, what its request would have gone through; else, what its call would.
-_ALL = 1 << 30  # never set: of what is not listed here, NONE says nothing
+_ALL = 1 << 30  # never set: NONE says nothing of an operation that is not listed here
 _NEEDED_BY_REQUEST = {
     "READ": _bits("dma_blk_io", "blk_aio_preadv"),
     "WRITE": _bits("dma_blk_io", "blk_aio_pwritev"),

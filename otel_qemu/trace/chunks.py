@@ -81,7 +81,7 @@ class Chunk:
     payload: NDArray[np.uint8]
 
     def json(self) -> dict[str, Any]:
-        """The object that the payload is; raises DamageError when it is none."""
+        """The payload as a JSON object; raises DamageError when it is something else."""
         try:
             data = json.loads(self.payload.tobytes())
         except (ValueError, RecursionError) as error:
@@ -91,7 +91,7 @@ class Chunk:
         return data
 
     def damage(self, what: str) -> DamageError:
-        """What is wrong with this chunk, as a sentence."""
+        """The error of this chunk, as a sentence."""
         name = ChunkKind(self.kind).name.lower() if self.kind in list(ChunkKind) else f"of unknown kind {self.kind}"
         return DamageError(f"damaged at byte {self.at}: the chunk that begins here ({name}) {what}")
 

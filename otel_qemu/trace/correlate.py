@@ -2,8 +2,8 @@
 Put librbd calls under the SCSI requests they were made for: batches of records in, whole traces out.
 
 The kernel has joined nearly all of them already; here each join is checked, further calls are attached to their
-request, calls that could not be walked are joined by range and time, and every call left alone gets its reason.  Time
-is the records' own, and when they were read: what is not whole `HOLD_NS` later leaves as it is, and is counted.
+request, calls that could not be walked are joined by range and time, and every call left alone gets its reason.  The
+clock is that of the records: a trace that is not whole after `HOLD_NS` leaves as it is, and is counted.
 """
 
 from dataclasses import dataclass, field

@@ -39,7 +39,7 @@ def request_rows(records: Table | Columns) -> Columns:
 
 
 def call_rows(records: Table | Columns, rows: NDArray[np.int64] | None = None) -> Columns:
-    """Columns of dtype `CALL` for the RBD halves of records, of all or of those numbered; no parent and no join yet."""
+    """Columns of dtype `CALL` for the RBD half of records, of all or of those numbered; no parent and no join yet."""
     records = as_columns(records)
     rows = np.arange(len(records)) if rows is None else rows
     calls = Columns.zeros(CALL, len(rows))

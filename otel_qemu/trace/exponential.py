@@ -51,7 +51,7 @@ def exponential_indices(durations_ns: NDArray[np.int64], scale: int) -> NDArray[
     The bucket of each duration, int64, shape (n,).
 
     Args:
-        durations_ns: above 0; what is 0 belongs into the zero bucket, which has no index.
+        durations_ns: above 0; durations of 0 belong into the zero bucket, which has no index.
         scale: of `SCALES`.
     """
     if not len(durations_ns):

@@ -123,7 +123,7 @@ class HistogramRow:
         layer: of `LAYERS`.
         operation: ``WRITE`` in layers scsi and wait, ``write`` in layer rbd.
         bounds_s: upper bounds, s; a duration equal to a bound is in that bound's bucket.
-        counts: of each bucket; one more than bounds, the last is of what is above them all.
+        counts: of each bucket; one more than bounds, the last counts durations above them all.
     """
 
     domain: str
@@ -223,7 +223,7 @@ class Histograms:
         return row
 
     def add_counted(self, series: Series, counts: NDArray[np.int64], sum_ns: int) -> None:
-        """Add what was counted elsewhere with the same bounds: ``counts`` of shape (bounds + 1,)."""
+        """Add counts made elsewhere with the same bounds: ``counts`` of shape (bounds + 1,)."""
         row = self._row((series.pid, series.device, series.operation, series.layer))
         self._counts[row] += counts
         self._sums_ns[row] += sum_ns

@@ -12,7 +12,7 @@ Key = tuple[int, int]
 """Process and SCSIDevice *."""
 
 SILENT_NS = 2_000_000_000
-"""After so long without a call to its image, a disk that calls another one has that: it was swapped, or pivoted."""
+"""A disk whose image has been silent for this long takes over the next image that it calls: it was swapped."""
 
 MOST = 65_536
 """Disks that are remembered; of more, those used last."""
@@ -52,7 +52,7 @@ class Images:
         return fits[groups.codes]
 
     def _learn(self, key: Key, image: int, first_ns: int, last_ns: int) -> bool:
-        """Take in calls between two times, those that began before them having been told; whether it is the image."""
+        """Take in the calls between two times, after all earlier ones; whether they went to the disk's image."""
         used = self._of.get(key)
         if used is None or used.last_ns + SILENT_NS < first_ns:
             self._of[key] = _Used(image, last_ns)

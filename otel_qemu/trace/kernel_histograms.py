@@ -22,14 +22,14 @@ SERIES = np.dtype(
         ("unused", "u1"),
     ]
 )
-"""Of what a histogram is."""
+"""The key of one entry of the kernel's map."""
 
 _DISTRIBUTION = np.dtype([("sum_ns", "<u8"), ("counts", "<u8", BINS)])
 
 LATENCY = np.dtype(
     [("bytes", "<u8"), ("duration", _DISTRIBUTION), ("wait", _DISTRIBUTION), ("completion", _DISTRIBUTION)]
 )
-"""What is counted of it: ``wait`` and ``completion`` only of requests that made calls."""
+"""The value: bytes and three histograms; ``wait`` and ``completion`` only of requests that made calls."""
 
 _PARTS = {Layer.SCSI: (("scsi", "duration"), ("wait", "wait")), Layer.RBD: (("rbd", "duration"),)}
 

@@ -1,5 +1,5 @@
 """
-What is known at one moment, for those who export numbers: exact counts, requests in flight, and our own counters.
+A measurement for those who export numbers: exact counts, requests in flight, and our own counters, at one moment.
 
 A snapshot: nothing in it changes any more, so another thread may take its time over it.
 """
@@ -19,7 +19,7 @@ from otel_qemu.trace.names import Names
 @dataclass(frozen=True)
 class ProcessCounts:
     """
-    All that the kernel has counted of one QEMU process since it is traced; none of it ever decreases.
+    All that the kernel has counted of one QEMU process since it has been traced; none of it ever decreases.
 
     Attributes:
         identity: process id and start time in ticks: a process id may be used again.
@@ -35,14 +35,14 @@ class ProcessCounts:
 @dataclass(frozen=True)
 class Measurements:
     """
-    What is known at one moment.
+    All numbers at one moment.
 
     Attributes:
         time_unix_ns: just before the kernel's tables were read.
         monotonic_ns: the same moment on the records' clock.
         names: as they were then.
         processes: those that are traced.
-        ended: those that have just ended, with their last counts; a measurement that has any is of nothing else.
+        ended: those that have just ended, with their last counts; where there are any, all other fields are empty.
         in_flight: SCSI requests, dtype `RECORD`.
         counters: the kernel's, by name.
         correlated: what the correlator has done so far.

@@ -1,8 +1,8 @@
 """
-What people call things: guests, their disks and images, for the numbers that records carry.
+The names of guests, their disks and images, for the numbers that records carry.
 
-Whoever fills it (libvirt, a recording, a test) lives elsewhere; this only answers, and never with a guess: what is not
-known is given as the process id or the pointer.
+libvirt, a recording or a test fill it in.  A name that is not known is never guessed: the process id or the pointer
+stands for it.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ class Disk:
         alias: QEMU's device id, libvirt's alias: ``ua-ceph-root``, ``scsi0-0-0-0``.
         target: the name libvirt gives it in the guest: ``sda``.
         pool, image: the RBD image behind it; None when it is not on RBD or not known.
-        format: of what is inside the image: ``raw``, ``qcow2``; None when not known.
+        format: of the data in the image: ``raw``, ``qcow2``; None when not known.
         throttled: whether the domain limits it with ``<iotune>``.
     """
 
@@ -85,7 +85,7 @@ class Names:
         self.images.update(other.images)
 
     def copy(self) -> "Names":
-        """What is known now, whatever is learnt later."""
+        """A copy, which later knowledge does not change."""
         return Names(dict(self.guests), dict(self.devices), dict(self.images))
 
     def to_json(self) -> dict[str, Any]:

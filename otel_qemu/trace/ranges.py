@@ -5,7 +5,8 @@ Only a request that makes such a call by itself on a raw image is believed, and 
 call that could belong to two disks is left alone until the image's disk is known.
 
 Calls are taken in the order of their submits, and beside them a sweep keeps the requests that are in flight then: by
-operation, and those with a byte range sorted by its start.  So a call costs what is in flight, not what was held.
+operation, and those with a byte range sorted by its start.  So the cost of a call grows with the requests in flight,
+not with those that are held.
 """
 
 from bisect import bisect_left, bisect_right, insort

@@ -82,7 +82,7 @@ class RecordingWriter:
             self._append(ChunkKind.RECORDS, np.ascontiguousarray(batch.records).tobytes(), batch.unix_offset_ns)
 
     def write_names(self, names: Names) -> None:
-        """Append what is known of names, if it is not what was written last.  Raises BadInput as `write`."""
+        """Append the known names, unless they were written last.  Raises BadInput as `write`."""
         data = names.to_json()
         if data != self._names:
             self._append_json(ChunkKind.NAMES, data)
@@ -129,7 +129,7 @@ class RecordingWriter:
         self._size_bytes += len(chunk)
 
     def _shorten(self) -> None:
-        # What was written of a chunk that did not fit would read as damage: the file ends with its last whole chunk.
+        # Part of a chunk would read as damage: the file ends with its last whole chunk.
         try:
             os.ftruncate(self._fd, self._size_bytes)
             os.lseek(self._fd, self._size_bytes, os.SEEK_SET)
@@ -175,7 +175,7 @@ class Recording:
         processes: what was traced, by pid: build ids, versions, layouts.  Not checked either.
         names: all that the file knows, for its whole length; later knowledge wins.
         counters: the kernel's at the end; empty when the recording was not ended in order.
-        damage: what is wrong with the file and at which byte; None when it is whole.  What comes before is read.
+        damage: the fault of the file and its byte; None when it is whole.  Chunks before it are read.
     """
 
     path: Path
@@ -215,9 +215,9 @@ class Recording:
 
     @property
     def one_in(self) -> int:
-        """The kernel kept one in so many of what is neither an error nor slow; 1 where the file does not tell."""
-        told = self.details.get("one_in")
-        return told if isinstance(told, int) and told >= 0 else 1
+        """N of the one in N that the kernel kept of what was neither an error nor slow; 1 if the file does not say."""
+        one_in = self.details.get("one_in")
+        return one_in if isinstance(one_in, int) and one_in >= 0 else 1
 
     def batches(self) -> Iterator[Batch]:
         """Every batch as it was written, without a copy: read-only views of the file.  Can be called again."""

@@ -28,10 +28,10 @@ ALL = 1 << 56
 """Randomness and thresholds are below it."""
 
 UNKNOWN = (1 << 64) - 1
-"""Threshold of a trace whose probability is not known: one that hangs is told whenever it is looked for."""
+"""Threshold of a trace whose probability is not known: a request that hangs is reported by a timer, not by chance."""
 
 BURST_S = 5.0
-"""So many seconds' worth of a guest's traces may come at once."""
+"""A guest may send the traces of this many seconds at once."""
 
 MOST_GUESTS = 4096
 """Guests whose counts are kept apart; those of the first of more go to process id 0."""
@@ -42,7 +42,7 @@ _LEAST_SHARE = 0.01
 
 @dataclass
 class Shares:
-    """What became of one guest's traces."""
+    """How many of one guest's traces were kept, and how many were over its rate."""
 
     kept: int = 0
     shed: int = 0
@@ -59,7 +59,7 @@ class Sampler:
         Begin.
 
         Args:
-            one_in: as the kernel was told; 0: none but errors and slow ones.
+            one_in: the same as in the kernel; 0: none but errors and slow ones.
             most_per_s: traces a second of a guest, in the records' time; None: all.
             random: where randomness comes from; None: the operating system's.
         """
@@ -75,17 +75,17 @@ class Sampler:
 
         Of ``traces.by_request`` and ``by_call``, ``randomness`` and ``threshold`` may be filled in place.
         """
-        told = _Told.of(traces)
-        if not len(told.codes):
+        groups = _Groups.of(traces)
+        if not len(groups.codes):
             return traces
-        base = np.where(told.why <= _Why.UNKNOWN, 0, self._threshold).astype("u8")
-        thresholds = base if self._cap is None else self._cap.raised(told, base)
-        randomness = self._randomness((told.why == _Why.DICED)[told.codes])
-        kept = randomness >= thresholds[told.codes]
-        worth = kept if self._cap is None else randomness >= base[told.codes]
-        self._count(told, kept, worth)
-        thresholds[told.why == _Why.UNKNOWN] = UNKNOWN
-        return traces.sampled(kept, randomness, thresholds[told.codes])
+        base = np.where(groups.why <= _Why.UNKNOWN, 0, self._threshold).astype("u8")
+        thresholds = base if self._cap is None else self._cap.raised(groups, base)
+        randomness = self._randomness((groups.why == _Why.DICED)[groups.codes])
+        kept = randomness >= thresholds[groups.codes]
+        worth = kept if self._cap is None else randomness >= base[groups.codes]
+        self._count(groups, kept, worth)
+        thresholds[groups.why == _Why.UNKNOWN] = UNKNOWN
+        return traces.sampled(kept, randomness, thresholds[groups.codes])
 
     def _randomness(self, diced: NDArray[np.bool_]) -> NDArray[np.uint64]:
         """Uniform below 2^56, uint64, shape (n,); above the threshold where the kernel's dice have let it pass."""
@@ -97,9 +97,9 @@ class Sampler:
             drawn[diced] = self._random.integers(least, ALL, int(np.count_nonzero(diced)), dtype="u8")
         return drawn
 
-    def _count(self, told: "_Told", kept: NDArray[np.bool_], worth: NDArray[np.bool_]) -> None:
-        both = (np.bincount(told.codes[rows], minlength=len(told.pid)).tolist() for rows in (kept, worth))
-        for pid, sent, found in zip(told.pid, *both, strict=True):
+    def _count(self, groups: "_Groups", kept: NDArray[np.bool_], worth: NDArray[np.bool_]) -> None:
+        both = (np.bincount(groups.codes[rows], minlength=len(groups.pid)).tolist() for rows in (kept, worth))
+        for pid, sent, found in zip(groups.pid, *both, strict=True):
             shares = self.stats.setdefault(pid, Shares())
             shares.kept += sent
             shares.shed += found - sent
@@ -119,7 +119,7 @@ def threshold_of(one_in: int) -> int:
 
 
 class _Why(IntEnum):
-    """What there is to know of a trace's probability."""
+    """How the probability of a trace is known, if it is."""
 
     CERTAIN = 0
     """It is worth keeping whatever its randomness."""
@@ -136,8 +136,8 @@ _WHY[[Kept.ERROR, Kept.SLOW, Kept.SAMPLED, Kept.JOINED_LATER]] = (0, 0, _Why.DIC
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What the records say about the traces, in groups of which each has one probability."""
+class _Groups:
+    """The traces in groups, each of which has one probability."""
 
     codes: NDArray[np.int64]
     """Of each trace, requests first, then calls without one: its group."""
@@ -148,7 +148,7 @@ class _Told:
     newest_ns: int
 
     @classmethod
-    def of(cls, traces: Traces) -> "_Told":
+    def of(cls, traces: Traces) -> "_Groups":
         requests, orphans = traces.by_request, traces.by_orphan
         why = _WHY[requests["kept"]]
         why[requests["ending"] == Ending.HUNG] = _Why.UNKNOWN
@@ -170,26 +170,26 @@ class _Cap:
         self._most_per_s = most_per_s
         self._burst = most_per_s * BURST_S
         self._levels: dict[int, float] = {}
-        """What each guest has sent and time has not taken back yet; not of those where that is nothing."""
+        """How full the bucket of each guest is, in traces; an empty one has no entry."""
         self._newest_ns = 0
 
-    def raised(self, told: _Told, base: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def raised(self, groups: _Groups, base: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """
         The thresholds that keep every guest below its cap, uint64, shape (groups,).
 
         Args:
-            told: the traces.
+            groups: of the traces.
             base: thresholds of the groups so far.
         """
-        self._leak(told.newest_ns)
-        chance = np.where(told.why == _Why.UNDECIDED, (ALL - base) / ALL, 1)
-        expected = (np.bincount(told.codes, minlength=len(base)) * chance).tolist()
+        self._leak(groups.newest_ns)
+        chance = np.where(groups.why == _Why.UNDECIDED, (ALL - base) / ALL, 1)
+        expected = (np.bincount(groups.codes, minlength=len(base)) * chance).tolist()
         own: dict[int, list[int]] = {}
-        for row, pid in enumerate(told.pid):
+        for row, pid in enumerate(groups.pid):
             own.setdefault(pid, []).append(row)
         share = np.ones(len(base))
         for pid, rows in own.items():
-            share[rows] = self._shares(pid, [expected[row] for row in rows], [told.disk[row] for row in rows])
+            share[rows] = self._shares(pid, [expected[row] for row in rows], [groups.disk[row] for row in rows])
         passing = np.maximum(ALL - base.astype("i8"), 0)
         fewer = np.maximum(np.floor(passing * share), np.minimum(passing, 1)).astype("i8")
         return np.where(share < 1, ALL - fewer, base.astype("i8")).astype("u8")
@@ -202,8 +202,10 @@ class _Cap:
 
     def _shares(self, pid: int, expected: list[float], disks: list[int]) -> list[float]:
         """
-        Which share of each of a guest's groups may pass: as much of each disk as of any other, and within a disk as
-        much of what is an error or slow as of what is not; whoever has less leaves the rest to the others.
+        The share of each of a guest's groups that may pass.
+
+        Disks have equal parts, and within a disk so have its groups: errors, slow requests and the rest.  Room that a
+        disk or a group does not need goes to the others.
         """
         level, wanted = self._levels.get(pid, 0.0), sum(expected)
         left = max(self._burst - level, self._burst * _LEAST_SHARE)

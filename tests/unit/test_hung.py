@@ -77,7 +77,7 @@ def test_what_has_ended_is_forgotten() -> None:
     hung = HungRequests(1.0)
     hung.select(in_flight(*range(1, 100)), 5 * SECOND_NS)
     assert not len(hung.select(NO_RECORDS, 6 * SECOND_NS))
-    assert hung._told == set()
+    assert hung._reported == set()
 
 
 def test_nothing_in_flight_is_nothing_hung() -> None:
