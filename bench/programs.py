@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 
 from bench.figures import Figure, Samples, added, ratios
 from bench.kernel import RunTime, empty_program_on, own_run_times, run_times_counted
+from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from otel_qemu.probe import proof
 from otel_qemu.probe.attach import PERF
 from otel_qemu.probe.inspection import inspect
-from otel_qemu.probe.keeping import COUNTS_ONLY, EVERYTHING, Keeping
 from otel_qemu.probe.processes import read_process
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
@@ -48,10 +48,10 @@ def _empty(qemu: FakeQemu) -> Iterator[None]:
         yield
 
 
-def _ours(keeping: Keeping, route: str | None = None) -> Mode:
+def _ours(policy: KeepPolicy, route: str | None = None) -> Mode:
     @contextmanager
     def traced(qemu: FakeQemu) -> Iterator[Tracer]:
-        with Tracer(Selection(pids=(qemu.pid,)), keeping) as tracer:
+        with Tracer(Selection(pids=(qemu.pid,)), policy) as tracer:
             tracer.route = route or tracer.route
             tracer.refresh()
             tracer.require_any()

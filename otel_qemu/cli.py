@@ -16,19 +16,8 @@ from otel_qemu import __version__
 from otel_qemu.errors import NotPossible, OtelQemuError
 from otel_qemu.events import COUNTERS, LOSSES
 from otel_qemu.notify import Notifier
-from otel_qemu.options import (
-    ANY_BOUNDS,
-    KERNEL_BOUNDS,
-    as_json,
-    audited,
-    bounded,
-    by_pid,
-    configured,
-    kept,
-    selected,
-    timed,
-)
-from otel_qemu.probe.keeping import COUNTS_ONLY, EVERYTHING, Keeping
+from otel_qemu.options import ANY_BOUNDS, as_json, audited, by_pid, configured, kept, selected, setting, timed
+from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.probe.trial import try_all
@@ -83,7 +72,7 @@ def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> Non
 @configured
 @by_pid
 @timed
-@click.option("--wait", is_flag=True, help="Wait for a first guest, rather than to end when there is none.")
+@click.option("--wait", is_flag=True, help="If no guest runs yet, wait for one instead of exiting with an error.")
 @audited
 def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wait: bool, audit: bool) -> None:
     """Trace, and send traces and metrics over OTLP (the OTEL_* variables say where to), until stopped."""
@@ -95,7 +84,7 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
     with MetricsClient.from_environment(settings.bounds_s) as metrics, _sink(settings, metrics.exemplars) as sink:
         metrics.trace_stats, metrics.shed = sink.stats, sink.shed
         bounds_s = metrics.settings.bounds_s
-        service = Service(selection, [sink], settings.keeping, bounds_s, [metrics], intervals, Notifier(), audit)
+        service = Service(selection, [sink], settings.policy, bounds_s, [metrics], intervals, Notifier(), audit)
         service.run(duration_s, _announce, wait)
     _summarise(service)
     _say(sink.summary())
@@ -120,7 +109,7 @@ def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
 @cli.command()
 @selected
 @timed
-@bounded(KERNEL_BOUNDS, "Upper bounds of the bins, such as 1ms,5ms,10ms.")
+@setting("bounds")
 @as_json
 @audited
 def hist(
@@ -132,8 +121,8 @@ def hist(
     audit: bool,
 ) -> None:
     """Collect latency histograms by guest, disk, layer and operation; print them at the end or on Ctrl-C."""
-    keeping = EVERYTHING if audit else COUNTS_ONLY  # joins are compared record by record
-    service = Service(Selection(domains, pids), [], keeping, bounds_s, audit=audit)
+    policy = EVERYTHING if audit else COUNTS_ONLY  # joins are compared record by record
+    service = Service(Selection(domains, pids), [], policy, bounds_s, audit=audit)
     service.run(duration_s, _announce)
     _print_histograms(service.histograms.rows(service.names), as_json)
     _summarise(service)
@@ -143,7 +132,9 @@ def hist(
 @cli.command()
 @selected
 @timed
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Write the recording to this file."
+)
 @kept
 @audited
 def record(
@@ -151,12 +142,12 @@ def record(
     pids: tuple[int, ...],
     duration_s: float | None,
     output: Path,
-    keeping: Keeping,
+    policy: KeepPolicy,
     audit: bool,
 ) -> None:
     """Keep records in a file, for `replay`."""
-    with RecordSink(output, {"bounds_s": DEFAULT_BOUNDS_S, "one_in": keeping.one_in}) as sink:
-        service = Service(Selection(domains, pids), [sink], keeping, audit=audit)
+    with RecordSink(output, {"bounds_s": DEFAULT_BOUNDS_S, "one_in": policy.one_in}) as sink:
+        service = Service(Selection(domains, pids), [sink], policy, audit=audit)
 
         def ready(tracer: Tracer, guests: Iterable[Guest]) -> None:
             _announce(tracer, guests)
@@ -172,14 +163,29 @@ def record(
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--tree", "form", flag_value="tree", default=True, help="Each trace as an indented tree (the default).")
-@click.option("--json", "form", flag_value="json", help="One JSON object a line, a line a trace.")
-@click.option("--hist", "form", flag_value="hist", help="Latency histograms.")
 @click.option(
-    "--otlp", "form", flag_value="otlp", help="Send them, as `run` would (the OTEL_* variables say where to)."
+    "--tree", "form", flag_value="tree", default=True, help="Print each trace as an indented tree. This is the default."
 )
-@bounded(ANY_BOUNDS, "With --hist: upper bounds of the bins, such as 1ms,5ms,10ms.")
-@click.option("--slowest", type=click.IntRange(1), metavar="N", help="Only the N slowest requests, slowest first.")
+@click.option("--json", "form", flag_value="json", help="Print each trace as one line of JSON.")
+@click.option("--hist", "form", flag_value="hist", help="Print latency histograms of all traces.")
+@click.option(
+    "--otlp",
+    "form",
+    flag_value="otlp",
+    help="Send the traces over OTLP to where the OTEL_* variables point, as run does.",
+)
+@setting(
+    "bounds",
+    type=ANY_BOUNDS,
+    help="With --hist, upper bounds of the histograms' bins: ascending durations, or exponential:SCALE.",
+)
+@click.option(
+    "--slowest",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the N slowest requests, slowest first.",
+    show_default="all, in order of time",
+)
 def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | None) -> None:
     """Show the traces of a recording: everything after the kernel is run again, exactly; its audit, too."""
     recording = Recording.open(file)

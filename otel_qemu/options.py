@@ -1,101 +1,77 @@
-"""What the commands take: decorators that add options to a command, and hand it what was typed as it was meant."""
+"""Options that several commands share, as decorators."""
 
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-from otel_qemu.probe.keeping import Keeping
-from otel_qemu.settings import DEFAULT_FILE, SETTINGS, Setting, print_config, read_settings
-from otel_qemu.settings.kinds import Bounds, Kind
+from otel_qemu.policy import KeepPolicy
+from otel_qemu.settings import SETTINGS, settings_in_force
+from otel_qemu.settings.option import Setting, config_option
+from otel_qemu.settings.types import bounds_type
+from otel_qemu.views.configuration import configuration_text
 
 Command = Callable[..., Any]
 
-KERNEL_BOUNDS: Kind = SETTINGS["bounds"].kind
-ANY_BOUNDS: Kind = Bounds("DURATIONS", "ascending durations, like 1ms,5ms,10ms, or exponential:SCALE")
-"""Of histograms that are made of records."""
+ANY_BOUNDS = bounds_type(float("inf"), "ascending durations, like 1ms,5ms,10ms, or exponential:SCALE")
+"""Bounds of histograms that are made of records, where the kernel sets no limit."""
 
-by_pid = click.option("--pid", "pids", type=click.IntRange(1), multiple=True, help="A QEMU process id; repeatable.")
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-timed = click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), metavar="S",
-                     help="Stop after so many seconds.")  # fmt: skip
+by_pid = click.option("--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", show_default="all",
+                      help="Select the QEMU process with this id. May be repeated.")  # fmt: skip
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+timed = click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+                     show_default="until interrupted", help="Stop after this many seconds.")  # fmt: skip
 audited = click.option("--audit", is_flag=True,
-                       help="Attach the exact pointer chain as well, and report how many joins agree with it; "
-                            "guests pay for it.")  # fmt: skip
+                       help="Also attach the exact pointer chain, and report how many joins agree with it. This slows "
+                            "guests down.")  # fmt: skip
+
+
+def setting(key: str, **changes: Any) -> Callable[[Command], Command]:
+    """Give a command the option of a setting; its variable and the file of settings are for `run` alone."""
+    like = SETTINGS[key]
+    described = {name: getattr(like, name) for name in ("type", "default", "multiple", "show_default", "help")}
+    return click.option(f"--{key}", like.name, cls=Setting, **{**described, **changes})
 
 
 def selected(command: Command) -> Command:
-    """The options that choose guests, the same for every command that traces."""
-    help = "A libvirt domain by name or UUID; repeatable."
-    return click.option("--domain", "domains", multiple=True, help=help)(by_pid(command))
-
-
-def bounded(kind: Kind, help: str) -> Callable[[Command], Command]:
-    """Upper bounds of histograms' bins; `histograms.DEFAULT_BOUNDS_S` where none are given."""
-    default = SETTINGS["bounds"].default_text
-    return click.option("--bounds", "bounds_s", metavar=kind.metavar, default=default, callback=_reader(kind),
-                        help=help)  # fmt: skip
+    """Give a command the options that select guests."""
+    return setting("domain")(by_pid(command))
 
 
 def kept(command: Command) -> Command:
-    """Which traces to keep, all of them unless told otherwise; every one is counted."""
+    """Give a command the options that say which traces to keep, as `policy`.  By default it keeps all."""
 
-    @_read_at_once("one-in", "1")
-    @_read_at_once("slow", "off")
-    @_read_at_once("slow-operation", None)
+    @setting("one-in", default="1")
+    @setting("slow", default="off")
+    @setting("slow-operation")
     @functools.wraps(command)
-    def with_keeping(one_in: int, slow_s: float | None, slow_by_operation_s: Any, **others: Any) -> Any:
-        return command(keeping=Keeping(one_in, slow_s, slow_by_operation_s), **others)
+    def with_policy(one_in: int, slow_s: float | None, slow_by_operation_s: Any, **others: Any) -> Any:
+        return command(policy=KeepPolicy(one_in, slow_s, slow_by_operation_s), **others)
 
-    return with_keeping
+    return with_policy
 
 
 def configured(command: Command) -> Command:
-    """A flag for every setting, the file that holds the others, and a way to see what holds."""
+    """Give a command every setting, as `settings`, and the options --config and --print-config."""
 
+    @config_option
+    @click.option(
+        "--print-config", is_flag=True, help="Print the settings in force and where each came from, and exit."
+    )
     @functools.wraps(command)
-    def with_settings(config: Path | None, print_only: bool, **others: Any) -> Any:
-        flags = {name: others.pop(setting.field) for name, setting in SETTINGS.items()}
-        effective = read_settings(flags, os.environ, config)
-        if print_only:
-            click.echo(print_config(effective, os.environ), nl=False)
+    def with_settings(print_config: bool, **values: Any) -> Any:
+        effective = settings_in_force(click.get_current_context())
+        if print_config:
+            click.echo(configuration_text(effective, os.environ), nl=False)
             return None
+        others = {
+            name: value for name, value in values.items() if name not in vars(effective.settings) and name != "file"
+        }
         return command(settings=effective.settings, **others)
 
     decorated: Command = with_settings
-    for setting in reversed(SETTINGS.values()):
-        decorated = _option(setting, setting.default_text)(decorated)
-    decorated = click.option("--print-config", "print_only", is_flag=True, help="Print the settings that hold.")(
-        decorated
-    )
-    return click.option(
-        "--config", type=click.Path(path_type=Path), metavar="FILE", help=f"A file of settings, not {DEFAULT_FILE}."
-    )(decorated)
-
-
-def _read_at_once(name: str, default: str | None) -> Callable[[Command], Command]:
-    """A setting of a command that has no file, with a default of its own."""
-    setting = SETTINGS[name]
-    return _option(setting, default or "none", default=default, callback=_reader(setting.kind))
-
-
-def _option(setting: Setting, default_text: str, **others: Any) -> Callable[[Command], Command]:
-    """A setting's flag; as it was typed, unless a callback reads it."""
-    several = "; repeatable" if setting.kind.repeatable else ""
-    return click.option(
-        f"--{setting.name}", setting.field, type=str, metavar=setting.kind.metavar, multiple=setting.kind.repeatable,
-        help=f"{setting.help}  [default: {default_text}{several}]", **others,
-    )  # fmt: skip
-
-
-def _reader(kind: Kind) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    def read(_context: click.Context, _option: click.Parameter, value: Any) -> Any:
-        try:
-            return kind.read(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return read
+    for key in reversed(SETTINGS):
+        decorated = setting(key, envvar=SETTINGS[key].envvar)(decorated)
+    return decorated

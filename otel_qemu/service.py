@@ -14,8 +14,8 @@ from typing import Any
 from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.meters import Meter, Meters
 from otel_qemu.notify import Notifier
+from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe.footprint import release_compiler_memory
-from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.one_sided import one_sided
 from otel_qemu.probe.selection import Selection
@@ -66,7 +66,7 @@ class Service:
         self,
         selection: Selection,
         sinks: Sequence[Sink],
-        keeping: Keeping = EVERYTHING,
+        policy: KeepPolicy = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         meters: Sequence[Meter] = (),
         intervals: Intervals | None = None,
@@ -79,7 +79,7 @@ class Service:
         Args:
             selection: of guests.
             sinks: each is given everything.
-            keeping: which traces get a record.
+            policy: which traces get a record.
             bounds_s: of the exact histograms.
             meters: each is given measurements when it is due, and the last ones.  Where there are any, nothing else is
                 kept of guests that have ended: a service may meet more of them than it has memory for.
@@ -89,7 +89,7 @@ class Service:
         """
         self._selection = selection
         self._sinks = sinks
-        self._keeping = keeping
+        self._policy = policy
         self._bounds_s = bounds_s
         self._intervals = intervals or Intervals()
         self._notifier = notifier or Notifier({})
@@ -162,7 +162,7 @@ class Service:
         self._stopping.set()
 
     def _tracer(self) -> Tracer:
-        return Tracer(self._selection, self._keeping, self._bounds_s, self.pipeline.audit is not None, self._remembers)
+        return Tracer(self._selection, self._policy, self._bounds_s, self.pipeline.audit is not None, self._remembers)
 
     def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
         end = None if duration_s is None else time.monotonic() + duration_s

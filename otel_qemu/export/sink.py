@@ -13,7 +13,7 @@ from otel_qemu.export.portions import Bounds, portions
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode, halves
 from otel_qemu.export.stats import Stats
-from otel_qemu.export.waits import WaitThreshold
+from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.sample import Sampler
 from otel_qemu.trace.traces import Traces

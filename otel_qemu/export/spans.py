@@ -21,8 +21,9 @@ from otel_qemu.export.ids import IdColumn, Ids
 from otel_qemu.export.numbers import CHILD, ROOT
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.times import Times, unix_ns
-from otel_qemu.export.waits import Rows, Waits, WaitThreshold
+from otel_qemu.export.waits import Rows, Waits, find_waits
 from otel_qemu.export.wire import Field, Remembered, joined
+from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Join, Table, Traces
 
@@ -87,7 +88,7 @@ class _Encoder:
         """Traces of requests, with their waits and calls."""
         if not len(requests):
             return []
-        roots, waits = self._roots(requests), threshold.waits(requests, calls)
+        roots, waits = self._roots(requests), find_waits(requests, calls, threshold)
         parents = calls["parent"].astype(np.intp)
         ends_ns = np.where(calls["complete_ns"] > 0, calls["complete_ns"], requests["complete_ns"][parents])
         below = self._wait_spans(waits, roots) + self._call_spans(calls, parents, ends_ns, roots)

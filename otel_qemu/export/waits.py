@@ -1,7 +1,6 @@
 """Where a request waited in QEMU's block layer: the gaps before and between its calls that are worth a span."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import Ending
 from otel_qemu.export.times import Times, later
+from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.traces import Table
 
 Rows = NDArray[np.intp]
@@ -32,42 +32,31 @@ class Waits(NamedTuple):
         return Waits(self.request[chosen], self.begin_ns[chosen], self.end_ns[chosen])
 
 
-@dataclass(frozen=True)
-class WaitThreshold:
+def find_waits(requests: Table, calls: Table, threshold: WaitThreshold) -> Waits:
     """
-    From when on a wait is worth seeing; either is enough.
+    Find the waits that the threshold selects.
 
-    Attributes:
-        min_ns: a wait this long.
-        min_share: a wait that is this share of its request's duration, 0 to 1.
+    A request without calls is all wait, most of them commands that QEMU answers itself: there only `min_ns` counts.
+    Where records of calls were lost, only the wait before the first call is known; where the end was, none.
+
+    Args:
+        requests: dtype `traces.REQUEST`.
+        calls: dtype `traces.CALL`, those with a parent.
+        threshold: which waits have a span of their own.
     """
+    count = np.bincount(calls["parent"], minlength=len(requests))
+    found = _concatenated([*_gaps(requests, calls, count), _whole(requests, count)])
+    length_ns = np.where(found.end_ns > found.begin_ns, found.end_ns - found.begin_ns, np.uint64(0))
+    found = found.at(length_ns >= _least_ns(requests, count, threshold)[found.request])
+    found = found.at(requests["ending"][found.request] != Ending.LOST)
+    return found.at(np.argsort(found.request, kind="stable"))
 
-    min_ns: int = 1_000_000
-    min_share: float = 0.1
 
-    def waits(self, requests: Table, calls: Table) -> Waits:
-        """
-        The waits worth seeing.
-
-        A request without calls is all wait, most of them commands that QEMU answers itself: there only `min_ns` counts.
-        Where records of calls were lost, only the wait before the first call is known; where the end was, none.
-
-        Args:
-            requests: dtype `traces.REQUEST`.
-            calls: dtype `traces.CALL`, those with a parent.
-        """
-        count = np.bincount(calls["parent"], minlength=len(requests))
-        found = _concatenated([*_gaps(requests, calls, count), _whole(requests, count)])
-        length_ns = np.where(found.end_ns > found.begin_ns, found.end_ns - found.begin_ns, np.uint64(0))
-        found = found.at(length_ns >= self._least_ns(requests, count)[found.request])
-        found = found.at(requests["ending"][found.request] != Ending.LOST)
-        return found.at(np.argsort(found.request, kind="stable"))
-
-    def _least_ns(self, requests: Table, count: NDArray[np.intp]) -> Times:
-        begin_ns, end_ns = requests["submit_ns"], requests["complete_ns"]
-        duration_ns = np.where(end_ns > begin_ns, end_ns - begin_ns, np.uint64(0))
-        share_ns = np.where(count > 0, np.ceil(self.min_share * duration_ns), np.inf)
-        return np.maximum(np.minimum(share_ns, self.min_ns), 1).astype("u8")
+def _least_ns(requests: Table, count: NDArray[np.intp], threshold: WaitThreshold) -> Times:
+    begin_ns, end_ns = requests["submit_ns"], requests["complete_ns"]
+    duration_ns = np.where(end_ns > begin_ns, end_ns - begin_ns, np.uint64(0))
+    share_ns = np.where(count > 0, np.ceil(threshold.min_share * duration_ns), np.inf)
+    return np.maximum(np.minimum(share_ns, threshold.min_ns), 1).astype("u8")
 
 
 def _gaps(requests: Table, calls: Table, count: NDArray[np.intp]) -> Iterator[Waits]:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import NotPossible
 from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOURCES, Link, Records, Stage
+from otel_qemu.policy import NEVER_NS, KeepPolicy
 from otel_qemu.probe import calibration
 from otel_qemu.probe.bpf_call import UPROBE_MULTI
 from otel_qemu.probe.compilation import REMEDY, captured_stderr, compiled
-from otel_qemu.probe.keeping import NEVER_NS, Keeping
 from otel_qemu.probe.layouts import Layout
 from otel_qemu.trace import kernel_histograms
 
@@ -108,21 +108,21 @@ class Program:
         """File descriptor of a map."""
         return int(self._bpf[name.encode()].map_fd)
 
-    def set_up(self, bounds_ns: NDArray[np.int64], keeping: Keeping) -> None:
+    def set_up(self, bounds_ns: NDArray[np.int64], policy: KeepPolicy) -> None:
         """
         Say how to count and what to keep; before anything is attached, for bins must not change their meaning.
 
         Args:
             bounds_ns: upper bounds of the histograms' bins, ascending, at most `kernel_histograms.MOST_BOUNDS`.
-            keeping: which traces get a record.
+            policy: which traces get a record.
         """
         table = self._bpf[b"settings"]
         settings = np.zeros((), dtype=SETTINGS)
         settings["bounds_ns"] = np.iinfo("u8").max
         settings["bounds_ns"][: len(bounds_ns)] = bounds_ns
-        settings["slow_ns"] = keeping.slow_ns
-        settings["slow_call_ns"] = keeping.slow_call_ns
-        settings["one_in"] = min(keeping.one_in, NEVER_NS)
+        settings["slow_ns"] = policy.slow_ns
+        settings["slow_call_ns"] = policy.slow_call_ns
+        settings["one_in"] = min(policy.one_in, NEVER_NS)
         table[ctypes.c_int(0)] = table.Leaf.from_buffer_copy(settings.tobytes())
 
     def set_stage(self, stage: Stage) -> None:

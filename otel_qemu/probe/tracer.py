@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput, NothingToTrace, NotPossible
 from otel_qemu.events import Batch, Records, Stage
+from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe import attach
 from otel_qemu.probe.audit import Audits
 from otel_qemu.probe.inspection import Inspection, inspect
-from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.program import RING_PAGES, Program
 from otel_qemu.probe.proof import Proofs
@@ -54,7 +54,7 @@ class Tracer:
     def __init__(
         self,
         selection: Selection,
-        keeping: Keeping = EVERYTHING,
+        policy: KeepPolicy = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         audit: bool = False,
         remember: bool = True,
@@ -64,7 +64,7 @@ class Tracer:
 
         Args:
             selection: of processes.
-            keeping: which traces get a record.
+            policy: which traces get a record.
             bounds_s: of the kernel's histograms, at most `kernel_histograms.MOST_BOUNDS`.
             audit: whether to attach the exact chain as well.
             remember: whether `histograms` has those of processes that have ended; they are one more for each guest
@@ -86,7 +86,7 @@ class Tracer:
         """Entries of requests and calls in flight that were dropped: their process ended, or was taken anew."""
         with contextlib.ExitStack() as undo:
             self._program = undo.enter_context(contextlib.closing(Program(audit)))
-            self._program.set_up(in_ns(bounds_s), keeping)
+            self._program.set_up(in_ns(bounds_s), policy)
             self._ring = undo.enter_context(
                 contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
             )

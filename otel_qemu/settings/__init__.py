@@ -1,13 +1,11 @@
 """
-What the service is told, beside the standard ``OTEL_*`` variables.
+The settings of `run`, beside the standard ``OTEL_*`` variables.
 
 Each setting has one name: ``--one-in`` on the command line, ``OTEL_QEMU_ONE_IN`` in the environment, ``one-in`` in the
-file; the earlier of these wins.  `table` says what there is, `kinds` what each may be, `sources` where it came from,
-`printed` shows it.
+file.  The first of these three that gives a value wins.  `types` reads and shows values, `option` finds them, `table`
+lists the settings.
 """
 
-from otel_qemu.settings.printed import print_config
-from otel_qemu.settings.sources import DEFAULT_FILE, Effective, read_settings
-from otel_qemu.settings.table import SETTINGS, Setting, Settings
+from otel_qemu.settings.table import SETTINGS, Effective, Settings, settings_in_force
 
-__all__ = ["DEFAULT_FILE", "SETTINGS", "Effective", "Setting", "Settings", "print_config", "read_settings"]
+__all__ = ["SETTINGS", "Effective", "Settings", "settings_in_force"]

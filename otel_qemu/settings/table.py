@@ -1,122 +1,150 @@
-"""Every setting: its name, what it may be, its default and what it does."""
+"""Every setting: its flag, its type, its default and what it does."""
 
+import sys
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from otel_qemu.export.waits import WaitThreshold
-from otel_qemu.probe.keeping import Keeping
-from otel_qemu.settings import kinds
-from otel_qemu.settings.kinds import Kind
+import click
+
+from otel_qemu.policy import KeepPolicy, WaitThreshold
+from otel_qemu.settings import types
+from otel_qemu.settings.option import Setting, variable
+from otel_qemu.settings.types import SettingType, show_duration
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 
-
-@dataclass(frozen=True)
-class Setting:
-    """
-    One setting.
-
-    Attributes:
-        name: as in the file, and behind ``--``.
-        field: of `Settings`.
-        kind: what it may be.
-        default: what it is when nobody says.
-        help: what it does, in a sentence.
-    """
-
-    name: str
-    field: str
-    kind: Kind
-    default: Any
-    help: str
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return f"OTEL_QEMU_{self.name.upper().replace('-', '_')}"
-
-    @property
-    def default_text(self) -> str:
-        """Its default for people, without quotes and brackets."""
-        shown = self.kind.show(self.default).translate(str.maketrans("", "", '"[]{}'))
-        return shown.replace(", ", ",") or "none"
-
-
-def _setting(name: str, kind: Kind, default: Any, help: str) -> Any:
-    return field(default=default, metadata={"name": name, "kind": kind, "help": help})
-
-
-def _interval(least_s: float, most_s: float) -> kinds.Duration:
-    allowed = f"a duration from {kinds.show_duration(least_s)} to {kinds.show_duration(most_s)}"
-    return kinds.Duration("DURATION", allowed, least_s=least_s, most_s=most_s)
-
-
-_LONGEST_S = 9e9  # what 64 bits of ns hold
-_NAMES = kinds.Names("NAME|UUID", "names or UUIDs of libvirt domains, none of them empty")
+_NUMBER = (str, int, float)
+_LEAST_S, _LONGEST_S = 1e-9, 9e9  # one ns, and what 64 bits of ns hold
 _MOST_ONE_IN = 1 << 32  # the kernel's dice have 32 bits
-_ONE_IN = kinds.Count("N", f"a whole number, 0 to {_MOST_ONE_IN}", _MOST_ONE_IN)
-_SLOW = kinds.Duration("DURATION", "a duration like 100ms, or off", least_s=1e-9, most_s=_LONGEST_S, optional=True)
-_SLOW_OPERATION = kinds.DurationByOperation(
-    "OPERATION=DURATION",
-    "operations and durations, like WRITE=20ms",
-    kinds.Duration("DURATION", "a duration like 20ms", least_s=1e-9, most_s=_LONGEST_S),
+
+
+def _duration(allowed: str, least_s: float, most_s: float, optional: bool = False) -> SettingType:
+    return SettingType("DURATION", allowed, _NUMBER, types.read_duration, show_duration, least_s, most_s, optional)
+
+
+def _interval(least_s: float, most_s: float) -> SettingType:
+    return _duration(f"a duration from {show_duration(least_s)} to {show_duration(most_s)}", least_s, most_s)
+
+
+def _size(example: str) -> SettingType:
+    return SettingType(
+        "SIZE", f"a size like {example}, 1MiB or more", (str, int), types.read_size, types.show_size, 2**20
+    )
+
+
+def _read_rate(value: str | float) -> float:
+    rate = float(value)
+    return int(rate) if rate.is_integer() else rate  # 100, not 100.0, is what people see
+
+
+_NAME = SettingType("NAME|UUID", "a name or UUID of a libvirt domain, not empty", (str,), types.read_name)
+_ONE_IN = SettingType("N", f"a whole number, 0 to {_MOST_ONE_IN}", (str, int), int, least=0, most=_MOST_ONE_IN)
+_SLOW = _duration("a duration like 100ms, or off", _LEAST_S, _LONGEST_S, optional=True)
+_SLOW_OPERATION = types.slow_operation_type(_duration("a duration like 20ms", _LEAST_S, _LONGEST_S))
+_RATE = SettingType(
+    "N", "a number of traces a second above 0, or off", _NUMBER, _read_rate,
+    least=sys.float_info.min, most=sys.float_info.max, optional=True,
+)  # fmt: skip
+_WAIT = _duration("a duration like 1ms, or 0", 0, _LONGEST_S)
+_SHARE = SettingType("SHARE", "a number from 0 to 1", _NUMBER, float, least=0, most=1)
+_BOUNDS = types.bounds_type(
+    MOST_BOUNDS, f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0"
 )
-_RATE = kinds.Rate("N", "a number of traces a second above 0, or off")
-_WAIT = kinds.Duration("DURATION", "a duration like 1ms, or 0", most_s=_LONGEST_S)
-_SHARE = kinds.Share("SHARE", "a number from 0 to 1")
-_BOUNDS = kinds.Bounds(
-    "DURATIONS", f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0", MOST_BOUNDS
-)
-_QUEUE = kinds.Size("SIZE", "a size like 32MiB, 1MiB or more", least_bytes=2**20)
-_FOLDER = kinds.Folder("DIRECTORY", "an absolute path, or off")
-_SPOOL = kinds.Size("SIZE", "a size like 1GiB, 1MiB or more", least_bytes=2**20)
+_DIRECTORY = SettingType("DIRECTORY", "an absolute path, or off", (str,), types.read_path, optional=True)
+
+
+def _setting(key: str, type: SettingType, default: str, help: str) -> Any:
+    described = {"type": type, "help": help, "default": default, "show_default": True}
+    return field(default=type.convert(default, None, None), metadata={"key": key, "option": described})
+
+
+def _repeatable(key: str, type: SettingType, default_text: str, help: str) -> Any:
+    described = {"type": type, "help": f"{help} May be repeated.", "multiple": True, "show_default": default_text}
+    return field(default=(), metadata={"key": key, "option": described})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the service does; the fields' help says it."""
+    """The value of each setting; its help says what it does."""
 
-    domains: tuple[str, ...] = _setting(
-        "domain", _NAMES, (), "Trace these libvirt domains only, by name or UUID; none: all."
+    domains: tuple[str, ...] = _repeatable(
+        "domain", _NAME, "all", "Trace only this libvirt domain, given by name or UUID."
     )
     one_in: int = _setting(
-        "one-in", _ONE_IN, 1000, "Of traces without error that are not slow, keep one in N; 0: none."
+        "one-in", _ONE_IN, "1000", "Keep one in N of the traces that are neither slow nor an error; 0 keeps none."
     )
-    slow_s: float | None = _setting("slow", _SLOW, 0.1, "Keep every trace that takes so long.")
-    slow_by_operation_s: tuple[tuple[str, float], ...] = _setting(
-        "slow-operation", _SLOW_OPERATION, (), "The same for some operations."
+    slow_s: float | None = _setting(
+        "slow", _SLOW, "100ms", "Keep the trace of every request or call that takes this long or longer."
+    )
+    slow_by_operation_s: tuple[tuple[str, float], ...] = _repeatable(
+        "slow-operation", _SLOW_OPERATION, "none", "Threshold for one SCSI operation, overriding --slow."
     )
     guest_traces_per_s: float | None = _setting(
-        "guest-rate",
-        _RATE,
-        100,
-        "Export at most so many traces a second of each guest, shared fairly by its disks; the rest is counted.",
+        "guest-rate", _RATE, "100",
+        "Export at most N traces per second of each guest, divided fairly among its disks; the rest is only counted.",
+    )  # fmt: skip
+    wait_span_s: float = _setting(
+        "wait-span", _WAIT, "1ms", "A wait in QEMU's block layer that takes at least this long has a span of its own."
     )
-    wait_span_s: float = _setting("wait-span", _WAIT, 0.001, "A wait this long has a span of its own.")
-    wait_share: float = _setting("wait-share", _SHARE, 0.1, "So has one that is this share of its request's time.")
-    bounds_s: tuple[float, ...] = _setting("bounds", _BOUNDS, DEFAULT_BOUNDS_S, "Upper bounds of the histograms' bins.")
-    queue_bytes: int = _setting("queue-size", _QUEUE, 32 * 2**20, "Most memory for traces that wait to be sent.")
-    spool: str | None = _setting("spool", _FOLDER, None, "Where traces wait on disk while the endpoint is away.")
-    spool_bytes: int = _setting("spool-size", _SPOOL, 256 * 2**20, "Most disk space for them.")
-    drain_s: float = _setting("drain-interval", _interval(0.05, 5), 0.5, "How often records are taken from the kernel.")
-    refresh_s: float = _setting("refresh-interval", _interval(0.1, 60), 1.0, "How often new guests are looked for.")
-    look_s: float = _setting("look-interval", _interval(1, 600), 5.0, "How often requests that hang are looked for.")
+    wait_share: float = _setting(
+        "wait-share", _SHARE, "0.1",
+        "A wait in QEMU's block layer that takes at least this share of its request's time also has a span of its own.",
+    )  # fmt: skip
+    bounds_s: tuple[float, ...] = _setting(
+        "bounds", _BOUNDS, ",".join(map(show_duration, DEFAULT_BOUNDS_S)),
+        f"Upper bounds of the histograms' bins: at most {MOST_BOUNDS} ascending durations, or exponential:SCALE with a "
+        "scale of 0 or below.",
+    )  # fmt: skip
+    queue_bytes: int = _setting(
+        "queue-size", _size("32MiB"), "32MiB", "Maximum memory for traces that wait to be sent."
+    )
+    spool: str | None = _setting(
+        "spool", _DIRECTORY, "off", "Directory where traces wait on disk while the endpoint does not answer."
+    )
+    spool_bytes: int = _setting("spool-size", _size("1GiB"), "256MiB", "Maximum disk space for spooled traces.")
+    drain_s: float = _setting(
+        "drain-interval", _interval(0.05, 5), "500ms", "How often to read records from the kernel."
+    )
+    refresh_s: float = _setting("refresh-interval", _interval(0.1, 60), "1s", "How often to look for new guests.")
+    look_s: float = _setting("look-interval", _interval(1, 600), "5s", "How often to look for requests that hang.")
 
     @property
-    def keeping(self) -> Keeping:
+    def policy(self) -> KeepPolicy:
         """Which traces get a record."""
-        return Keeping(self.one_in, self.slow_s, self.slow_by_operation_s)
+        return KeepPolicy(self.one_in, self.slow_s, self.slow_by_operation_s)
 
     @property
     def wait_threshold(self) -> WaitThreshold:
-        """From when on a wait has a span of its own."""
+        """Which waits have a span of their own."""
         return WaitThreshold(round(self.wait_span_s * 1e9), self.wait_share)
 
 
 SETTINGS = {
-    each.metadata["name"]: Setting(
-        each.metadata["name"], each.name, each.metadata["kind"], each.default, each.metadata["help"]
+    each.metadata["key"]: Setting(
+        [f"--{each.metadata['key']}", each.name], envvar=variable(each.metadata["key"]), **each.metadata["option"]
     )
     for each in fields(Settings)
 }
-"""By name, in the order in which people are told of them."""
+"""Options of `run` by their keys in the file, in the order in which they are listed."""
+
+
+class Effective(NamedTuple):
+    """
+    The settings in force.
+
+    Attributes:
+        settings: their values.
+        origins: by key, where each came from, as `Setting.origin` says it.
+        file: the one that was read, if any.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+    file: Path | None
+
+
+def settings_in_force(ctx: click.Context) -> Effective:
+    """The settings that click has found for `run`."""
+    settings = Settings(**{str(each.name): ctx.params[str(each.name)] for each in SETTINGS.values()})
+    return Effective(settings, {key: each.origin(ctx) for key, each in SETTINGS.items()}, ctx.params["file"])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import AUDIT_SITES, RECORD, SITES, RbdOperation, Records, Stage
-from otel_qemu.probe.keeping import EVERYTHING, Keeping
+from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe.program import SETTINGS
 from otel_qemu.trace import kernel_histograms
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
@@ -72,7 +72,7 @@ class Machine:
         told: the layout the program is told, where it is another one.
         tables: capacity of the maps named.
         ring_bytes: capacity of the ring.
-        keeping: which traces get a record.
+        policy: which traces get a record.
         bounds_s: of the histograms.
         by_cookie: enter by the programs of a uprobe_multi link, not by those of one function each.
         keep_all: the process is one of those of which every record is needed.
@@ -86,7 +86,7 @@ class Machine:
         told: Layout | None = None,
         tables: dict[str, int] | None = None,
         ring_bytes: int = RING_BYTES,
-        keeping: Keeping = EVERYTHING,
+        policy: KeepPolicy = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         by_cookie: bool = False,
         keep_all: bool = False,
@@ -102,7 +102,7 @@ class Machine:
         self.hits = 0
         self.bounds_s = bounds_s
         self._by_cookie = by_cookie
-        self.set_up(keeping)
+        self.set_up(policy)
         self.trace(PID, told or layout, keep_all=keep_all)
         if audit:
             self._library.put("led", struct.pack("<I", PID), bytes(4))
@@ -117,13 +117,13 @@ class Machine:
             struct.pack("<14I", *layout.as_words(), keep_all, proving, 0, 0, 0, 0, 0),
         )
 
-    def set_up(self, keeping: Keeping) -> None:
+    def set_up(self, policy: KeepPolicy) -> None:
         """Say what to keep from now on; the bounds stay."""
         settings = np.zeros((), dtype=SETTINGS)
         settings["bounds_ns"] = np.iinfo("u8").max
         settings["bounds_ns"][: len(self.bounds_s)] = in_ns(self.bounds_s)
-        settings["slow_ns"], settings["slow_call_ns"] = keeping.slow_ns, keeping.slow_call_ns
-        settings["one_in"] = keeping.one_in
+        settings["slow_ns"], settings["slow_call_ns"] = policy.slow_ns, policy.slow_call_ns
+        settings["one_in"] = policy.one_in
         self._settings = settings
         self._library.set_up(settings.tobytes())
 

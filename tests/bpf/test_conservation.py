@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from otel_qemu.events import COUNTERS, Kind, Layer, RbdOperation
-from otel_qemu.probe.keeping import Keeping
+from otel_qemu.policy import KeepPolicy
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import PID, Completion, Machine, Request, Via
 from tests.bpf.test_limits import room_for
@@ -54,9 +54,9 @@ class Guest(RuleBasedStateMachine):
         by_cookie: bool, keep_all: bool,
     ) -> None:  # fmt: skip
         tables = {"requests": requests, "calls": calls, "held": held, "latencies": series}
-        keeping = Keeping(one_in, slow_ns * 1e-9 if slow_ns else None)
+        policy = KeepPolicy(one_in, slow_ns * 1e-9 if slow_ns else None)
         self.machine = Machine(
-            LAYOUTS[version], tables=tables, ring_bytes=room_for(room), keeping=keeping, by_cookie=by_cookie,
+            LAYOUTS[version], tables=tables, ring_bytes=room_for(room), policy=policy, by_cookie=by_cookie,
             keep_all=keep_all,
         )  # fmt: skip
         self.machine.world.dice_step = 0x5000_0000

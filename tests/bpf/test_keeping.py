@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import Ending, Kept, Kind, RbdOperation
-from otel_qemu.probe.keeping import COUNTS_ONLY, EVERYTHING, Keeping
+from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from tests.bpf.machine import PID, READ_10, Completion, Machine, Request
 from tests.bpf.test_limits import room_for
 
@@ -15,9 +15,9 @@ HIGHEST = 2**32 - 1
 """The greatest random number: whatever the rate, it means no; 0 means yes."""
 
 
-def keeping_machine(keeping: Keeping, *, dice: int = HIGHEST, **others: object) -> Machine:
+def keeping_machine(policy: KeepPolicy, *, dice: int = HIGHEST, **others: object) -> Machine:
     """A machine whose random numbers are all the same."""
-    machine = Machine(keeping=keeping, **others)  # type: ignore[arg-type]
+    machine = Machine(policy=policy, **others)  # type: ignore[arg-type]
     machine.world.dice = dice
     return machine
 
@@ -118,7 +118,7 @@ def test_a_call_without_request_is_kept_for_its_error(value: int, kept: bool) ->
 @pytest.mark.parametrize("cdb", [READ_10, READ_16, WRITE_10, b"\xc0" + bytes(9)])
 def test_slow_is_from_the_threshold_of_the_operation_on(cdb: bytes) -> None:
     """At exactly the threshold and above; the operation's own one comes before that of all."""
-    machine = keeping_machine(Keeping(0, 1e-3, (("READ", 5e-3),)))
+    machine = keeping_machine(KeepPolicy(0, 1e-3, (("READ", 5e-3),)))
     threshold_ns = 5_000_000 if cdb in (READ_10, READ_16) else 1_000_000
     for more in (-1, 0, 1):
         request(machine, threshold_ns + more, cdb, calls=2)
@@ -131,7 +131,7 @@ def test_slow_is_from_the_threshold_of_the_operation_on(cdb: bytes) -> None:
 
 def test_a_slow_operation_alone_leaves_the_others_out() -> None:
     """Without a threshold for all, only that of the operation counts."""
-    machine = keeping_machine(Keeping(0, None, (("WRITE", 1e-3),)))
+    machine = keeping_machine(KeepPolicy(0, None, (("WRITE", 1e-3),)))
     for cdb in (READ_10, WRITE_10):
         request(machine, 10**12, cdb)
     lone_call(machine, 10**12)
@@ -141,14 +141,14 @@ def test_a_slow_operation_alone_leaves_the_others_out() -> None:
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_a_call_without_request_is_slow_by_the_threshold_of_all(more: int) -> None:
     """No operation's threshold is its."""
-    machine = keeping_machine(Keeping(0, 1e-3, (("READ", 1e-6),)))
+    machine = keeping_machine(KeepPolicy(0, 1e-3, (("READ", 1e-6),)))
     lone_call(machine, 1_000_000 + more)
     assert machine.records()["kept"].tolist() == [Kept.SLOW] * (more >= 0)
 
 
 def test_the_rarest_reason_is_told() -> None:
     """An error that is slow is an error; what is slow is not sampled."""
-    machine = keeping_machine(Keeping(1, 1e-9))
+    machine = keeping_machine(KeepPolicy(1, 1e-9))
     machine.now_ns += 1
     one = machine.submit_request()
     machine.now_ns += 10
@@ -163,7 +163,7 @@ def test_the_dice_decide_at_exactly_one_in_so_many(one_in: int) -> None:
     """Random numbers below 2^32 / N are a yes, all others a no."""
     limit = 2**32 // one_in
     for dice in {0, max(limit - 1, 0), limit, HIGHEST}:
-        machine = keeping_machine(Keeping(one_in), dice=dice)
+        machine = keeping_machine(KeepPolicy(one_in), dice=dice)
         request(machine)
         lone_call(machine)
         assert len(machine.records()) == 2 * (dice < limit)
@@ -174,7 +174,7 @@ def test_the_dice_decide_at_exactly_one_in_so_many(one_in: int) -> None:
 @given(st.integers(1, 50), st.integers(0, HIGHEST), st.integers(0, HIGHEST), st.integers(0, 40))
 def test_as_many_are_kept_as_the_dice_say(one_in: int, first: int, step: int, count: int) -> None:
     """One throw a request, in their order; whole traces."""
-    machine = keeping_machine(Keeping(one_in), dice=first)
+    machine = keeping_machine(KeepPolicy(one_in), dice=first)
     machine.world.dice_step = step
     for tag in range(count):
         one = machine.submit_request(tag=tag)
@@ -203,7 +203,7 @@ def test_a_request_that_is_not_kept_takes_its_calls_with_it() -> None:
 
 def test_a_call_after_the_end_of_its_request_is_judged_by_itself() -> None:
     """Its request may be kept or not: it is a trace of its own."""
-    machine = keeping_machine(Keeping(0, 1e-3))
+    machine = keeping_machine(KeepPolicy(0, 1e-3))
     for call_ns, status in ((10, 0), (2_000_000, 0), (10, 2)):
         one = machine.submit_request()
         call = machine.call(one, RbdOperation.READ)
@@ -227,7 +227,7 @@ def test_the_end_of_a_request_from_before_us_is_always_kept() -> None:
 
 def test_a_process_of_which_all_is_needed_is_not_thinned_out() -> None:
     """Its requests and calls are kept without dice, with the reason that applies; others are not."""
-    machine = keeping_machine(Keeping(0, 1e-3), keep_all=True)
+    machine = keeping_machine(KeepPolicy(0, 1e-3), keep_all=True)
     request(machine, calls=2)
     request(machine, 1_000_000)
     lone_call(machine)
@@ -245,7 +245,7 @@ def test_a_process_of_which_all_is_needed_is_not_thinned_out() -> None:
 
 def test_what_is_kept_but_finds_the_ring_full_is_told_apart() -> None:
     """Not kept and not written are two counters."""
-    machine = keeping_machine(Keeping(0, 1e-3), ring_bytes=room_for(1))
+    machine = keeping_machine(KeepPolicy(0, 1e-3), ring_bytes=room_for(1))
     for duration_ns in (0, 1_000_000, 1_000_000, 0):
         request(machine, duration_ns, calls=2)
     counted = machine.counted()
@@ -266,8 +266,8 @@ def test_every_request_and_call_has_a_record_or_a_reason(
     one_in: int, slow_ns: int, room: int, held: int, made: list[tuple[str, int, int]]
 ) -> None:
     """Records and reasons add up to all that ended: of requests, and of calls."""
-    keeping = Keeping(one_in, slow_ns * 1e-9 if slow_ns else None)
-    machine = keeping_machine(keeping, dice=0, ring_bytes=room_for(room), tables={"held": held})
+    policy = KeepPolicy(one_in, slow_ns * 1e-9 if slow_ns else None)
+    machine = keeping_machine(policy, dice=0, ring_bytes=room_for(room), tables={"held": held})
     machine.world.dice_step = 0x6000_0001
     late: list[Completion] = []
     open_requests: list[Request] = []

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import Batch, Layer, RbdOperation
-from otel_qemu.probe.keeping import COUNTS_ONLY, EVERYTHING, Keeping
+from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 from otel_qemu.trace.names import Names
@@ -183,11 +183,11 @@ def test_what_has_no_duration_is_not_counted(machine: Machine) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("keeping", [EVERYTHING, COUNTS_ONLY, Keeping(one_in=3)], ids=["all", "none", "some"])
+@pytest.mark.parametrize("policy", [EVERYTHING, COUNTS_ONLY, KeepPolicy(one_in=3)], ids=["all", "none", "some"])
 @pytest.mark.parametrize("room", [0, 3, 1000])
-def test_everything_is_counted_whatever_becomes_of_the_records(keeping: Keeping, room: int) -> None:
+def test_everything_is_counted_whatever_becomes_of_the_records(policy: KeepPolicy, room: int) -> None:
     """A full ring and the keep rules take records, and nothing from the histograms."""
-    machine = Machine(keeping=keeping, ring_bytes=room_for(room))
+    machine = Machine(policy=policy, ring_bytes=room_for(room))
     machine.world.dice_step = 0x3456_789A
     for number in range(60):
         one = machine.submit_request(WRITE_10, xfer=4096)

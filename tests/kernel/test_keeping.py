@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import RECORD, Kept, Kind, Layer
+from otel_qemu.policy import COUNTS_ONLY, KeepPolicy
 from otel_qemu.probe import tracer as tracer_module
 from otel_qemu.probe.inspection import Inspection, inspect
-from otel_qemu.probe.keeping import COUNTS_ONLY, Keeping
 from otel_qemu.probe.layouts import UNKNOWN_OFFSET
 from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.trace.histograms import Histograms, in_ns, parse_bounds
@@ -62,10 +62,10 @@ def latencies_bytes(tracing: Tracing, layer: Layer) -> int:
     return int(latencies["bytes"][series["layer"] == layer].sum())
 
 
-@pytest.mark.parametrize("keeping", [Keeping(), COUNTS_ONLY, Keeping(7)], ids=["all", "errors", "some"])
-def test_the_histograms_have_every_request(qemu: FakeQemu, keeping: Keeping) -> None:
+@pytest.mark.parametrize("policy", [KeepPolicy(), COUNTS_ONLY, KeepPolicy(7)], ids=["all", "errors", "some"])
+def test_the_histograms_have_every_request(qemu: FakeQemu, policy: KeepPolicy) -> None:
     """Command by command exactly the numbers that were made, whatever is kept."""
-    with Tracing(qemu, keeping=keeping) as tracing:
+    with Tracing(qemu, policy=policy) as tracing:
         done: dict[str, dict[tuple[str, str], int]] = {}
         for command, counts in COMMANDS.items():
             qemu.command(command)
@@ -106,7 +106,7 @@ def test_calls_that_were_not_held_are_in_both(qemu: FakeQemu) -> None:
 
 def test_bytes_are_added_up(qemu: FakeQemu) -> None:
     """What the guest transferred, and what librbd was asked for."""
-    with Tracing(qemu, keeping=COUNTS_ONLY) as tracing:
+    with Tracing(qemu, policy=COUNTS_ONLY) as tracing:
         qemu.command("read 211 4096 16")
         qemu.command("write 101 5120")
         qemu.command("flush 19")
@@ -136,7 +136,7 @@ def test_a_ring_that_nobody_reads_takes_nothing_from_the_histograms(qemu: FakeQe
 
 def test_one_in_none_keeps_errors_only(qemu: FakeQemu) -> None:
     """Failed, aborted and answered with CHECK CONDITION; each with all its calls, and with its reason."""
-    with Tracing(qemu, keeping=COUNTS_ONLY) as tracing:
+    with Tracing(qemu, policy=COUNTS_ONLY) as tracing:
         for command in ("read 2003 4096 16", "unmap 23 5", "orphan 23", "inquiry 23", "fail 11", "check-condition 7",
                         "cancel 5"):  # fmt: skip
             qemu.command(command)
@@ -155,7 +155,7 @@ def test_one_in_none_keeps_errors_only(qemu: FakeQemu) -> None:
 def test_one_in_ten_keeps_about_a_tenth(qemu: FakeQemu) -> None:
     """Within six standard deviations of what chance gives; the rest is counted as not kept."""
     count, one_in = 20011, 10
-    with Tracing(qemu, keeping=Keeping(one_in)) as tracing:
+    with Tracing(qemu, policy=KeepPolicy(one_in)) as tracing:
         qemu.command(f"read {count} 4096 32")
         counted = tracing.counted()
         records = tracing.records()
@@ -169,7 +169,7 @@ def test_one_in_ten_keeps_about_a_tenth(qemu: FakeQemu) -> None:
 
 def test_whole_traces_are_kept_or_not(qemu: FakeQemu) -> None:
     """Each request that is there has all its calls, and no call is there without its request."""
-    with Tracing(qemu, keeping=Keeping(3)) as tracing:
+    with Tracing(qemu, policy=KeepPolicy(3)) as tracing:
         qemu.command("unmap 2003 5 16")
         traces = tracing.traces()
         stats = tracing.correlator.stats
@@ -183,8 +183,8 @@ def test_whole_traces_are_kept_or_not(qemu: FakeQemu) -> None:
 
 def test_slow_requests_are_kept(qemu: FakeQemu) -> None:
     """Those that Ceph kept waiting for longer than their operation may take, and no others."""
-    keeping = Keeping(0, None, (("READ", 2.0),))
-    with Tracing(qemu, keeping=keeping) as tracing:
+    policy = KeepPolicy(0, None, (("READ", 2.0),))
+    with Tracing(qemu, policy=policy) as tracing:
         qemu.command("read 211 4096 16")
         qemu.command("hold")
         qemu.command("read 23 4096")
@@ -201,7 +201,7 @@ def test_slow_requests_are_kept(qemu: FakeQemu) -> None:
 
 def test_a_build_that_is_joined_in_user_space_keeps_everything(qemu: FakeQemu) -> None:
     """Without a walk, calls find their requests only if all of both are there; beside it, another is thinned out."""
-    with FakeQemu(OPAQUE) as opaque, Tracing(opaque, qemu, keeping=COUNTS_ONLY) as tracing:
+    with FakeQemu(OPAQUE) as opaque, Tracing(opaque, qemu, policy=COUNTS_ONLY) as tracing:
         opaque.command("read 211 4096")
         qemu.command("read 101 4096")
         records = tracing.records()
@@ -222,7 +222,7 @@ def test_bounds_are_those_that_were_asked_for(qemu: FakeQemu) -> None:
 
 def test_histograms_of_a_process_that_has_ended_stay(qemu: FakeQemu) -> None:
     """They leave the kernel's tables and are still given, with those of processes that go on."""
-    with FakeQemu(QEMU_11_1) as other, Tracing(qemu, other, keeping=COUNTS_ONLY) as tracing:
+    with FakeQemu(QEMU_11_1) as other, Tracing(qemu, other, policy=COUNTS_ONLY) as tracing:
         other.command("write 101 4096")
         qemu.command("read 23 4096")
         before = tracing.rows()
@@ -258,7 +258,7 @@ def test_more_bounds_than_there_is_room_for_are_refused(qemu: FakeQemu) -> None:
 def test_estimates_from_one_in_ten_are_those_of_all(qemu: FakeQemu) -> None:
     """What is kept stands, by its threshold, for what there was: each count and bin within its interval."""
     bounds_s = (0.0002, 0.0005, 0.001, 0.002, 0.005)
-    with Tracing(qemu, keeping=Keeping(10, 0.01), bounds_s=bounds_s) as tracing:
+    with Tracing(qemu, policy=KeepPolicy(10, 0.01), bounds_s=bounds_s) as tracing:
         qemu.command("read 30011 4096 32")
         qemu.command("write 10007 4096 4")
         qemu.command("check-condition 11")
@@ -291,13 +291,13 @@ def test_without_calls_nothing_is_kept_for_joining_them(monkeypatch: pytest.Monk
         return found
 
     monkeypatch.setattr(tracer_module, "inspect", without_rbd)
-    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, keeping=COUNTS_ONLY) as tracing:
+    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, policy=COUNTS_ONLY) as tracing:
         qemu.command("read 211 4096")
         assert tracing.counted() == {"scsi_submitted": 211, "scsi_completed": 211, "requests_not_kept": 211}
 
 
 def test_one_in_more_than_the_kernel_can_count_is_none(qemu: FakeQemu) -> None:
     """The dice have 32 bits, and the setting any number."""
-    with Tracing(qemu, keeping=Keeping(10**30)) as tracing:
+    with Tracing(qemu, policy=KeepPolicy(10**30)) as tracing:
         qemu.command("read 211 4096")
         assert tracing.counted()["requests_not_kept"] == 211

@@ -15,7 +15,7 @@ from otel_qemu.export.destination import Destination
 from otel_qemu.export.metric_client import MetricsClient
 from otel_qemu.export.metric_settings import MetricSettings, Temporality
 from otel_qemu.export.transport import Answer, Outcome
-from otel_qemu.probe.keeping import COUNTS_ONLY
+from otel_qemu.policy import COUNTS_ONLY
 from otel_qemu.service import Service
 from otel_qemu.trace.measurements import Measurements
 from otel_qemu.trace.names import Names
@@ -192,7 +192,7 @@ def test_delta_adds_up(qemu: FakeQemu) -> None:
 
 def test_a_tracer_gives_what_ended_processes_counted(qemu: FakeQemu) -> None:
     """Once, with their identity; together with those that go on it is all that was counted."""
-    with FakeQemu(QEMU_11_1) as other, Tracing(qemu, other, keeping=COUNTS_ONLY) as tracing:
+    with FakeQemu(QEMU_11_1) as other, Tracing(qemu, other, policy=COUNTS_ONLY) as tracing:
         other.command("write 101 4096")
         qemu.command("read 23 4096")
         assert tracing.tracer.probes > 0

@@ -8,8 +8,8 @@ import pytest
 
 from otel_qemu import cli
 from otel_qemu.errors import BadInput
-from otel_qemu.settings import read_settings
 from tests.kernel.unit_file import UNIT, capabilities, directive
+from tests.unit.effective_settings import read_settings
 
 ROOT = Path(__file__).parents[2]
 EXPOSED = 26
@@ -62,7 +62,7 @@ def test_it_is_alive_more_often_than_it_is_asked() -> None:
     """The settings allow no loop so slow that the watchdog would hear of it less than four times."""
     (watchdog_s,) = map(int, directive("WatchdogSec"))
     with pytest.raises(BadInput, match="--drain-interval"):
-        read_settings({"drain-interval": f"{watchdog_s // 4}s"}, {}, None, Path("/nonexistent"))
+        read_settings({"drain-interval": f"{watchdog_s // 4}s"}, {})
 
 
 def test_the_command_is_one_that_there_is() -> None:

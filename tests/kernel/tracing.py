@@ -9,8 +9,8 @@ from unittest.mock import patch
 import numpy as np
 
 from otel_qemu.events import COUNTERS, Batch, Records
+from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe import program, tracer
-from otel_qemu.probe.keeping import EVERYTHING, Keeping
 from otel_qemu.probe.program import Program
 from otel_qemu.probe.selection import Selection
 from otel_qemu.trace.correlate import Correlator
@@ -60,7 +60,7 @@ class Tracing:
 
     def __init__(
         self, *qemus: FakeQemu, route: str | None = None, requests: int | None = None, ring_pages: int | None = None,
-        keep: bool = True, prove: bool = False, keeping: Keeping = EVERYTHING,
+        keep: bool = True, prove: bool = False, policy: KeepPolicy = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S, audit: bool = False,
     ) -> None:  # fmt: skip
         """
@@ -73,7 +73,7 @@ class Tracing:
             ring_pages: of the ring; None for the product's.
             keep: whether a program that is loaded already will do.
             prove: whether layouts are put to the proof, which makes the first requests hit one probe more.
-            keeping: which traces get a record.
+            policy: which traces get a record.
             bounds_s: of the histograms.
         """
         self.selection = Those(*qemus)
@@ -83,7 +83,7 @@ class Tracing:
             patch.multiple(program, REQUESTS=requests, RING_PAGES=ring_pages),
             patch.multiple(tracer, RING_PAGES=ring_pages, Program=KeptProgram.one if keep else Program),
         ):
-            self.tracer = tracer.Tracer(self.selection, keeping, bounds_s, audit)
+            self.tracer = tracer.Tracer(self.selection, policy, bounds_s, audit)
         if not prove:
             self.tracer._proofs.begin = lambda *_: False  # type: ignore[method-assign]
         self.correlator = Correlator()

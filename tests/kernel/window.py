@@ -3,8 +3,8 @@
 from unittest.mock import patch
 
 from otel_qemu.events import Batch
+from otel_qemu.policy import EVERYTHING
 from otel_qemu.probe import tracer
-from otel_qemu.probe.keeping import EVERYTHING
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.service import Intervals, Service

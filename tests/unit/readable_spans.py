@@ -16,7 +16,7 @@ from opentelemetry.trace.span import TraceState
 from otel_qemu import __version__
 from otel_qemu.events import Ending
 from otel_qemu.export import semconv
-from otel_qemu.export.waits import WaitThreshold
+from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Join, Table, Traces
 from tests.unit import readable_attributes as attributes

@@ -8,7 +8,7 @@ import pytest
 
 from otel_qemu import cli
 from otel_qemu.errors import NothingToTrace
-from otel_qemu.probe.keeping import EVERYTHING, Keeping
+from otel_qemu.policy import EVERYTHING, KeepPolicy
 
 USAGE = 2
 RECORDING = str(Path(__file__).parents[1] / "replay/recordings/throttled.otq")
@@ -19,13 +19,13 @@ class _Asked(NothingToTrace):
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Keeping]]:
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[KeepPolicy]]:
     """What the commands ask to be kept; none of them traces."""
     monkeypatch.chdir(tmp_path)
-    found: list[Keeping] = []
+    found: list[KeepPolicy] = []
 
-    def service(_selection: object, _sinks: object, keeping: Keeping, *_others: object, **_more: object) -> None:
-        found.append(keeping)
+    def service(_selection: object, _sinks: object, policy: KeepPolicy, *_others: object, **_more: object) -> None:
+        found.append(policy)
         raise _Asked("nothing is traced here")
 
     with patch.object(cli, "Service", service):
@@ -38,31 +38,31 @@ def record(*options: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("options", "keeping"),
+    ("options", "policy"),
     [
         ((), EVERYTHING),
-        (("--one-in", "0"), Keeping(0)),
-        (("--one-in", "1000", "--slow", "100ms"), Keeping(1000, 0.1)),
+        (("--one-in", "0"), KeepPolicy(0)),
+        (("--one-in", "1000", "--slow", "100ms"), KeepPolicy(1000, 0.1)),
         (("--slow", "off"), EVERYTHING),
-        (("--slow", "0.5"), Keeping(1, 0.5)),
-        (("--slow", "250us"), Keeping(1, 0.00025)),
-        (("--slow-operation", "WRITE=20ms"), Keeping(1, None, (("WRITE", 0.02),))),
+        (("--slow", "0.5"), KeepPolicy(1, 0.5)),
+        (("--slow", "250us"), KeepPolicy(1, 0.00025)),
+        (("--slow-operation", "WRITE=20ms"), KeepPolicy(1, None, (("WRITE", 0.02),))),
         (("--slow-operation", "write=20MS", "--slow-operation", "Unmap=1s"),
-         Keeping(1, None, (("WRITE", 0.02), ("UNMAP", 1.0)))),
-        (("--slow", "1", "--slow-operation", "OTHER=2"), Keeping(1, 1.0, (("OTHER", 2.0),))),
+         KeepPolicy(1, None, (("WRITE", 0.02), ("UNMAP", 1.0)))),
+        (("--slow", "1", "--slow-operation", "OTHER=2"), KeepPolicy(1, 1.0, (("OTHER", 2.0),))),
     ],
 )  # fmt: skip
-def test_what_to_keep_is_read(asked: list[Keeping], options: tuple[str, ...], keeping: Keeping) -> None:
+def test_what_to_keep_is_read(asked: list[KeepPolicy], options: tuple[str, ...], policy: KeepPolicy) -> None:
     """Durations with and without unit, operations in any case, one after the other."""
     assert record(*options) == NothingToTrace.exit_code
-    assert asked == [keeping]
+    assert asked == [policy]
 
 
-def test_run_keeps_what_is_worth_seeing(asked: list[Keeping]) -> None:
+def test_run_keeps_what_is_worth_seeing(asked: list[KeepPolicy]) -> None:
     """By default errors, what takes 100 ms, and one in a thousand; `record` keeps all."""
     assert cli.main(["run"]) == NothingToTrace.exit_code
     assert cli.main(["run", "--one-in", "1", "--guest-rate", "off"]) == NothingToTrace.exit_code
-    assert asked == [Keeping(1000, 0.1), Keeping(1, 0.1)]
+    assert asked == [KeepPolicy(1000, 0.1), KeepPolicy(1, 0.1)]
 
 
 @pytest.mark.parametrize("rate", ["-1", "many"])
@@ -97,7 +97,7 @@ def test_a_rate_is_a_number(rate: str, capsys: pytest.CaptureFixture[str]) -> No
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_one_line(
-    asked: list[Keeping], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: tuple[str, ...]
+    asked: list[KeepPolicy], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     """Exit status 2, and a line that names the option and what is wrong with it; nothing is begun."""
     assert record(*options) == USAGE
@@ -118,7 +118,7 @@ def test_commands_that_keep_traces_have_the_options(command: str, capsys: pytest
 
 @pytest.mark.parametrize("bounds", ["exponential:1", "exponential:9", "2ms,1ms", "", ",".join(map(str, range(1, 33)))])
 def test_bounds_that_the_kernel_cannot_count_with_are_refused(
-    asked: list[Keeping], capsys: pytest.CaptureFixture[str], bounds: str
+    asked: list[KeepPolicy], capsys: pytest.CaptureFixture[str], bounds: str
 ) -> None:
     """At once, and not when the first guest comes: out of order, no scale, or more than it has room for."""
     for command in ("hist", "run"):
@@ -135,10 +135,10 @@ def test_bounds_of_records_may_be_any(capsys: pytest.CaptureFixture[str]) -> Non
     assert "WRITE" in capsys.readouterr().out
 
 
-def test_histograms_need_no_records(asked: list[Keeping]) -> None:
+def test_histograms_need_no_records(asked: list[KeepPolicy]) -> None:
     """`hist` keeps nothing but errors: it reads what the kernel has counted."""
     assert cli.main(["hist"]) == NothingToTrace.exit_code
-    assert asked == [Keeping(0)]
+    assert asked == [KeepPolicy(0)]
 
 
 @pytest.mark.parametrize("command", [("hist",), ("record", "-o", "recording")])
@@ -148,6 +148,6 @@ def test_an_audit_keeps_all_that_it_compares(tmp_path: Path, command: tuple[str,
     with patch.object(cli, "Service", side_effect=_Asked("nothing is traced here")) as service:
         line = [str(tmp_path / word) if word == "recording" else word for word in command]
         assert cli.main([*line, *["--audit"] * audit]) == NothingToTrace.exit_code
-    (_selection, _sinks, keeping, *_), options = service.call_args
+    (_selection, _sinks, policy, *_), options = service.call_args
     assert options["audit"] == audit
-    assert (keeping == EVERYTHING) == (audit or command[0] == "record")
+    assert (policy == EVERYTHING) == (audit or command[0] == "record")

@@ -19,7 +19,7 @@ from otel_qemu.export.encoded import SCOPE, EncodedTrace, request_of
 from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import encode, halves
-from otel_qemu.export.waits import WaitThreshold
+from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Disk, Guest, Names
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Join, Traces

@@ -16,7 +16,7 @@ from otel_qemu.errors import BadInput
 from otel_qemu.events import NO_RECORDS, Batch, Kept
 from otel_qemu.export.sampling import trace_state
 from otel_qemu.meters import Meter
-from otel_qemu.probe.keeping import Keeping
+from otel_qemu.policy import KeepPolicy
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import unix_offset_ns
 from otel_qemu.service import Intervals
@@ -41,7 +41,7 @@ class Stage:
 
     selection: Selection
     sinks: Sequence[Sink]
-    keeping: Keeping
+    policy: KeepPolicy
     bounds_s: tuple[float, ...]
     meters: Sequence[Meter]
     intervals: Intervals
@@ -121,7 +121,7 @@ def test_the_loops_settings_reach_the_loop(server: Server) -> None:
         "--drain-interval", "100ms", "--refresh-interval", "2s", "--look-interval", "3s", "--bounds", "1ms,2ms",
         "--duration", "9", "--wait", "--audit",
     )  # fmt: skip
-    assert stage.keeping == Keeping(5, 2.0, (("WRITE", 0.02),))
+    assert stage.policy == KeepPolicy(5, 2.0, (("WRITE", 0.02),))
     assert stage.intervals == Intervals(0.1, 2.0, 3.0)
     assert stage.bounds_s == (0.001, 0.002)
     assert (stage.duration_s, stage.waits, stage.asks_for_audit) == (9.0, True, True)

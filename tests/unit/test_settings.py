@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from otel_qemu import cli
 from otel_qemu.errors import BadInput
-from otel_qemu.probe.keeping import Keeping
-from otel_qemu.settings import SETTINGS, Settings, print_config, read_settings
-from otel_qemu.settings.kinds import seconds, show_duration
-from otel_qemu.settings.sources import lines_of
+from otel_qemu.policy import KeepPolicy
+from otel_qemu.settings import SETTINGS, Settings
+from otel_qemu.settings.option import lines_of
+from otel_qemu.settings.types import read_duration, show_duration
 from otel_qemu.trace.exponential import exponential_bounds
+from otel_qemu.views.configuration import configuration_text
+
+from .effective_settings import NOWHERE, read_settings
 
 ROOT = Path(__file__).parents[2]
-NOWHERE = Path("/nonexistent/otel-qemu.toml")
 
 # A value of each setting that is not its default: as a text, in TOML, and as it is read.
 OTHERS: dict[str, tuple[str, str, Any]] = {
@@ -61,12 +63,12 @@ def test_each_can_be_given_in_every_way(name: str, tmp_path: Path) -> None:
     """In the file, in the environment and by its flag, and it says the same; only it differs from the defaults."""
     text, toml, value = OTHERS[name]
     setting = SETTINGS[name]
-    flag = tuple(text.split(",")) if setting.kind.repeatable else text
-    expected = Settings(**{setting.field: value})
+    flag = tuple(text.split(",")) if setting.multiple else text
+    expected = Settings(**{str(setting.name): value})
 
     assert read(f"{name} = {toml}\n", folder=tmp_path) == expected
     assert read(f"{name} = '{text}'\n", folder=tmp_path) == expected
-    assert read(environment={setting.variable: text}) == expected
+    assert read(environment={str(setting.envvar): text}) == expected
     assert read_settings({name: flag}, {}, None, NOWHERE).settings == expected
 
 
@@ -74,8 +76,8 @@ def test_each_can_be_given_in_every_way(name: str, tmp_path: Path) -> None:
 def test_each_has_a_flag(name: str) -> None:
     """With its name, on `run`."""
     (option,) = [option for option in cli.run.params if f"--{name}" in option.opts]
-    assert option.name == SETTINGS[name].field
-    assert option.multiple == SETTINGS[name].kind.repeatable
+    assert option.name == SETTINGS[name].name
+    assert option.multiple == SETTINGS[name].multiple
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_exponential_bounds_are_a_setting(scale: int, tmp_path: Path) -> None:
     """Those of a scale that the kernel has room for; printed as durations, they are the same."""
     bounds_s = read(bounds=f"exponential:{scale}").bounds_s
     assert bounds_s == exponential_bounds(str(scale))
-    printed = print_config(read_settings({"bounds": f"exponential:{scale}"}, {}, None, NOWHERE), {})
+    printed = configuration_text(read_settings({"bounds": f"exponential:{scale}"}, {}, None, NOWHERE), {})
     assert read(printed, folder=tmp_path).bounds_s == bounds_s
 
 
@@ -154,10 +156,18 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ('queue-size = "1kB"', ("queue-size:", "1MiB or more")),
         ('queue-size = "64M"', ('"64M"', "a size like 32MiB")),
         ('spool = "relative"', ("spool:", "an absolute path, or off")),
+        ('spool = "/a\\u0000b"', ("spool:", "an absolute path, or off")),
+        ("spool = 1", ("spool: 1 is not allowed",)),
         ('drain-interval = "10s"', ("drain-interval:", "from 50ms to 5s")),
-        ('domain = [""]', ("domain:", "none of them empty")),
+        ('domain = [""]', ('domain: "" is not allowed', "not empty")),
         ("domain = [1]", ("domain: [1]",)),
         ("domain = 7", ("domain: 7",)),
+        ("domain = {a = 1}", ("domain: [", "not empty")),
+        ('slow-operation = ["WRITE=1", 2]', ('slow-operation: ["WRITE=1", 2]', "WRITE=20ms")),
+        ("[[slow-operation]]\nWRITE = 1", ("line 1: slow-operation: [", "WRITE=20ms")),
+        ('"one\\u005Fin" = 2', ("line 1: 'one_in' is no setting",)),
+        ("'one in' = 2", ("line 1: 'one in' is no setting",)),
+        ("one.in = 2", ("line 1: 'one' is no setting",)),
         ("one_in = 2", ("line 1: 'one_in' is no setting: is 'one-in' meant?",)),
         ("colour = 2", ("'colour' is no setting: one of domain, one-in,",)),
         ("one-in = ", ("is not TOML", "Invalid value")),
@@ -175,6 +185,29 @@ def test_what_is_wrong_in_a_file_is_named(text: str, words: tuple[str, ...], tmp
     assert all(word in said for word in words), said
 
 
+@pytest.mark.parametrize("wins", ["flag", "variable"])
+def test_a_wrong_value_is_refused_even_where_another_wins(wins: str, tmp_path: Path) -> None:
+    """It would be wrong at the next start; the file's is named first."""
+    flags: dict[str, Any] = {"one-in": "3"} if wins == "flag" else {}
+    right = {"OTEL_QEMU_ONE_IN": "3"} if wins == "variable" else {}
+    with pytest.raises(BadInput, match=r"settings\.toml line 2: one-in: -1 is not allowed"):
+        read("\none-in = -1", right, tmp_path, **flags)
+    with pytest.raises(BadInput, match=r"^OTEL_QEMU_ONE_IN: \"many\" is not allowed"):
+        read_settings({"one-in": "3"}, {"OTEL_QEMU_ONE_IN": "many"})
+
+
+@pytest.mark.parametrize("value", ["/nonexistent/file.toml", "broken.toml"])
+def test_help_needs_no_file(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody who mends a file may ask for it."""
+    (tmp_path / "broken.toml").write_text("one-in = ")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTEL_QEMU_CONFIG", value)
+    assert cli.main(["run", "--help"]) == 0
+    assert "--print-config" in capsys.readouterr().out
+
+
 def test_a_file_that_is_no_text_or_far_too_large_is_refused(tmp_path: Path) -> None:
     """In a line."""
     file = tmp_path / "settings.toml"
@@ -190,10 +223,10 @@ def test_a_file_that_is_no_text_or_far_too_large_is_refused(tmp_path: Path) -> N
 def test_flags_and_variables_are_refused_by_name(name: str) -> None:
     """With what is allowed."""
     setting = SETTINGS[name]
-    wrong = "\x00" if name == "spool" else "," if name == "domain" else "?"
-    flag = tuple(wrong.split(",")) if setting.kind.repeatable else wrong
-    with pytest.raises(BadInput, match=f"^{setting.variable}: "):
-        read(environment={setting.variable: wrong})
+    wrong = "," if name == "domain" else "?"
+    flag = tuple(wrong.split(",")) if setting.multiple else wrong
+    with pytest.raises(BadInput, match=f"^{setting.envvar}: "):
+        read(environment={str(setting.envvar): wrong})
     with pytest.raises(BadInput, match=f"^--{name}: "):
         read_settings({name: flag}, {}, None, NOWHERE)
 
@@ -214,10 +247,10 @@ def test_a_mistyped_variable_is_told(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("name", [None, *SETTINGS])
 def test_what_is_printed_reads_the_same(name: str | None, tmp_path: Path) -> None:
     """Defaults, and each setting in turn: the printed file gives the same settings, and says where each came from."""
-    environment = {SETTINGS[name].variable: OTHERS[name][0]} if name else {}
+    environment = {str(SETTINGS[name].envvar): OTHERS[name][0]} if name else {}
     before = read_settings({}, environment, None, NOWHERE)
 
-    printed = print_config(before, environment)
+    printed = configuration_text(before, environment)
 
     (tmp_path / "again.toml").write_text(printed)
     after = read_settings({}, {}, tmp_path / "again.toml")
@@ -308,23 +341,24 @@ def test_a_wrong_setting_is_the_end_of_it(capsys: pytest.CaptureFixture[str]) ->
 def test_what_the_service_gets() -> None:
     """Settings as the parts take them."""
     settings = Settings(one_in=5, slow_s=0.1, slow_by_operation_s=(("WRITE", 0.02),), wait_span_s=0.0025)
-    assert settings.keeping == Keeping(5, 0.1, (("WRITE", 0.02),))
+    assert settings.policy == KeepPolicy(5, 0.1, (("WRITE", 0.02),))
     assert (settings.wait_threshold.min_ns, settings.wait_threshold.min_share) == (2_500_000, 0.1)
 
 
 @given(st.integers(1, 10**18))
 def test_durations_read_as_they_are_shown(duration_ns: int) -> None:
     """Whatever the unit."""
-    assert seconds(show_duration(duration_ns / 1e9)) == duration_ns / 1e9
+    assert read_duration(show_duration(duration_ns / 1e9)) == duration_ns / 1e9
 
 
-@given(st.integers(0, 5), st.integers(1, 4), st.integers(0, 5))
-def test_the_line_of_a_key_is_where_it_begins(before: int, length: int, after: int) -> None:
+@given(st.integers(0, 5), st.integers(1, 4), st.integers(0, 5), st.sampled_from(["'''", '"""']))
+def test_the_line_of_a_key_is_where_it_begins(before: int, length: int, after: int, fence: str) -> None:
     """Whatever stands around it, however many lines its value has, and though its name stands elsewhere too."""
     head = "# wanted\u2028 = 1\n" + "".join(f'k{number} = "wanted = 2"\n' for number in range(before))
     value = "[" + ",\n".join(["1"] * length) + "]"
+    head += f"{fence}\nwanted = 5\n{fence}\n".replace(fence, f"text = {fence}", 1)
     tail = "".join(f"l{number} = '''\nwanted = 3\n'''\n" for number in range(after))
-    assert lines_of(f"{head}wanted = {value}\n{tail}[table]\nwanted = 4\n")["wanted"] == before + 2
+    assert lines_of(f"{head}wanted = {value}\n{tail}[table]\nwanted = 4\n")["wanted"] == before + 5
 
 
 def test_a_long_file_takes_no_longer_by_the_line() -> None:
@@ -337,11 +371,13 @@ def test_a_long_file_takes_no_longer_by_the_line() -> None:
     assert time.process_time() - begin_s - short_s < 30 * short_s
 
 
+def default_text(name: str) -> str:
+    """The default as help shows it."""
+    shown, default = SETTINGS[name].show_default, SETTINGS[name].default
+    return shown if isinstance(shown, str) else str(default)
+
+
 def test_the_settings_are_documented() -> None:
-    """Name and default of each, in their order."""
-    rows = [
-        line.split(" | ")[:2]
-        for line in (ROOT / "docs/settings.md").read_text().splitlines()
-        if line.startswith("| `--")
-    ]
-    assert rows == [[f"| `--{name}`", f"`{setting.default_text}`"] for name, setting in SETTINGS.items()]
+    """Name, default and help of each, in their order."""
+    rows = [line for line in (ROOT / "docs/settings.md").read_text().splitlines() if line.startswith("| `--")]
+    assert rows == [f"| `--{name}` | `{default_text(name)}` | {option.help} |" for name, option in SETTINGS.items()]

@@ -1,4 +1,4 @@
-"""Which traces are worth a record; every request and call is counted in the histograms in any case."""
+"""What an operator decides: which traces are kept, and which waits are shown.  Every request is counted in any case."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 from otel_qemu.trace.scsi import CODES, OPERATIONS
 
 NEVER_NS = int(np.iinfo("u8").max)
+"""A threshold that no duration reaches."""
 
 
 @dataclass(frozen=True)
-class Keeping:
+class KeepPolicy:
     """
-    Errors are always kept; what else, the fields say.  Whole traces are kept or not, never halves.
+    Which traces get a record.  Errors always do, and a trace is kept or dropped as a whole.
 
     Attributes:
-        one_in: of those that are neither an error nor slow, one in so many, by chance; 1: all; 0: none.
-        slow_s: a request or call that takes so long is kept; None: slowness does not matter.
-        slow_by_operation_s: the same for some operations (`scsi.OPERATIONS`), before `slow_s`.
+        one_in: keep one in this many of the traces that are neither an error nor slow; 1 keeps all, 0 keeps none.
+        slow_s: keep a request or call that takes this long or longer; None: no trace is kept for being slow.
+        slow_by_operation_s: thresholds of single operations (`scsi.OPERATIONS`), which override `slow_s`.
     """
 
     one_in: int = 1
@@ -42,5 +43,19 @@ class Keeping:
         return NEVER_NS if self.slow_s is None else round(self.slow_s * 1e9)
 
 
-EVERYTHING = Keeping()
-COUNTS_ONLY = Keeping(one_in=0)
+EVERYTHING = KeepPolicy()
+COUNTS_ONLY = KeepPolicy(one_in=0)
+
+
+@dataclass(frozen=True)
+class WaitThreshold:
+    """
+    When a wait in QEMU's block layer has a span of its own.  Either condition is enough.
+
+    Attributes:
+        min_ns: the wait lasts at least this long.
+        min_share: the wait takes at least this share of its request's duration, 0 to 1.
+    """
+
+    min_ns: int = 1_000_000
+    min_share: float = 0.1

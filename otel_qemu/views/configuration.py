@@ -1,4 +1,4 @@
-"""The effective settings, as a file that would give the same again; where each came from is behind it."""
+"""The settings in force, as a file that gives the same again, each with its origin; then where OTLP goes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,17 +9,16 @@ from otel_qemu.export.limits import Limits
 from otel_qemu.export.metric_settings import MetricSettings
 from otel_qemu.export.resources import asked_for
 from otel_qemu.export.text import MASK, printable, without_secrets
-from otel_qemu.settings.sources import Effective
-from otel_qemu.settings.table import SETTINGS
+from otel_qemu.settings import SETTINGS, Effective
 
 _STANDARD = re.compile(r"OTEL_(?!QEMU_)\w+", re.ASCII)
-_SAID = re.compile(
+_PUBLIC = re.compile(
     r"OTEL_(EXPORTER_OTLP_|BSP_|METRIC_|METRICS_|TRACES_|SDK_DISABLED$|RESOURCE_ATTRIBUTES$|SERVICE_NAME$)", re.ASCII
 )
-"""Variables whose values are no secrets; headers are, and what we do not know may be."""
+"""Variables whose values are not secret. Headers are, and a variable that we do not know may be."""
 
 
-def print_config(effective: Effective, environment: Mapping[str, str]) -> str:
+def configuration_text(effective: Effective, environment: Mapping[str, str]) -> str:
     """
     TOML, ending in a newline.
 
@@ -29,7 +28,7 @@ def print_config(effective: Effective, environment: Mapping[str, str]) -> str:
     Limits.from_environment(), asked_for()  # refuse what `run` would
     lines = [f"# {effective.file or 'no file'}; a flag wins over the environment, the environment over the file"]
     lines += _settings(effective)
-    lines += ["", "# Where OTLP goes, by the standard OTEL_* variables; headers are not shown."]
+    lines += ["", "# Where OTLP goes, by the standard OTEL_* variables; values of headers are not shown."]
     lines += _destinations()
     lines += _variables(environment)
     return "\n".join(lines) + "\n"
@@ -37,7 +36,7 @@ def print_config(effective: Effective, environment: Mapping[str, str]) -> str:
 
 def _settings(effective: Effective) -> Iterator[str]:
     for name, setting in SETTINGS.items():
-        value = setting.kind.show(getattr(effective.settings, setting.field))
+        value = setting.toml(getattr(effective.settings, str(setting.name)))
         yield f"{name} = {value}  # {printable(effective.origins[name])}"
 
 
@@ -69,6 +68,6 @@ def _variables(environment: Mapping[str, str]) -> Iterator[str]:
 def _shown(name: str, value: str) -> str:
     if name.endswith("_HEADERS"):
         return ",".join(f"{printable(pair.partition('=')[0].strip())}={MASK}" for pair in value.split(","))
-    if not _SAID.match(name):
+    if not _PUBLIC.match(name):
         return MASK
     return printable(without_secrets(value) if name.endswith("_ENDPOINT") else value)
