@@ -47,7 +47,7 @@ EXIT_DAMAGED = 1
 EXIT_INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="otel-qemu")
 def cli() -> None:
     """Trace every SCSI request of QEMU guests over the librbd calls it became."""
@@ -57,7 +57,7 @@ def cli() -> None:
 @selected
 @as_json
 def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> None:
-    """Say what can be traced here, process by process; exit 0 only if tracing would work."""
+    """Show what can be traced on this host. Exits with 0 only if tracing would work."""
     selection = Selection(domains, pids)
     trials = try_all(selection)
     for trial in trials:
@@ -75,7 +75,12 @@ def check(domains: tuple[str, ...], pids: tuple[int, ...], as_json: bool) -> Non
 @click.option("--wait", is_flag=True, help="If no guest runs yet, wait for one instead of exiting with an error.")
 @audited
 def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wait: bool, audit: bool) -> None:
-    """Trace, and send traces and metrics over OTLP (the OTEL_* variables say where to), until stopped."""
+    """
+    Trace until stopped, and send traces and metrics over OTLP.
+
+    The standard OTEL_* variables say where to.  A setting such as --one-in can also be given by an
+    environment variable, OTEL_QEMU_ONE_IN=1000, or in the file that --config names, one-in = 1000.
+    """
     from otel_qemu.export.metric_client import MetricsClient
 
     intervals = Intervals(settings.drain_s, settings.refresh_s, settings.look_s)
@@ -120,7 +125,12 @@ def hist(
     as_json: bool,
     audit: bool,
 ) -> None:
-    """Collect latency histograms by guest, disk, layer and operation; print them at the end or on Ctrl-C."""
+    """
+    Count latencies, then print histograms.
+
+    There is one histogram for each guest, disk, layer and operation.  They are printed at the end of --duration or on
+    Ctrl-C.
+    """
     policy = EVERYTHING if audit else COUNTS_ONLY  # joins are compared record by record
     service = Service(Selection(domains, pids), [], policy, bounds_s, audit=audit)
     service.run(duration_s, _announce)
@@ -145,7 +155,7 @@ def record(
     policy: KeepPolicy,
     audit: bool,
 ) -> None:
-    """Keep records in a file, for `replay`."""
+    """Write traces to a file, which replay reads."""
     with RecordSink(output, {"bounds_s": DEFAULT_BOUNDS_S, "one_in": policy.one_in}) as sink:
         service = Service(Selection(domains, pids), [sink], policy, audit=audit)
 
@@ -177,17 +187,17 @@ def record(
 @setting(
     "bounds",
     type=ANY_BOUNDS,
-    help="With --hist, upper bounds of the histograms' bins: ascending durations, or exponential:SCALE.",
+    help="With --hist, upper bounds of the histograms' bins, such as 1ms,5ms,10ms or exponential:3.",
 )
-@click.option(
-    "--slowest",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Only the N slowest requests, slowest first.",
-    show_default="all, in order of time",
-)
+@click.option("--slowest", type=click.IntRange(1), metavar="N", show_default="all",
+              help="Show only the N slowest requests, slowest first.")  # fmt: skip
 def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | None) -> None:
-    """Show the traces of a recording: everything after the kernel is run again, exactly; its audit, too."""
+    """
+    Show the traces of a recording.
+
+    Everything after the kernel runs again on the recorded data, with the same result; so does the audit, if the
+    recording was made with --audit.
+    """
     recording = Recording.open(file)
     pipeline = Pipeline(audit=True)
     everything = pipeline.traces_of(recording.batches())

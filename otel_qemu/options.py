@@ -8,24 +8,25 @@ from typing import Any
 import click
 
 from otel_qemu.policy import KeepPolicy
-from otel_qemu.settings import SETTINGS, settings_in_force
+from otel_qemu.settings import SETTINGS, settings_in_force, types
 from otel_qemu.settings.option import Setting, config_option
-from otel_qemu.settings.types import bounds_type
 from otel_qemu.views.configuration import configuration_text
 
 Command = Callable[..., Any]
 
-ANY_BOUNDS = bounds_type(float("inf"), "ascending durations, like 1ms,5ms,10ms, or exponential:SCALE")
+ANY_BOUNDS = types.bounds("ascending durations, like 1ms,5ms,10ms, or exponential:SCALE", float("inf"))
 """Bounds of histograms that are made of records, where the kernel sets no limit."""
 
-by_pid = click.option("--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", show_default="all",
-                      help="Select the QEMU process with this id. May be repeated.")  # fmt: skip
+by_pid = click.option(
+    "--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", show_default="all",
+    help="Select the QEMU process with this id. May be repeated, and combined with --domain.",
+)  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 timed = click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
                      show_default="until interrupted", help="Stop after this many seconds.")  # fmt: skip
 audited = click.option("--audit", is_flag=True,
-                       help="Also attach the exact pointer chain, and report how many joins agree with it. This slows "
-                            "guests down.")  # fmt: skip
+                       help="Also follow each request's exact chain of pointers, and report how many joins agree with "
+                            "it. This slows guests down.")  # fmt: skip
 
 
 def setting(key: str, **changes: Any) -> Callable[[Command], Command]:

@@ -14,44 +14,13 @@ from otel_qemu.settings.types import SettingType, show_duration
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 
-_NUMBER = (str, int, float)
 _LEAST_S, _LONGEST_S = 1e-9, 9e9  # one ns, and what 64 bits of ns hold
 _MOST_ONE_IN = 1 << 32  # the kernel's dice have 32 bits
-
-
-def _duration(allowed: str, least_s: float, most_s: float, optional: bool = False) -> SettingType:
-    return SettingType("DURATION", allowed, _NUMBER, types.read_duration, show_duration, least_s, most_s, optional)
+_ABOVE_0, _FINITE = sys.float_info.min, sys.float_info.max
 
 
 def _interval(least_s: float, most_s: float) -> SettingType:
-    return _duration(f"a duration from {show_duration(least_s)} to {show_duration(most_s)}", least_s, most_s)
-
-
-def _size(example: str) -> SettingType:
-    return SettingType(
-        "SIZE", f"a size like {example}, 1MiB or more", (str, int), types.read_size, types.show_size, 2**20
-    )
-
-
-def _read_rate(value: str | float) -> float:
-    rate = float(value)
-    return int(rate) if rate.is_integer() else rate  # 100, not 100.0, is what people see
-
-
-_NAME = SettingType("NAME|UUID", "a name or UUID of a libvirt domain, not empty", (str,), types.read_name)
-_ONE_IN = SettingType("N", f"a whole number, 0 to {_MOST_ONE_IN}", (str, int), int, least=0, most=_MOST_ONE_IN)
-_SLOW = _duration("a duration like 100ms, or off", _LEAST_S, _LONGEST_S, optional=True)
-_SLOW_OPERATION = types.slow_operation_type(_duration("a duration like 20ms", _LEAST_S, _LONGEST_S))
-_RATE = SettingType(
-    "N", "a number of traces a second above 0, or off", _NUMBER, _read_rate,
-    least=sys.float_info.min, most=sys.float_info.max, optional=True,
-)  # fmt: skip
-_WAIT = _duration("a duration like 1ms, or 0", 0, _LONGEST_S)
-_SHARE = SettingType("SHARE", "a number from 0 to 1", _NUMBER, float, least=0, most=1)
-_BOUNDS = types.bounds_type(
-    MOST_BOUNDS, f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0"
-)
-_DIRECTORY = SettingType("DIRECTORY", "an absolute path, or off", (str,), types.read_path, optional=True)
+    return types.duration(f"a duration from {show_duration(least_s)} to {show_duration(most_s)}", least_s, most_s)
 
 
 def _setting(key: str, type: SettingType, default: str, help: str) -> Any:
@@ -64,50 +33,59 @@ def _repeatable(key: str, type: SettingType, default_text: str, help: str) -> An
     return field(default=(), metadata={"key": key, "option": described})
 
 
+# fmt: off
+_NAME = types.text("NAME|UUID", "a name or UUID of a libvirt domain, not empty", ".+")
+_ONE_IN = SettingType("N", f"a whole number, 0 to {_MOST_ONE_IN}", (str, int), int, least=0, most=_MOST_ONE_IN)
+_SLOW = types.duration("a duration like 100ms, or off", _LEAST_S, _LONGEST_S, optional=True)
+_SLOW_OPERATION = types.slow_operation(
+    "an operation and a duration, like WRITE=20ms", types.duration("a duration like 20ms", _LEAST_S, _LONGEST_S))
+_RATE = types.number("N", "a number of traces a second above 0, or off", _ABOVE_0, _FINITE, optional=True)
+_WAIT = types.duration("a duration like 1ms, or 0", 0, _LONGEST_S)
+_SHARE = types.number("SHARE", "a number from 0 to 1", 0, 1)
+_BOUNDS = types.bounds(
+    f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0", MOST_BOUNDS)
+_QUEUE = types.size("a size like 32MiB, 1MiB or more", 2**20)
+_SPOOL = types.text("DIRECTORY", "an absolute path, or off", "/[^\0]*", optional=True)
+_SPOOL_SIZE = types.size("a size like 1GiB, 1MiB or more", 2**20)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The value of each setting; its help says what it does."""
 
     domains: tuple[str, ...] = _repeatable(
-        "domain", _NAME, "all", "Trace only this libvirt domain, given by name or UUID."
-    )
+        "domain", _NAME, "all", "Select this libvirt domain, given by name or UUID.")
     one_in: int = _setting(
-        "one-in", _ONE_IN, "1000", "Keep one in N of the traces that are neither slow nor an error; 0 keeps none."
-    )
+        "one-in", _ONE_IN, "1000", "Keep one in N of the traces that are neither slow nor an error; 0 keeps none.")
     slow_s: float | None = _setting(
-        "slow", _SLOW, "100ms", "Keep the trace of every request or call that takes this long or longer."
-    )
+        "slow", _SLOW, "100ms", "Keep the trace of every request or call that takes this long or longer.")
     slow_by_operation_s: tuple[tuple[str, float], ...] = _repeatable(
-        "slow-operation", _SLOW_OPERATION, "none", "Threshold for one SCSI operation, overriding --slow."
-    )
+        "slow-operation", _SLOW_OPERATION, "none", "Threshold for one SCSI operation, overriding --slow.")
     guest_traces_per_s: float | None = _setting(
-        "guest-rate", _RATE, "100",
-        "Export at most N traces per second of each guest, divided fairly among its disks; the rest is only counted.",
-    )  # fmt: skip
+        "guest-rate", _RATE, "100", "Export at most N traces per second of each guest, divided fairly among its disks; "
+        "the rest is only counted.")
     wait_span_s: float = _setting(
-        "wait-span", _WAIT, "1ms", "A wait in QEMU's block layer that takes at least this long has a span of its own."
-    )
+        "wait-span", _WAIT, "1ms", "A wait in QEMU's block layer that takes at least this long has a span of its own.")
     wait_share: float = _setting(
-        "wait-share", _SHARE, "0.1",
-        "A wait in QEMU's block layer that takes at least this share of its request's time also has a span of its own.",
-    )  # fmt: skip
+        "wait-share", _SHARE, "0.1", "A wait in QEMU's block layer that takes at least this share of its request's "
+        "time also has a span of its own.")
     bounds_s: tuple[float, ...] = _setting(
-        "bounds", _BOUNDS, ",".join(map(show_duration, DEFAULT_BOUNDS_S)),
-        f"Upper bounds of the histograms' bins: at most {MOST_BOUNDS} ascending durations, or exponential:SCALE with a "
-        "scale of 0 or below.",
-    )  # fmt: skip
+        "bounds", _BOUNDS, ", ".join(map(show_duration, DEFAULT_BOUNDS_S)), "Upper bounds of the histograms' bins, "
+        f"such as 1ms,5ms,10ms: at most {MOST_BOUNDS} ascending durations, or exponential:SCALE with a scale of 0 or "
+        "below.")
     queue_bytes: int = _setting(
-        "queue-size", _size("32MiB"), "32MiB", "Maximum memory for traces that wait to be sent."
-    )
+        "queue-size", _QUEUE, "32MiB", "Maximum memory for traces that wait to be sent.")
     spool: str | None = _setting(
-        "spool", _DIRECTORY, "off", "Directory where traces wait on disk while the endpoint does not answer."
-    )
-    spool_bytes: int = _setting("spool-size", _size("1GiB"), "256MiB", "Maximum disk space for spooled traces.")
+        "spool", _SPOOL, "off", "Directory where traces wait on disk while the endpoint does not answer.")
+    spool_bytes: int = _setting(
+        "spool-size", _SPOOL_SIZE, "256MiB", "Maximum disk space for spooled traces.")
     drain_s: float = _setting(
-        "drain-interval", _interval(0.05, 5), "500ms", "How often to read records from the kernel."
-    )
-    refresh_s: float = _setting("refresh-interval", _interval(0.1, 60), "1s", "How often to look for new guests.")
-    look_s: float = _setting("look-interval", _interval(1, 600), "5s", "How often to look for requests that hang.")
+        "drain-interval", _interval(0.05, 5), "500ms", "How often to read records from the kernel.")
+    refresh_s: float = _setting(
+        "refresh-interval", _interval(0.1, 60), "1s", "How often to look for new guests.")
+    look_s: float = _setting(
+        "look-interval", _interval(1, 600), "5s", "How often to look for requests that hang.")
+    # fmt: on
 
     @property
     def policy(self) -> KeepPolicy:
@@ -121,11 +99,9 @@ class Settings:
 
 
 SETTINGS = {
-    each.metadata["key"]: Setting(
-        [f"--{each.metadata['key']}", each.name], envvar=variable(each.metadata["key"]), **each.metadata["option"]
-    )
-    for each in fields(Settings)
-}
+    key: Setting([f"--{key}", each.name], envvar=variable(key), **each.metadata["option"])
+    for each in fields(Settings) for key in [each.metadata["key"]]
+}  # fmt: skip
 """Options of `run` by their keys in the file, in the order in which they are listed."""
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -17,7 +17,6 @@ OFF = "off"
 
 _UNITS = (("s", Decimal(1)), ("ms", Decimal("1e-3")), ("us", Decimal("1e-6")), ("ns", Decimal("1e-9")))
 _SIZES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1, "GB": 10**9, "MB": 10**6, "kB": 10**3}
-_SIZE = re.compile(r"(\d{1,18})\s*([kKMG]i?B|B)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class SettingType(click.ParamType[Any]):
     least: float | None = None
     most: float = float("inf")
     optional: bool = False
+    envvar_list_splitter: ClassVar[str] = ","
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a value; raise click.BadParameter, which says what is allowed."""
@@ -62,65 +62,58 @@ class SettingType(click.ParamType[Any]):
         """Write a value as TOML."""
         return toml(OFF if value is None else self.show(value))
 
-    def split_envvar_value(self, rv: str) -> list[str]:
-        """Split the variable of an option that may be repeated; the name is click's."""
-        return [part.strip() for part in rv.split(",")]
+
+def text(name: str, allowed: str, pattern: str, optional: bool = False) -> SettingType:
+    """A text that matches a pattern."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.DOTALL):
+            raise ValueError
+        return text
+
+    return SettingType(name, allowed, (str,), read, optional=optional)
 
 
-def read_duration(value: str | float) -> float:
-    """Read a duration in s: with a unit, such as 100ms, or a number of seconds."""
-    if not isinstance(value, str):
-        return float(value)
-    if value.strip() in ("0", "0s"):
-        return 0.0
-    (duration_s,) = parse_bounds(value)
-    return duration_s
+def number(name: str, allowed: str, least: float, most: float, optional: bool = False) -> SettingType:
+    """A number; a whole one is an int, and shown without decimals."""
+
+    def read(value: str | float) -> float:
+        number = float(value)
+        return int(number) if number.is_integer() else number
+
+    return SettingType(name, allowed, (str, int, float), read, least=least, most=most, optional=optional)
 
 
-def show_duration(duration_s: float) -> str:
-    """Show a duration in the largest unit of which it is one or more, such as 2.5ms."""
-    exact = Decimal(repr(float(duration_s)))
-    unit, unit_s = next((each for each in _UNITS if exact >= each[1]), _UNITS[-1])
-    # normalize() alone would say 1E+2.
-    return f"{(exact / unit_s).normalize():f}{unit}" if exact else "0s"
+def duration(allowed: str, least_s: float, most_s: float, optional: bool = False) -> SettingType:
+    """A duration in s: with a unit, such as 100ms, or a number of seconds."""
+    takes = (str, int, float)
+    return SettingType("DURATION", allowed, takes, read_duration, show_duration, least_s, most_s, optional)
 
 
-def read_size(value: str | int) -> int:
-    """Read a number of bytes: with a unit, such as 32MiB, or without."""
-    if not isinstance(value, str):
-        return value
-    found = _SIZE.fullmatch(value.strip())
-    if not found or found[2] not in _SIZES:
-        raise ValueError
-    return int(found[1]) * _SIZES[found[2]]
+def size(allowed: str, least_bytes: int) -> SettingType:
+    """A number of bytes: with a unit, such as 32MiB, or without."""
+
+    def read(value: str | int) -> int:
+        if not isinstance(value, str):
+            return value
+        found = re.fullmatch(rf"\s*(\d{{1,18}})\s*({'|'.join(_SIZES)})\s*", value, re.ASCII)
+        if not found:
+            raise ValueError
+        return int(found[1]) * _SIZES[found[2]]
+
+    def show(size_bytes: int) -> str:
+        unit = next(unit for unit, unit_bytes in _SIZES.items() if size_bytes % unit_bytes == 0)
+        return f"{size_bytes // _SIZES[unit]}{unit}"
+
+    return SettingType("SIZE", allowed, (str, int), read, show, least_bytes)
 
 
-def show_size(size_bytes: int) -> str:
-    """Show a number of bytes in the largest binary unit of which it is a multiple."""
-    unit = next(unit for unit, unit_bytes in _SIZES.items() if size_bytes % unit_bytes == 0)
-    return f"{size_bytes // _SIZES[unit]}{unit}"
-
-
-def read_path(value: str) -> str:
-    """Read an absolute path."""
-    if not value.startswith("/") or "\0" in value:
-        raise ValueError
-    return value
-
-
-def read_name(value: str) -> str:
-    """Read a text that is not empty."""
-    if not value:
-        raise ValueError
-    return value
-
-
-def bounds_type(most: float, allowed: str) -> SettingType:
+def bounds(allowed: str, most: float) -> SettingType:
     """At most this many ascending durations in s, or ``exponential:SCALE``."""
 
     def read(value: str | list[Any]) -> tuple[float, ...]:
-        parts = value if isinstance(value, str) else ",".join(show_duration(read_duration(part)) for part in value)
-        bounds_s = parse_bounds(parts)
+        listed = value if isinstance(value, str) else ",".join(show_duration(read_duration(part)) for part in value)
+        bounds_s = parse_bounds(listed)
         if len(bounds_s) > most:
             raise ValueError
         return bounds_s
@@ -128,7 +121,7 @@ def bounds_type(most: float, allowed: str) -> SettingType:
     return SettingType("DURATIONS", allowed, (str, list), read, lambda bounds_s: list(map(show_duration, bounds_s)))
 
 
-def slow_operation_type(threshold: SettingType) -> SettingType:
+def slow_operation(allowed: str, threshold: SettingType) -> SettingType:
     """A SCSI operation and its threshold in s: ``OPERATION=DURATION``, or the two in a tuple."""
 
     def read(value: str | tuple[str, Any]) -> tuple[str, float]:
@@ -140,10 +133,28 @@ def slow_operation_type(threshold: SettingType) -> SettingType:
         except click.BadParameter as error:
             raise click.BadParameter(f"{name.upper()}: {error.message}") from None
 
-    allowed = "an operation and a duration, like WRITE=20ms"
-    return SettingType(
-        "OPERATION=DURATION", allowed, (str, tuple), read, lambda pair: f"{pair[0]}={show_duration(pair[1])}"
-    )
+    def show(pair: tuple[str, float]) -> str:
+        return f"{pair[0]}={show_duration(pair[1])}"
+
+    return SettingType("OPERATION=DURATION", allowed, (str, tuple), read, show)
+
+
+def read_duration(value: str | float) -> float:
+    """In s."""
+    if not isinstance(value, str):
+        return float(value)
+    if value.strip() in ("0", "0s"):
+        return 0.0
+    (duration_s,) = parse_bounds(value)
+    return duration_s
+
+
+def show_duration(duration_s: float) -> str:
+    """In the largest unit of which it is one or more, such as 2.5ms; reads as the same number."""
+    exact = Decimal(repr(float(duration_s)))
+    unit, unit_s = next((each for each in _UNITS if exact >= each[1]), _UNITS[-1])
+    # normalize() alone would say 1E+2.
+    return f"{(exact / unit_s).normalize():f}{unit}" if exact else "0s"
 
 
 def toml(value: Any) -> str:

@@ -46,7 +46,7 @@ class Shares:
 
     kept: int = 0
     shed: int = 0
-    """Worth policy, but over the cap."""
+    """Worth keeping, but over the cap."""
 
 
 class Sampler:
