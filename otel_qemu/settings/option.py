@@ -64,8 +64,8 @@ class Setting(click.Option):
         """A value of TOML as click takes it: a list, if the option may be repeated."""
         if not self.multiple or (isinstance(value, list) and all(isinstance(part, str) for part in value)):
             return value
-        if isinstance(value, Mapping):
-            return tuple(value.items())
+        if isinstance(value, dict) and tuple in self.type.takes:
+            return list(value.items())
         return self.type.split_envvar_value(value) if isinstance(value, str) else [value]
 
     def toml(self, value: Any) -> str:

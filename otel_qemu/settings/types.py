@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
@@ -42,7 +42,6 @@ class SettingType(click.ParamType[Any]):
     least: float | None = None
     most: float = float("inf")
     optional: bool = False
-    envvar_list_splitter: ClassVar[str] = ","
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a value; raise click.BadParameter, which says what is allowed."""
@@ -57,6 +56,10 @@ class SettingType(click.ParamType[Any]):
             except (ValueError, ArithmeticError, BadInput):
                 pass
         raise click.BadParameter(f"{toml(value)} is not allowed: it must be {self.allowed}", ctx, param)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The texts of a variable whose option may be repeated; the name is click's."""
+        return [part.strip() for part in rv.split(",")]
 
     def toml(self, value: Any) -> str:
         """Write a value as TOML."""
@@ -139,10 +142,12 @@ def slow_operation(allowed: str, threshold: SettingType) -> SettingType:
     return SettingType("OPERATION=DURATION", allowed, (str, tuple), read, show)
 
 
-def read_duration(value: str | float) -> float:
-    """In s."""
-    if not isinstance(value, str):
+def read_duration(value: Any) -> float:
+    """In s.  An element of a list may have any type."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    if not isinstance(value, str):
+        raise ValueError
     if value.strip() in ("0", "0s"):
         return 0.0
     (duration_s,) = parse_bounds(value)
@@ -163,6 +168,8 @@ def toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{toml(key)} = {toml(part)}' for key, part in value.items())} }}"
     return f'"{"".join(map(_escaped, value))}"' if isinstance(value, str) else str(value)
 
 

@@ -106,6 +106,13 @@ def test_exponential_bounds_are_a_setting(scale: int, tmp_path: Path) -> None:
     assert read(printed, folder=tmp_path).bounds_s == bounds_s
 
 
+def test_a_space_after_a_comma_is_none_of_a_name(tmp_path: Path) -> None:
+    """A text has several values in a file as in a variable; a flag has one."""
+    assert read("domain = 'web1 , db 2'", folder=tmp_path).domains == ("web1", "db 2")
+    assert read(environment={"OTEL_QEMU_DOMAIN": "web1, db 2"}).domains == ("web1", "db 2")
+    assert read(domain=("web1, db 2",)).domains == ("web1, db 2",)
+
+
 def test_off_in_a_flag_takes_back_what_the_file_says(tmp_path: Path) -> None:
     """A setting that may be off can be turned off again."""
     assert read('slow = "1s"', folder=tmp_path, slow="off").slow_s is None
@@ -151,6 +158,9 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ("bounds = []", ("bounds: []", "ascending")),
         ("bounds = [2, 1]", ("bounds: [2, 1]", "ascending")),
         ("bounds = 7", ("bounds: 7",)),
+        ("bounds = [true]", ("bounds: [true]", "ascending")),
+        ("bounds = [[1]]", ("bounds: [[1]]", "ascending")),
+        ("slow-operation = {WRITE = [1]}", ("slow-operation: WRITE: [1] is not allowed",)),
         ('bounds = "exponential:1"', ("line 1: bounds:", "at most 31", "exponential:0")),
         (f"bounds = {list(range(1, 33))}", ("bounds: [1, 2, 3,", "at most 31")),
         ('queue-size = "1kB"', ("queue-size:", "1MiB or more")),
@@ -162,7 +172,8 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ('domain = [""]', ('domain: "" is not allowed', "not empty")),
         ("domain = [1]", ("domain: [1]",)),
         ("domain = 7", ("domain: 7",)),
-        ("domain = {a = 1}", ("domain: [", "not empty")),
+        ("domain = {}", ("domain: {", "not empty")),
+        ("domain = {a = 1}", ('domain: { "a" = 1 } is not allowed', "not empty")),
         ('slow-operation = ["WRITE=1", 2]', ('slow-operation: ["WRITE=1", 2]', "WRITE=20ms")),
         ("[[slow-operation]]\nWRITE = 1", ("line 1: slow-operation: [", "WRITE=20ms")),
         ('"one\\u005Fin" = 2', ("line 1: 'one_in' is no setting",)),
