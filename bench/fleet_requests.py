@@ -30,7 +30,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.export import semconv
-from otel_qemu.export.instruments import INSTRUMENTS, Instrument, Kind
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, Instrument, Kind
 from otel_qemu.export.sink import ExportSink
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.pipeline import Pipeline

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Self
 
 from bench.fleet_requests import TraceTemplate, metrics_request
-from otel_qemu.export.endpoint import HTTP, Endpoint, Signal
-from otel_qemu.export.http_transport import HttpTransport
-from otel_qemu.export.transport import Outcome
+from otel_qemu.export.transport.answer import Outcome
+from otel_qemu.export.transport.endpoint import HTTP, Endpoint, Signal
+from otel_qemu.export.transport.http import HttpTransport
 
 
 @dataclass(frozen=True)

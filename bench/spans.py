@@ -13,10 +13,10 @@ from opentelemetry.sdk.resources import Resource
 
 from bench.figures import Figure, Samples, ratios
 from otel_qemu.events import Ending, RbdOperation
-from otel_qemu.export.encoded import SCOPE, request_of
-from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import encode
+from otel_qemu.export.spans.encode import encode
+from otel_qemu.export.spans.encoded import SCOPE, request_of
+from otel_qemu.export.spans.ids import Ids
 from otel_qemu.trace.names import Disk, Guest, Names
 from otel_qemu.trace.scsi import operation_code
 from otel_qemu.trace.traces import CALL, REQUEST, Join, Traces

@@ -40,7 +40,7 @@ from otel_qemu.views.table import print_histograms
 from otel_qemu.views.tree import tree_lines
 
 if TYPE_CHECKING:
-    from otel_qemu.export.exemplars import Exemplars
+    from otel_qemu.export.metrics.exemplars import Exemplars
     from otel_qemu.export.sink import ExportSink
 
 EXIT_DAMAGED = 1
@@ -81,7 +81,7 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
     The standard OTEL_* variables say where to.  A setting such as --one-in can also be given by an
     environment variable, OTEL_QEMU_ONE_IN=1000, or in the file that --config names, one-in = 1000.
     """
-    from otel_qemu.export.metric_client import MetricsClient
+    from otel_qemu.export.metrics.client import MetricsClient
 
     intervals = Intervals(settings.drain_s, settings.refresh_s, settings.look_s)
     selection = Selection(settings.domains, pids)
@@ -98,8 +98,8 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
 
 
 def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
-    from otel_qemu.export.client import TraceClient
-    from otel_qemu.export.limits import Limits
+    from otel_qemu.export.delivery.client import TraceClient
+    from otel_qemu.export.delivery.limits import Limits
     from otel_qemu.export.sink import ExportSink
 
     limits = Limits.from_environment(settings.queue_bytes)

@@ -1,11 +1,16 @@
 """
 Traces and counts into OTLP, and from there to whatever the ``OTEL_*`` variables name.
 
-The only package that may import opentelemetry.  What is on the right of an arrow is made of what is on its left:
+The only package that may import opentelemetry.  A room imports only from itself and from rooms above it
+(`tests/unit/test_architecture.py` holds it):
 
-    traces      semconv text ids attributes numbers times kinds verdict waits sampling wire resources → spans → encoded
-    their way   sink → limits portions pile queue → sender (backoff) or spooler spool frames → stats losses → client
-    counts      metric_names instruments metric_resources → guest_metrics own_metrics → totals → metrics,
-                exponential exemplars → data_points → metric_client (metric_settings, metric_report)
-    where to    environment certificates → endpoint → destination → transport: grpc_transport http_transport console
+    semconv     names of OpenTelemetry's semantic conventions, and our own
+    text        strangers' text, made fit to be shown
+    attributes  attributes as OTLP has them
+    transport   one request out, and the answer
+    resources   who an export is about
+    spans       traces into spans
+    delivery    whole traces on their way, and what became of each
+    metrics     counts and health into metrics
+    sink        the service's traces into all of these
 """

@@ -14,9 +14,10 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from otel_qemu import __version__
-from otel_qemu.export import environment, semconv
+from otel_qemu.export import semconv
 from otel_qemu.export.attributes import Values, key_values, texts
 from otel_qemu.export.text import printable
+from otel_qemu.export.transport import environment
 from otel_qemu.trace.names import Guest
 
 _MACHINE_ID = Path("/etc/machine-id")

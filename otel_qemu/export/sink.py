@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self
 
 from otel_qemu.events import Batch
-from otel_qemu.export.client import TraceClient
-from otel_qemu.export.encoded import EncodedTrace
-from otel_qemu.export.exemplars import Exemplars
-from otel_qemu.export.ids import Ids
-from otel_qemu.export.portions import Bounds, portions
+from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.portions import Bounds, portions
+from otel_qemu.export.delivery.stats import Stats
+from otel_qemu.export.metrics.exemplars import Exemplars
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import encode, halves
-from otel_qemu.export.stats import Stats
+from otel_qemu.export.spans.encode import encode, halves
+from otel_qemu.export.spans.encoded import EncodedTrace
+from otel_qemu.export.spans.ids import Ids
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.sample import Sampler

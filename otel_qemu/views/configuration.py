@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from otel_qemu.export.destination import exporter
-from otel_qemu.export.endpoint import Endpoint, Signal, endpoint
-from otel_qemu.export.limits import Limits
-from otel_qemu.export.metric_settings import MetricSettings
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.metrics.metric_settings import MetricSettings
 from otel_qemu.export.resources import asked_for
 from otel_qemu.export.text import MASK, printable, without_secrets
+from otel_qemu.export.transport.destination import exporter
+from otel_qemu.export.transport.endpoint import Endpoint, Signal, endpoint
 from otel_qemu.settings import SETTINGS, Effective
 
 _STANDARD = re.compile(r"OTEL_(?!QEMU_)\w+", re.ASCII)

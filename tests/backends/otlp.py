@@ -26,7 +26,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from otel_qemu.export.instruments import Instrument, Kind
+from otel_qemu.export.metrics.instruments import Instrument, Kind
 
 SCOPE = InstrumentationScope(name="otel_qemu")
 RANDOM_AND_SAMPLED = 0x03

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from otel_qemu.export.instruments import INSTRUMENTS
+from otel_qemu.export.metrics.instruments import INSTRUMENTS
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.names import Guest
 from tests.dashboards import DASHBOARDS, asked_of, load

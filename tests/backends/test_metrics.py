@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from otel_qemu.export.metric_client import MetricsClient
+from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.policy import COUNTS_ONLY
 from otel_qemu.service import Service
 from otel_qemu.views.json_lines import histogram_line

@@ -11,10 +11,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from otel_qemu import service as service_module
 from otel_qemu.events import Layer
-from otel_qemu.export.destination import Destination
-from otel_qemu.export.metric_client import MetricsClient
-from otel_qemu.export.metric_settings import MetricSettings, Temporality
-from otel_qemu.export.transport import Answer, Outcome
+from otel_qemu.export.metrics.client import MetricsClient
+from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
+from otel_qemu.export.transport.answer import Answer, Outcome
+from otel_qemu.export.transport.destination import Destination
 from otel_qemu.policy import COUNTS_ONLY
 from otel_qemu.service import Service
 from otel_qemu.trace.measurements import Measurements

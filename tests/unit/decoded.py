@@ -6,7 +6,7 @@ from typing import Any
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from otel_qemu.export.encoded import EncodedTrace
+from otel_qemu.export.spans.encoded import EncodedTrace
 
 
 def spans_in(traces: Iterable[EncodedTrace]) -> list[Span]:

@@ -10,7 +10,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from otel_qemu.export.encoded import EncodedTrace
+from otel_qemu.export.spans.encoded import EncodedTrace
 
 
 def encoded(spans: int = 2, guest: str = "web1", padding_bytes: int = 0) -> EncodedTrace:

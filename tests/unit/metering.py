@@ -8,10 +8,10 @@ import numpy as np
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from otel_qemu.events import NO_RECORDS, Layer, Records
-from otel_qemu.export.metric_settings import MetricSettings
-from otel_qemu.export.metrics import Metrics
+from otel_qemu.export.metrics.metric_settings import MetricSettings
+from otel_qemu.export.metrics.metrics import Metrics
+from otel_qemu.export.metrics.series_totals import Point
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.totals import Point
 from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.kernel_histograms import LATENCY, SERIES
 from otel_qemu.trace.measurements import Measurements, ProcessCounts

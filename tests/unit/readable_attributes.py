@@ -9,8 +9,8 @@ from fractions import Fraction
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
 from otel_qemu.export import semconv
+from otel_qemu.export.spans.error_type import CHECK_CONDITION, call_error, request_error
 from otel_qemu.export.text import printable
-from otel_qemu.export.verdict import CHECK_CONDITION, call_error, request_error
 from otel_qemu.trace.names import Disk
 from otel_qemu.trace.scsi import OPERATIONS, READS, WRITES, status_name
 from otel_qemu.trace.traces import Join

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from otel_qemu.export.client import OnSent, TraceClient
-from otel_qemu.export.destination import Destination
-from otel_qemu.export.endpoint import Endpoint, Signal
-from otel_qemu.export.limits import Limits
-from otel_qemu.export.stats import Stats
-from otel_qemu.export.transport import open_transport
+from otel_qemu.export.delivery.client import OnSent, TraceClient
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.delivery.stats import Stats
+from otel_qemu.export.transport.destination import Destination, open_transport
+from otel_qemu.export.transport.endpoint import Endpoint, Signal
 
 from .test_export_queue import is_conserved
 

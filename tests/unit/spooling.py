@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from otel_qemu.export.limits import Limits
+from otel_qemu.export.delivery.limits import Limits
 
 from .encoded_traces import many
 from .otlp_server import HTTP

@@ -12,9 +12,9 @@ from opentelemetry.sdk.resources import Resource
 from bench import bpftrace, callback, guest, hit, kernel, machine, pipeline, probe, programs, sidecar, spans, workload
 from bench.figures import Figure, added, as_json, print_table, ratios
 from otel_qemu.events import Batch, Kind, Link
-from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import encode
+from otel_qemu.export.spans.encode import encode
+from otel_qemu.export.spans.ids import Ids
 from otel_qemu.trace.histograms import Histograms, rbd_operation
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.pipeline import Pipeline

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from otel_qemu.export.instruments import INSTRUMENTS, Instrument, Kind
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, Instrument, Kind
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.names import Guest
 from tests.dashboards import DASHBOARDS, GRAFANA, asked_by, asked_of, load, panels

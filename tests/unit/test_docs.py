@@ -10,7 +10,7 @@ import pytest
 from otel_qemu import __version__
 from otel_qemu.cli import cli
 from otel_qemu.events import COUNTERS, LOSSES
-from otel_qemu.export.instruments import INSTRUMENTS
+from otel_qemu.export.metrics.instruments import INSTRUMENTS
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".", "docs", "bench", "collector", "deploy", "tests/backends", "tests/kernel", "tests/lab")

@@ -15,10 +15,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from opentelemetry.sdk.resources import Resource
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
-from otel_qemu.export.encoded import SCOPE, EncodedTrace, request_of
-from otel_qemu.export.ids import Ids
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import encode, halves
+from otel_qemu.export.spans.encode import encode, halves
+from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
+from otel_qemu.export.spans.ids import Ids
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Disk, Guest, Names
 from otel_qemu.trace.scsi import OPERATIONS

@@ -1,6 +1,6 @@
 """Pauses between tries: longer and longer, never the same, and as the endpoint asks."""
 
-from otel_qemu.export.backoff import Backoff
+from otel_qemu.export.transport.backoff import Backoff
 
 
 def test_pauses_double_up_to_the_longest_with_full_jitter() -> None:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.export.client import TraceClient
-from otel_qemu.export.destination import Destination
-from otel_qemu.export.encoded import EncodedTrace
-from otel_qemu.export.limits import Limits
-from otel_qemu.export.transport import Answer, Outcome
+from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.spans.encoded import EncodedTrace
+from otel_qemu.export.transport.answer import Answer, Outcome
+from otel_qemu.export.transport.destination import Destination
 
 from .encoded_traces import arrived, encoded, ids, many, span_count
 from .otlp_server import GRPC, HTTP, Reply, serving
@@ -146,7 +146,7 @@ def test_a_defect_ends_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         if next(failures, False):
             raise ZeroDivisionError
 
-    monkeypatch.setattr("otel_qemu.export.sender.LossReport.working", report)
+    monkeypatch.setattr("otel_qemu.export.delivery.sender.LossReport.working", report)
     sender = client(Scripted())
     sender.send(many(3))
     assert sender.flush(WAIT_S)

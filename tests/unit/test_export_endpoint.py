@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.errors import BadInput
-from otel_qemu.export.endpoint import GRPC, HTTP, Endpoint, Signal, endpoint
+from otel_qemu.export.transport.endpoint import GRPC, HTTP, Endpoint, Signal, endpoint
 
 from .made_certificates import Authority
 

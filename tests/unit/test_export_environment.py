@@ -5,11 +5,11 @@ import json
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.export.client import TraceClient
-from otel_qemu.export.destination import destination
-from otel_qemu.export.endpoint import Signal
-from otel_qemu.export.limits import Limits
-from otel_qemu.export.pile import room_bytes
+from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.delivery.pile import room_bytes
+from otel_qemu.export.transport.destination import destination
+from otel_qemu.export.transport.endpoint import Signal
 
 from .encoded_traces import encoded, many
 from .test_export_queue import is_conserved

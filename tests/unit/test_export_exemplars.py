@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_qemu.events import Ending, RbdOperation
-from otel_qemu.export import exemplars as module
-from otel_qemu.export.encoded import EncodedTrace
-from otel_qemu.export.exemplars import Exemplars
+from otel_qemu.export.metrics import exemplars as module
+from otel_qemu.export.metrics.exemplars import Exemplars
+from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.traces import Traces
 from tests.unit.builders import DEVICE, UNIX_OFFSET_NS, Call, Request, names, traces, write

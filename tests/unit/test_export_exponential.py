@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_qemu.export.exponential import BOUNDS_S, SCALE, ZERO_THRESHOLD_S, buckets_of
-from otel_qemu.export.metric_settings import MetricSettings
+from otel_qemu.export.metrics.exponential import BOUNDS_S, SCALE, ZERO_THRESHOLD_S, buckets_of
+from otel_qemu.export.metrics.metric_settings import MetricSettings
 from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 from tests.unit.metering import READ, Kernel, Meter, by_series

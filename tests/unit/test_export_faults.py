@@ -16,8 +16,8 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from otel_qemu.export.limits import Limits
-from otel_qemu.export.stats import LOSSES, Stats
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.delivery.stats import LOSSES, Stats
 
 from .cut_wire import Cut, cut_wire
 from .encoded_traces import arrived, encoded, ids, many, span_count

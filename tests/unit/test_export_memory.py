@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.export.encoded import EncodedTrace
-from otel_qemu.export.limits import Limits
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.spans.encoded import EncodedTrace
 
 from .encoded_traces import encoded
 from .otlp_server import GRPC, HTTP, Reply, serving

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from otel_qemu.export import metric_client as module
-from otel_qemu.export import totals
-from otel_qemu.export.destination import Destination
-from otel_qemu.export.metric_client import MetricsClient
-from otel_qemu.export.metric_settings import MetricSettings, Temporality
-from otel_qemu.export.stats import Stats
-from otel_qemu.export.transport import Answer, Outcome
+from otel_qemu.export.delivery.stats import Stats
+from otel_qemu.export.metrics import client as module
+from otel_qemu.export.metrics import series_totals
+from otel_qemu.export.metrics.client import MetricsClient
+from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
+from otel_qemu.export.transport.answer import Answer, Outcome
+from otel_qemu.export.transport.destination import Destination
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.measurements import Measurements
 from tests.unit.builders import names
@@ -144,7 +144,7 @@ def test_guests_that_end_while_the_endpoint_hangs_take_no_room(
     started: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their last counts are kept for the endpoint, so many at most; those that are given up are counted."""
-    monkeypatch.setattr(totals, "MOST_ENDED", 50)
+    monkeypatch.setattr(series_totals, "MOST_ENDED", 50)
     transport.hangs.set()
     client = started(transport)
     client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names()))

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.export.exemplars import Exemplar
-from otel_qemu.export.metric_client import MetricsClient
-from otel_qemu.export.metric_names import SeriesName
-from otel_qemu.export.metric_settings import MetricSettings, Temporality
+from otel_qemu.export.metrics.client import MetricsClient
+from otel_qemu.export.metrics.exemplars import Exemplar
+from otel_qemu.export.metrics.metric_names import SeriesName
+from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from tests.unit.metering import READ, Kernel, Meter
 

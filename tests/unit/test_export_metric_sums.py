@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_qemu.events import RbdOperation
-from otel_qemu.export.metric_settings import MetricSettings, Temporality
+from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from otel_qemu.trace.kernel_histograms import histograms_of
 from otel_qemu.trace.names import Disk, Names

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from otel_qemu.events import RECORD, RbdOperation
-from otel_qemu.export.instruments import INSTRUMENTS, Kind
-from otel_qemu.export.metric_settings import MetricSettings, Temporality
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, Kind
+from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, in_ns
 from otel_qemu.trace.names import Disk, Guest, Names
 from tests.unit.builders import ALPHA, DEVICE, PID, ROOT, names
@@ -309,7 +309,7 @@ def counts(sent: dict[tuple[str, str], Any], metric: str) -> list[int]:
 
 def test_ended_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that is not there for long costs the oldest of them, and that is counted."""
-    monkeypatch.setattr("otel_qemu.export.totals.MOST_ENDED", 6)
+    monkeypatch.setattr("otel_qemu.export.metrics.series_totals.MOST_ENDED", 6)
     meter = Meter()
     for start in range(1, 6):
         kernel = Kernel(DEFAULT_BOUNDS_S, (PID + start, start))

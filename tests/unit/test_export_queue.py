@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from otel_qemu.export.encoded import SCOPE, EncodedTrace, request_of
-from otel_qemu.export.pile import room_bytes
-from otel_qemu.export.portions import Bounds, count_leading
-from otel_qemu.export.queue import TraceQueue
-from otel_qemu.export.stats import FATES, Ledger, Stats
+from otel_qemu.export.delivery.pile import room_bytes
+from otel_qemu.export.delivery.portions import Bounds, count_leading
+from otel_qemu.export.delivery.queue import TraceQueue
+from otel_qemu.export.delivery.stats import FATES, Ledger, Stats
+from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
 from tests.children import join
 
 from .encoded_traces import encoded

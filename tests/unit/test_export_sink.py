@@ -10,14 +10,14 @@ import pytest
 
 from otel_qemu.events import NO_RECORDS, Batch, RbdOperation
 from otel_qemu.export import sink as sinks
-from otel_qemu.export.encoded import EncodedTrace
-from otel_qemu.export.ids import Ids
-from otel_qemu.export.limits import Limits
-from otel_qemu.export.portions import Bounds, portions
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.delivery.portions import Bounds, portions
+from otel_qemu.export.delivery.stats import Stats
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.sink import ExportSink, slices
-from otel_qemu.export.spans import encode
-from otel_qemu.export.stats import Stats
+from otel_qemu.export.spans.encode import encode
+from otel_qemu.export.spans.encoded import EncodedTrace
+from otel_qemu.export.spans.ids import Ids
 from otel_qemu.trace.traces import Join, Traces
 
 from . import builders

@@ -11,10 +11,11 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
-from otel_qemu.export import kinds, semconv
-from otel_qemu.export.ids import Ids
+from otel_qemu.export import semconv
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import encode, halves
+from otel_qemu.export.spans import span_templates
+from otel_qemu.export.spans.encode import encode, halves
+from otel_qemu.export.spans.ids import Ids
 from otel_qemu.export.text import LONGEST_TEXT, printable
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Disk, Guest, Names
@@ -363,7 +364,7 @@ def test_a_guest_cannot_make_us_remember_without_end() -> None:
     for start in range(0, 3 * 8192, 4096):
         rows = [write(lun=number % 65536, opcode=number // 65536) for number in range(start, start + 4096)]
         assert len(spans(traces(*rows))) == 2 * 4096
-    assert len(kinds.REQUESTS) <= 8192
+    assert len(span_templates.REQUESTS) <= 8192
 
 
 @pytest.mark.parametrize("offset_ns", [-(1 << 62), 1 << 70])

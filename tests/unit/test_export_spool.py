@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.errors import BadInput
-from otel_qemu.export import spool as spool_module
-from otel_qemu.export import spooler as spooler_module
-from otel_qemu.export.encoded import EncodedTrace
-from otel_qemu.export.frames import framed, read_frames
-from otel_qemu.export.portions import Bounds
-from otel_qemu.export.spool import Spool
-from otel_qemu.export.stats import Ledger
+from otel_qemu.export.delivery import spool as spool_module
+from otel_qemu.export.delivery import spooler as spooler_module
+from otel_qemu.export.delivery.frames import framed, read_frames
+from otel_qemu.export.delivery.portions import Bounds
+from otel_qemu.export.delivery.spool import Spool
+from otel_qemu.export.delivery.stats import Ledger
+from otel_qemu.export.spans.encoded import EncodedTrace
 
 from .encoded_traces import arrived, encoded, ids, many
 from .otlp_server import GRPC, HTTP, Reply, serving
@@ -234,7 +234,7 @@ def test_what_memory_has_no_room_for_waits_on_disk(
     protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the endpoint is away ten times the room is produced; all of it arrives, once, and at once."""
-    monkeypatch.setattr("otel_qemu.export.spooler._DISK_PAUSE_S", 1e6)
+    monkeypatch.setattr("otel_qemu.export.delivery.spooler._DISK_PAUSE_S", 1e6)
     monkeypatch.setattr(spool_module, "FILE_BYTES", 1 << 16)
     away = True
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from otel_qemu.export.frames import read_frames
+from otel_qemu.export.delivery.frames import read_frames
 from tests.children import child
 
 from .encoded_traces import arrived

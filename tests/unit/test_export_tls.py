@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.export.limits import Limits
+from otel_qemu.export.delivery.limits import Limits
 
 from .encoded_traces import arrived, ids, many
 from .made_certificates import Authority, Pair

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 from otel_qemu.export.attributes import key_values
-from otel_qemu.export.times import LAST_NS, later, unix_ns
-from otel_qemu.export.wire import Block, Field, IntegerAttribute, Remembered, double_tag, joined, tag_of
+from otel_qemu.export.spans.times import LAST_NS, later, unix_ns
+from otel_qemu.export.spans.wire import Block, Field, IntegerAttribute, Remembered, double_tag, joined, tag_of
 
 numbers = st.integers(0, 2**64 - 1) | st.integers(0, 63).map(lambda bits: 1 << bits)
 

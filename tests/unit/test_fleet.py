@@ -6,7 +6,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from bench.fleet_requests import TraceTemplate, captured_requests, metrics_request
 from bench.fleet_sidecars import Sent
-from otel_qemu.export.instruments import INSTRUMENTS
+from otel_qemu.export.metrics.instruments import INSTRUMENTS
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otel_qemu import cli
 from otel_qemu.errors import BadInput
 from otel_qemu.events import NO_RECORDS, Batch, Kept
-from otel_qemu.export.sampling import trace_state
+from otel_qemu.export.spans.tracestate import trace_state
 from otel_qemu.meters import Meter
 from otel_qemu.policy import KeepPolicy
 from otel_qemu.probe.selection import Selection

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.scale import HYPERVISORS, Costs, Hypervisor, gateways, need, table
-from otel_qemu.export.encoded import EncodedTrace
-from otel_qemu.export.frames import frame
+from otel_qemu.export.delivery.frames import frame
 from otel_qemu.export.resources import Resources
+from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.settings import Settings
 from otel_qemu.trace.names import Guest
 

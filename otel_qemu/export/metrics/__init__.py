@@ -1,0 +1,1 @@
+"""Counts and health into OTLP metrics, and the thread that sends them."""

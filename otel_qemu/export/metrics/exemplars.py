@@ -1,0 +1,164 @@
+"""
+Exemplars: for a histogram's bucket, the trace of a request that is in it, for people to look at.
+
+Only traces that the endpoint has taken are shown, or links would lead nowhere: a trace waits here until its sender
+says so, and is forgotten if it never does.  One a series and bucket, the slowest; the next export has others.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.events import RETURN_UNKNOWN, Ending, Layer
+from otel_qemu.export.metrics.metric_names import Counted, SeriesName, disk_attributes, series_of
+from otel_qemu.export.spans.encoded import EncodedTrace
+from otel_qemu.export.spans.error_type import GOOD
+from otel_qemu.trace.histograms import in_ns
+from otel_qemu.trace.names import Guest, Names
+from otel_qemu.trace.traces import Table, Traces, durations_ns
+
+MOST_WAITING = 16_384
+"""Traces that wait to be sent; of more, the oldest are forgotten."""
+
+_RANDOMNESS = (1 << 56) - 1
+
+
+class Exemplar(NamedTuple):
+    """One measured value and the trace it belongs to."""
+
+    value_ns: int
+    time_unix_ns: int
+    trace_id: bytes
+    span_id: bytes
+
+
+class _Candidate(NamedTuple):
+    series: SeriesName
+    bucket: int
+    value_ns: int
+    ended_ns: int
+
+
+class _Sent(NamedTuple):
+    candidate: _Candidate
+    trace_id: bytes
+    span_id: bytes
+
+
+class Exemplars:
+    """
+    A bounded reservoir; every method may be called from any thread.
+
+    Args:
+        bounds_s: of the histograms' buckets.
+        resource_of: whose a guest's series are.
+    """
+
+    def __init__(self, bounds_s: Sequence[float], resource_of: Callable[[Guest], bytes]) -> None:
+        self._bounds_ns = in_ns(bounds_s)
+        self._resource_of = resource_of
+        self._waiting: OrderedDict[int, list[_Candidate]] = OrderedDict()
+        self._sent: dict[tuple[SeriesName, int], _Sent] = {}
+        self._lock = threading.Lock()
+
+    def consider(self, traces: Traces, names: Names) -> None:
+        """Traces that are about to be handed to their sender: the slowest of each series and bucket are remembered."""
+        chosen = [*self._of_requests(traces, names), *self._of_calls(traces, names)]
+        with self._lock:
+            for randomness, candidate in chosen:
+                self._waiting.setdefault(randomness, []).append(candidate)
+                self._waiting.move_to_end(randomness)
+            while len(self._waiting) > MOST_WAITING:
+                self._waiting.popitem(last=False)
+
+    def on_sent(self, traces: Sequence[EncodedTrace]) -> None:
+        """The endpoint has taken these."""
+        with self._lock:
+            for trace in traces:
+                randomness = int.from_bytes(trace.trace_id, "big") & _RANDOMNESS
+                for candidate in self._waiting.pop(randomness, ()):
+                    key = (candidate.series, candidate.bucket)
+                    before = self._sent.get(key)
+                    if before is None or candidate.value_ns > before.candidate.value_ns:
+                        self._sent[key] = _Sent(candidate, trace.trace_id, trace.root_id)
+
+    def collect(self, until_ns: int, unix_offset_ns: int) -> dict[SeriesName, list[Exemplar]]:
+        """
+        Those of each series since the last call, by bucket.
+
+        Args:
+            until_ns: what ended after this is left for the next call; CLOCK_MONOTONIC.
+            unix_offset_ns: CLOCK_REALTIME minus that.
+        """
+        with self._lock:
+            sent = {key: each for key, each in self._sent.items() if each.candidate.ended_ns <= until_ns}
+            self._sent = {key: each for key, each in self._sent.items() if key not in sent}
+        found: dict[SeriesName, list[Exemplar]] = {}
+        for (series, _), (candidate, *ids) in sorted(sent.items(), key=lambda item: item[0][1]):
+            exemplar = Exemplar(candidate.value_ns, candidate.ended_ns + unix_offset_ns, *ids)
+            found.setdefault(series, []).append(exemplar)
+        return found
+
+    def _of_requests(self, traces: Traces, names: Names) -> Iterator[tuple[int, _Candidate]]:
+        rows = traces.requests
+        ended = (rows["submit_ns"] > 0) & ~np.isin(rows["ending"], (Ending.LOST, Ending.HUNG))
+        failed = (rows["ending"] != Ending.COMPLETED) | ~np.isin(rows["status"], GOOD)
+        split = ended & (rows["calls"] > 0) & (rows["incomplete"] == 0)
+        parts = (
+            ("duration", ended, durations_ns(rows)),
+            ("wait", split, rows["wait_ns"]),
+            ("completion", split, rows["completion_ns"]),
+        )
+        for part, counted, values_ns in parts:
+            columns = _Columns(Layer.SCSI, rows["opcode"], failed, rows["device"], rows["randomness"])
+            yield from self._chosen(part, counted, values_ns, rows, columns, names)
+
+    def _of_calls(self, traces: Traces, names: Names) -> Iterator[tuple[int, _Candidate]]:
+        rows, parent = traces.calls, traces.calls["parent"]
+        joined = parent >= 0
+        failed = (rows["return_value"] < 0) & (rows["return_value"] != RETURN_UNKNOWN)
+        devices, randomness = np.zeros(len(rows), "u8"), rows["randomness"].copy()
+        devices[joined] = traces.requests["device"][parent[joined]]
+        randomness[joined] = traces.requests["randomness"][parent[joined]]
+        columns = _Columns(Layer.RBD, rows["operation"], failed, devices, randomness)
+        ended = rows["complete_ns"] > 0
+        yield from self._chosen("duration", ended, durations_ns(rows), rows, columns, names)
+
+    def _chosen(
+        self, part: str, counted: NDArray[np.bool_], values_ns: NDArray[np.int64], rows: Table, columns: "_Columns",
+        names: Names,
+    ) -> Iterator[tuple[int, _Candidate]]:  # fmt: skip
+        """The slowest of each series and bucket; those without a trace id are passed over."""
+        its = np.flatnonzero(counted & (columns.randomness > 0))
+        buckets = np.searchsorted(self._bounds_ns, values_ns[its], side="left")
+        keys = (rows["pid"][its], columns.devices[its], columns.operations[its], columns.failed[its], buckets)
+        order = np.lexsort((-values_ns[its], *keys))
+        if not len(order):
+            return
+        changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+        for at in order[np.concatenate(([True], changes))]:
+            row = its[at]
+            series = self._name(int(rows["pid"][row]), columns, row, names)[part]
+            candidate = _Candidate(series, int(buckets[at]), int(values_ns[row]), int(rows["complete_ns"][row]))
+            yield int(columns.randomness[row]), candidate
+
+    def _name(self, pid: int, columns: "_Columns", row: int, names: Names) -> dict[str, SeriesName]:
+        device = int(columns.devices[row])
+        disk = names.devices.get((pid, device))
+        counted = Counted(columns.layer, int(columns.operations[row]), bool(columns.failed[row]))
+        resource = self._resource_of(names.guest(pid))
+        return series_of(resource, counted, disk_attributes(disk, device), disk.pool if disk else None)
+
+
+class _Columns(NamedTuple):
+    """What of each row makes its series, each of shape (n,)."""
+
+    layer: int
+    operations: Any
+    failed: Any
+    devices: Any
+    randomness: Any

@@ -1,0 +1,103 @@
+"""
+Guests' measurements into series: what the kernel has counted since the measurement before, and what is in flight.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otel_qemu.export import semconv
+from otel_qemu.export.metrics.metric_names import Attributes, Counted, SeriesName, disk_attributes, series_of
+from otel_qemu.export.metrics.series_totals import Totals, Values
+from otel_qemu.trace.kernel_histograms import LATENCY
+from otel_qemu.trace.measurements import Measurements, ProcessCounts
+from otel_qemu.trace.names import Guest, Names
+
+_WORDS = LATENCY.itemsize // 8
+
+
+def _words(part: str) -> slice:
+    """Where a field of `LATENCY` lies among its words: of a distribution, the sum and then the counts."""
+    kind, offset = LATENCY.fields[part][:2]  # type: ignore[index]
+    return slice(offset // 8, (offset + kind.itemsize) // 8)
+
+
+_PARTS = {part: _words(part) for part in LATENCY.names or ()}
+
+
+class GuestMetrics:
+    """
+    Adds what guests did to totals.
+
+    Args:
+        totals: of every series.
+        resource_of: whose a guest's series are.
+    """
+
+    def __init__(self, totals: Totals, resource_of: Callable[[Guest], bytes]) -> None:
+        self._totals = totals
+        self._resource_of = resource_of
+        self._seen: dict[tuple[int, int], dict[tuple[int, ...], Values]] = {}
+
+    def fold(self, measured: Measurements) -> set[SeriesName]:
+        """Add what is new; returns the series of processes that are still traced."""
+        living: set[SeriesName] = set()
+        for process in measured.ended:
+            self._fold_process(process, measured.names)
+            self._seen.pop(process.identity, None)
+        for process in measured.processes:
+            living |= self._fold_process(process, measured.names)
+        return living
+
+    def _fold_process(self, process: ProcessCounts, names: Names) -> set[SeriesName]:
+        seen, found = self._seen.setdefault(process.identity, {}), set()
+        now = np.ascontiguousarray(process.latencies).view("<u8").reshape(-1, _WORDS)
+        for key, words in zip(process.series.tolist(), now, strict=True):
+            grown = words - seen[key] if key in seen else words
+            for part, name in self._names(key, names).items():
+                if name in self._totals or grown[_PARTS[part]].any():
+                    self._totals.add(name, grown[_PARTS[part]])
+                    found.add(name)
+            seen[key] = words
+        return found
+
+    def _names(self, key: tuple[int, ...], names: Names) -> dict[str, SeriesName]:
+        device, pid, layer, operation, failed, _ = key
+        disk = names.devices.get((pid, device))
+        pool = disk.pool if disk else None
+        resource = self._resource_of(names.guest(pid))
+        return series_of(resource, Counted(layer, operation, bool(failed)), disk_attributes(disk, device), pool)
+
+    def in_flight(self, measured: Measurements, living: Iterable[SeriesName]) -> dict[SeriesName, int]:
+        """
+        How many requests each disk has in flight, and since when the oldest, in ns; 0 for disks that have none.
+
+        Args:
+            measured: now.
+            living: what `fold` gave for it; says which disks there are.
+        """
+        disks = {(name.resource, _disk_of(name)) for name in living if name.instrument == semconv.SCSI_REQUEST_DURATION}
+        found = {name: 0 for disk in disks for name in _gauges(*disk)}
+        requests = measured.in_flight[["pid", "device", "submit_ns"]].tolist()
+        for pid, device, submit_ns in requests:
+            disk = disk_attributes(measured.names.devices.get((pid, device)), device)
+            active, oldest = _gauges(self._resource_of(measured.names.guest(pid)), disk)
+            found[active] = found.get(active, 0) + 1
+            found[oldest] = max(found.get(oldest, 0), measured.monotonic_ns - submit_ns)
+        return found
+
+
+def _disk_of(name: SeriesName) -> Attributes:
+    return tuple(each for each in name.attributes if each[0] in (semconv.DISK_ALIAS, semconv.DISK_TARGET))
+
+
+def _gauges(resource: bytes, disk: Attributes) -> tuple[SeriesName, SeriesName]:
+    active = SeriesName(resource, semconv.SCSI_REQUEST_ACTIVE, disk)
+    return active, SeriesName(resource, semconv.SCSI_REQUEST_OLDEST_AGE, disk)
+
+
+def bucket_counts(values: NDArray[np.uint64], bounds: int) -> list[int]:
+    """The counts of a histogram's values, one more than it has bounds."""
+    counts: list[int] = values[1 : bounds + 2].tolist()
+    return counts

@@ -1,0 +1,85 @@
+"""
+What the standard ``OTEL_METRIC*`` variables ask for.
+
+Source: OpenTelemetry specification, configuration/sdk-environment-variables.md, "Periodic exporting MetricReader",
+"Exemplar", and protocol/exporter.md with metrics/sdk_exporters/otlp.md for temporality and aggregation.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from otel_qemu.export.metrics import exponential
+from otel_qemu.export.transport import environment
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
+
+INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL"
+TIMEOUT_MS = "OTEL_METRIC_EXPORT_TIMEOUT"
+EXEMPLAR_FILTER = "OTEL_METRICS_EXEMPLAR_FILTER"
+TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+
+_EXPLICIT, _EXPONENTIAL = "explicit_bucket_histogram", "base2_exponential_bucket_histogram"
+
+
+class Temporality(StrEnum):
+    """
+    What a number counts: all since the series began, or what came since the last export.
+
+    With ``lowmemory``, histograms are as with ``delta`` and all else as with ``cumulative``: counters that are read
+    somewhere, as ours are in the kernel, are cumulative then.
+    """
+
+    CUMULATIVE = "cumulative"
+    DELTA = "delta"
+    LOWMEMORY = "lowmemory"
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """
+    How metrics are made and when they are sent.
+
+    Attributes:
+        interval_s: between two exports.
+        timeout_s: for one export with all its retries.
+        temporality: of histograms and counters.
+        exponential: whether histograms are exponential; else they have explicit bounds.
+        exemplars: whether there are any.
+        explicit_bounds_s: of histograms that are not exponential.
+    """
+
+    interval_s: float = 60.0
+    timeout_s: float = 30.0
+    temporality: Temporality = Temporality.CUMULATIVE
+    exponential: bool = False
+    exemplars: bool = True
+    explicit_bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S
+
+    @property
+    def bounds_s(self) -> tuple[float, ...]:
+        """What the kernel has to count with."""
+        return exponential.BOUNDS_S if self.exponential else self.explicit_bounds_s
+
+    @classmethod
+    def from_environment(cls, explicit_bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S) -> Self:
+        """
+        The settings that the environment asks for.
+
+        ``always_on`` exemplars are as ``trace_based`` ones: an exemplar of a trace that nobody has leads nowhere.
+
+        Args:
+            explicit_bounds_s: of histograms, unless the environment wants exponential ones.
+
+        Raises:
+            BadInput: a variable has a value that it must not have; it says which, and what is allowed.
+        """
+        filters = ("trace_based", "always_on", "always_off")
+        return cls(
+            environment.number(round(cls.interval_s * 1000), 1, INTERVAL_MS, int) / 1000,
+            environment.number(round(cls.timeout_s * 1000), 1, TIMEOUT_MS, int) / 1000,
+            Temporality(environment.choice(Temporality.CUMULATIVE, tuple(Temporality), TEMPORALITY)),
+            environment.choice(_EXPLICIT, (_EXPLICIT, _EXPONENTIAL), AGGREGATION) == _EXPONENTIAL,
+            environment.choice(filters[0], filters, EXEMPLAR_FILTER) != "always_off",
+            explicit_bounds_s,
+        )

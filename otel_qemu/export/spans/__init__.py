@@ -1,0 +1,1 @@
+"""Traces into spans: their names, attributes and bytes."""

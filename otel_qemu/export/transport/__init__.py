@@ -1,0 +1,1 @@
+"""One OTLP request to wherever the ``OTEL_*`` variables name, and what the endpoint answered."""

@@ -1,0 +1,104 @@
+"""
+One OTLP request out, and what became of it.
+
+Source: OpenTelemetry protocol specification 1.x, "OTLP/gRPC" and "OTLP/HTTP": which answers may be tried again.  The
+libraries of gRPC and HTTP are imported when they are chosen: gRPC alone costs tens of megabytes.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from google.protobuf.json_format import Parse, ParseError
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from otel_qemu.export.text import printable
+from otel_qemu.export.transport.endpoint import Signal
+
+LONGEST_ANSWER_BYTES = 1 << 16
+_logger = logging.getLogger(__name__)
+
+
+class Outcome(Enum):
+    """What became of a request."""
+
+    SENT = auto()
+    RETRY = auto()
+    """Not now: the endpoint is not there, or too busy."""
+    TOO_LARGE = auto()
+    """Never as it is; in parts it may be taken."""
+    REFUSED = auto()
+    """Never."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What became of a request.
+
+    Attributes:
+        outcome: in a word.
+        reason: why it was not sent, or why part of it was rejected; one printable line.
+        rejected: spans or data points that the endpoint did not want of one that was sent.
+        retry_after_s: how long the endpoint asks to be left alone; None: it does not say.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    rejected: int = 0
+    retry_after_s: float | None = None
+
+
+class Transport(Protocol):
+    """A connection to an endpoint, for one thread."""
+
+    def send(self, body: bytes) -> Answer:
+        """Send a serialised request; never raises for what the network or the endpoint does."""
+
+    def close(self) -> None:
+        """Let go of the connection; a request on its way in another thread may be aborted."""
+
+
+def abandon(transport: Transport) -> None:
+    """Close a transport, and abort what is on its way, without waiting for either: what cannot be closed is left."""
+    threading.Thread(target=_close, args=(transport,), name="export-shutdown", daemon=True).start()
+
+
+def _close(transport: Transport) -> None:
+    try:
+        transport.close()
+    except Exception as error:
+        _logger.debug("closing the transport: %s", error)
+
+
+_RESPONSES: dict[Signal, Any] = {
+    Signal.TRACES: ExportTraceServiceResponse,
+    Signal.METRICS: ExportMetricsServiceResponse,
+}
+
+
+def accepted(signal: Signal, body: bytes) -> Answer:
+    """
+    An answer that says yes, but perhaps not to all.
+
+    Args:
+        signal: that was sent.
+        body: of the answer: a serialised ``Export...ServiceResponse``.
+    """
+    try:
+        partial = _response(signal, body).partial_success
+    except (DecodeError, ParseError):
+        return Answer(Outcome.REFUSED, "its answer is not OTLP: something else listens there")
+    rejected = partial.rejected_spans if signal == Signal.TRACES else partial.rejected_data_points
+    return Answer(Outcome.SENT, printable(partial.error_message), max(0, rejected))
+
+
+def _response(signal: Signal, body: bytes) -> Any:
+    """The answer's message; some endpoints answer in JSON, whatever they are sent."""
+    if body[:1] == b"{":  # in protobuf it begins a group, which OTLP has none of
+        return Parse(body, _RESPONSES[signal](), ignore_unknown_fields=True)
+    return _RESPONSES[signal].FromString(body)

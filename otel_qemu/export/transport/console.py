@@ -1,0 +1,62 @@
+"""OTLP for a person, or for a file: a JSON object a request."""
+
+import base64
+import json
+from typing import Any, TextIO
+
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from otel_qemu.export.transport.answer import Answer, Outcome
+from otel_qemu.export.transport.endpoint import Signal
+
+_REQUESTS: dict[Signal, Any] = {
+    Signal.TRACES: ExportTraceServiceRequest,
+    Signal.METRICS: ExportMetricsServiceRequest,
+}
+_IDS = ("traceId", "spanId", "parentSpanId")
+
+
+class ConsoleTransport:
+    """
+    Writes requests instead of sending them, a line each, as OTLP/JSON.
+
+    Args:
+        signal: that they are of.
+        out: where to.
+    """
+
+    def __init__(self, signal: Signal, out: TextIO) -> None:
+        self._signal = signal
+        self._out = out
+
+    def send(self, body: bytes) -> Answer:
+        """Write a serialised request."""
+        self._out.write(f"{json.dumps(otlp_json(self._signal, body))}\n")
+        self._out.flush()
+        return Answer(Outcome.SENT)
+
+    def close(self) -> None:
+        """Leave the stream as it is."""
+
+
+def otlp_json(signal: Signal, body: bytes) -> dict[str, Any]:
+    """
+    A serialised ``Export...ServiceRequest`` as OTLP/JSON has it.
+
+    Ids are hexadecimal and enumerations are numbers there, unlike in Protocol Buffers' JSON (OTLP specification, "JSON
+    Protobuf Encoding").
+    """
+    decoded: dict[str, Any] = MessageToDict(_REQUESTS[signal].FromString(body), use_integers_for_enums=True)
+    _write_ids_in_hexadecimal(decoded)
+    return decoded
+
+
+def _write_ids_in_hexadecimal(decoded: Any) -> None:
+    """Of spans and exemplars, wherever they are; nothing else has fields of these names."""
+    if isinstance(decoded, dict):
+        decoded.update({key: base64.b64decode(decoded[key]).hex() for key in _IDS if key in decoded})
+    if isinstance(decoded, dict | list):
+        for part in decoded.values() if isinstance(decoded, dict) else decoded:
+            _write_ids_in_hexadecimal(part)

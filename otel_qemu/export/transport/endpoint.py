@@ -1,0 +1,171 @@
+"""
+Where OTLP goes, by the standard ``OTEL_EXPORTER_OTLP_*`` variables; a signal's own wins over the general one.
+
+Source: OpenTelemetry specification, protocol/exporter.md, and configuration/sdk-environment-variables.md: an empty
+variable is an unset one, durations are in milliseconds.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from otel_qemu.errors import BadInput
+from otel_qemu.export.text import printable, without_secrets
+from otel_qemu.export.transport import environment
+from otel_qemu.export.transport.certificates import check_authorities, check_pair
+
+GRPC, HTTP = "grpc", "http/protobuf"
+_DEFAULT_URLS = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
+_DEFAULT_TIMEOUT_MS = 10_000
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 5.6.2
+_T = TypeVar("_T")
+
+
+class Signal(StrEnum):
+    """What is sent; its name in variables, paths and settings."""
+
+    TRACES = "traces"
+    METRICS = "metrics"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """
+    One place to send to, and how.
+
+    Attributes:
+        signal: what is sent there.
+        protocol: `GRPC` or `HTTP`.
+        url: whole; of gRPC, only scheme and authority count.
+        headers: sent with each request.
+        certificate, client_key, client_certificate: paths of PEM files; None for the system's, and for none.
+        gzip: whether requests are compressed.
+        timeout_s: for each request.
+    """
+
+    signal: Signal
+    protocol: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    certificate: str | None = None
+    client_key: str | None = None
+    client_certificate: str | None = None
+    gzip: bool = False
+    timeout_s: float = _DEFAULT_TIMEOUT_MS / 1000
+
+    @property
+    def name(self) -> str:
+        """The URL as a person may read it: without the password that it may hold."""
+        parts = urlsplit(self.url)
+        return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+    @property
+    def secure(self) -> bool:
+        """Whether it is reached by TLS."""
+        return urlsplit(self.url).scheme == "https"
+
+
+def endpoint(signal: Signal) -> Endpoint:
+    """
+    Where the environment wants a signal to go: over gRPC to this machine by default.
+
+    Raises:
+        BadInput: a variable has a value that it must not have; it says which, and what is allowed.
+    """
+    protocol = environment.choice(GRPC, tuple(_DEFAULT_URLS), *_variables(signal, "PROTOCOL"))
+    compression = environment.choice("none", ("none", "gzip"), *_variables(signal, "COMPRESSION"))
+    return Endpoint(
+        signal,
+        protocol,
+        _url(signal, protocol),
+        _parsed(_variables(signal, "HEADERS"), _headers, ()),
+        _parsed(_variables(signal, "CERTIFICATE"), check_authorities, None),
+        *_client_pair(signal),
+        compression == "gzip",
+        _parsed(_variables(signal, "TIMEOUT"), _milliseconds, _DEFAULT_TIMEOUT_MS) / 1000,
+    )
+
+
+def _variables(signal: Signal, what: str) -> tuple[str, str]:
+    return f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"
+
+
+def _parsed(variables: tuple[str, str], parse: Callable[[str], _T], default: _T) -> _T:
+    """
+    A variable's value; `parse` raises ValueError with what is wrong.
+
+    Raises:
+        BadInput: it has one that it must not have.
+    """
+    variable, text = environment.setting(*variables)
+    try:
+        return parse(text) if text else default
+    except ValueError as error:
+        raise BadInput(f"{variable}: {printable(str(error))}") from None
+
+
+def _url(signal: Signal, protocol: str) -> str:
+    """Of HTTP, the general one is a folder, and the one of the signal is used as it is."""
+    own, general = _variables(signal, "ENDPOINT")
+    variable, url = environment.setting(own, general)
+    url = url or _DEFAULT_URLS[protocol]
+    if protocol == GRPC:
+        url = _with_scheme(signal, url)
+    if not _is_url(url):
+        raise BadInput(
+            f"{variable} is {printable(without_secrets(url))!r}: it must be a URL like {_DEFAULT_URLS[protocol]}"
+        )
+    if protocol == HTTP and variable != own:
+        parts = urlsplit(url)
+        return parts._replace(path=f"{parts.path.rstrip('/')}/v1/{signal}").geturl()
+    return url
+
+
+def _with_scheme(signal: Signal, url: str) -> str:
+    """gRPC takes ``host:port`` too; then INSECURE says whether it is reached without TLS."""
+    if "://" in url:
+        return url
+    insecure = environment.choice("false", ("true", "false"), *_variables(signal, "INSECURE"))
+    return f"{'http' if insecure == 'true' else 'https'}://{url}"
+
+
+def _is_url(url: str) -> bool:
+    """Whether there is a host, and what stands for the port, if anything does, is one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _client_pair(signal: Signal) -> tuple[str | None, str | None]:
+    """The client's key and certificate: both, neither, or a certificate whose file holds the key as well."""
+    of_key, key = environment.setting(*_variables(signal, "CLIENT_KEY"))
+    of_certificate, certificate = environment.setting(*_variables(signal, "CLIENT_CERTIFICATE"))
+    if key and not certificate:
+        raise BadInput(f"{of_key} is set and {of_certificate} is not: set both, or neither")
+    try:
+        if certificate:
+            check_pair(certificate, key or None)
+    except ValueError as error:
+        variables = f"{of_certificate} and {of_key}" if key else of_certificate
+        raise BadInput(f"{variables}: {printable(str(error))}") from None
+    return key or None, certificate or None
+
+
+def _headers(text: str) -> tuple[tuple[str, str], ...]:
+    """Names and values as HTTP and gRPC take them."""
+    found = tuple((name.lower(), value) for name, value in environment.pairs_of(text))
+    for number, (name, value) in enumerate(found, 1):
+        if not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+            raise ValueError(f"part {number} is not a header like name=value, in printable ASCII")
+    return found
+
+
+def _milliseconds(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,8}", text) or not int(text):
+        raise ValueError(f"it must be a number of milliseconds, 1 to 99999999, not {text!r}")
+    return int(text)
