@@ -87,7 +87,7 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
     selection = Selection(settings.domains, pids)
     # Traces stop first, and the last metrics say what became of them.
     with MetricsClient.from_environment(settings.bounds_s) as metrics, _sink(settings, metrics.exemplars) as sink:
-        metrics.trace_stats, metrics.shed = sink.stats, sink.shed
+        metrics.trace_stats, metrics.over_rate = sink.stats, sink.shed
         bounds_s = metrics.settings.bounds_s
         service = Service(selection, [sink], settings.policy, bounds_s, [metrics], intervals, Notifier(), audit)
         service.run(duration_s, _announce, wait)

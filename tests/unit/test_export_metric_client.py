@@ -351,12 +351,12 @@ def test_others_are_asked_by_who_measures(started: Any, transport: Transport, ke
     """What the sampler and the client of traces count is of the loop's thread, and is changed by it meanwhile."""
     asked: list[threading.Thread] = []
 
-    def shed() -> int:
+    def over_rate() -> int:
         asked.append(threading.current_thread())
         return 7
 
     client = started(transport)
-    client.shed = shed
+    client.over_rate = over_rate
     client.measure(measurements(kernel))
     client.close(WAIT_S)
     assert asked == [threading.current_thread()]

@@ -39,15 +39,21 @@ class MetricsClient:
         settings: of metrics.
         target: where they go.
         warn_interval_s: the least time between two warnings.
+        trace_stats: gives what became of traces so far (`own_metrics.of_traces`); None: nobody counts that.
+        over_rate: gives how many traces the sampler has left out so far, above the rate of their guest; None: the same.
     """
 
-    def __init__(self, settings: MetricSettings, target: Destination, warn_interval_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        settings: MetricSettings,
+        target: Destination,
+        warn_interval_s: float = 60.0,
+        trace_stats: Callable[[], Any] | None = None,
+        over_rate: Callable[[], int] | None = None,
+    ) -> None:
         self.settings = settings
         self._transport = target.transport
-        self.trace_stats: Callable[[], Any] | None = None
-        """Gives a dataclass of what became of traces so far (`own_metrics.of_traces`); None: nobody knows."""
-        self.shed: Callable[[], int] | None = None
-        """Gives how many traces the sampler has shed so far; None: nobody knows."""
+        self.trace_stats, self.over_rate = trace_stats, over_rate
         self._metrics = Metrics(settings, Resources(), time.time_ns(), time.monotonic_ns(), self._others)
         self.exemplars = Exemplars(settings.bounds_s, self._metrics.resource_of) if self._has_exemplars else None
         """Tell it of traces, and of those that were sent; None: there are to be none."""
@@ -67,17 +73,24 @@ class MetricsClient:
             self._worker.start()
 
     @classmethod
-    def from_environment(cls, bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S) -> Self:
+    def from_environment(
+        cls,
+        bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
+        trace_stats: Callable[[], Any] | None = None,
+        over_rate: Callable[[], int] | None = None,
+    ) -> Self:
         """
         The client that the ``OTEL_*`` variables ask for.
 
         Args:
             bounds_s: of histograms, unless they are to be exponential.
+            trace_stats, over_rate: as the constructor takes them.
 
         Raises:
             BadInput: a variable has a value that it must not have.
         """
-        return cls(MetricSettings.from_environment(bounds_s), destination(Signal.METRICS))
+        settings = MetricSettings.from_environment(bounds_s)
+        return cls(settings, destination(Signal.METRICS), trace_stats=trace_stats, over_rate=over_rate)
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +209,6 @@ class MetricsClient:
 
     def _others(self) -> own_metrics.Numbers:
         numbers = own_metrics.of_traces(self.trace_stats()) if self.trace_stats else {}
-        if self.shed:
-            numbers[semconv.TRACES_SHED, ()] = self.shed()
+        if self.over_rate:
+            numbers[semconv.TRACES_SHED, ()] = self.over_rate()
         return {**numbers, **self.report.numbers(), (semconv.SERIES_LOST, ()): self._metrics.lost_series}
