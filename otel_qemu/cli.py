@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -38,10 +37,6 @@ from otel_qemu.views.check import check_line, check_text
 from otel_qemu.views.json_lines import histogram_line, trace_lines
 from otel_qemu.views.table import print_histograms
 from otel_qemu.views.tree import tree_lines
-
-if TYPE_CHECKING:
-    from otel_qemu.export.metrics.exemplars import Exemplars
-    from otel_qemu.export.sink import ExportSink
 
 EXIT_DAMAGED = 1
 EXIT_INTERRUPTED = 130
@@ -81,34 +76,17 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
     The standard OTEL_* variables say where to.  A setting such as --one-in can also be given by an
     environment variable, OTEL_QEMU_ONE_IN=1000, or in the file that --config names, one-in = 1000.
     """
-    from otel_qemu.export.metrics.client import MetricsClient
+    from otel_qemu.export.exporter import Exporter
 
     intervals = Intervals(settings.drain_s, settings.refresh_s, settings.look_s)
     selection = Selection(settings.domains, pids)
-    # Traces stop first, and the last metrics say what became of them.
-    with MetricsClient.from_environment(settings.bounds_s) as metrics, _sink(settings, metrics.exemplars) as sink:
-        metrics.trace_stats, metrics.over_rate = sink.stats, sink.shed
-        bounds_s = metrics.settings.bounds_s
-        service = Service(selection, [sink], settings.policy, bounds_s, [metrics], intervals, Notifier(), audit)
+    with Exporter.from_environment(settings) as exporter:
+        sinks, meters, bounds_s = [exporter.sink], [exporter.meter], exporter.bounds_s
+        service = Service(selection, sinks, settings.policy, bounds_s, meters, intervals, Notifier(), audit)
         service.run(duration_s, _announce, wait)
     _summarise(service)
-    _say(sink.summary())
-    _say(metrics.report.summary())
+    _say(exporter.summary())
     _tell_audit(service)
-
-
-def _sink(settings: Settings, exemplars: "Exemplars | None") -> "ExportSink":
-    from otel_qemu.export.delivery.client import TraceClient
-    from otel_qemu.export.delivery.limits import Limits
-    from otel_qemu.export.sink import ExportSink
-
-    limits = Limits.from_environment(settings.queue_bytes)
-    spool = Path(settings.spool) if settings.spool else None
-    client = TraceClient.from_environment(limits, spool, settings.spool_bytes)
-    if exemplars:
-        client.on_sent = exemplars.on_sent
-    sampler = Sampler(settings.one_in, settings.guest_traces_per_s)
-    return ExportSink(client, sampler, exemplars, settings.wait_threshold)
 
 
 @cli.command()
@@ -232,7 +210,7 @@ def _send(traces: Iterable[Traces], recording: Recording) -> bool:
     with ExportSink(sampler=Sampler(recording.one_in)) as sink:
         sink.resend(traces, recording.names)
     _say(sink.summary())
-    return sink.lost_spans > 0
+    return sink.stats.lost.spans > 0
 
 
 def _json_lines(traces: Traces, recording: Recording) -> Iterable[str]:

@@ -13,4 +13,5 @@ The only package that may import opentelemetry.  A room imports only from itself
     delivery    whole traces on their way, and what became of each
     metrics     counts and health into metrics
     sink        the service's traces into all of these
+    exporter    the one face of it all: a sink and a meter
 """

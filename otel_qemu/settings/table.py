@@ -45,8 +45,6 @@ _SHARE = types.number("SHARE", "a number from 0 to 1", 0, 1)
 _BOUNDS = types.bounds(
     f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0", MOST_BOUNDS)
 _QUEUE = types.size("a size like 32MiB, 1MiB or more", 2**20)
-_SPOOL = types.text("DIRECTORY", "an absolute path, or off", "/[^\0]*", optional=True)
-_SPOOL_SIZE = types.size("a size like 1GiB, 1MiB or more", 2**20)
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,6 @@ class Settings:
         "below.")
     queue_bytes: int = _setting(
         "queue-size", _QUEUE, "32MiB", "Maximum memory for traces that wait to be sent.")
-    spool: str | None = _setting(
-        "spool", _SPOOL, "off", "Directory where traces wait on disk while the endpoint does not answer.")
-    spool_bytes: int = _setting(
-        "spool-size", _SPOOL_SIZE, "256MiB", "Maximum disk space for spooled traces.")
     drain_s: float = _setting(
         "drain-interval", _interval(0.05, 5), "500ms", "How often to read records from the kernel.")
     refresh_s: float = _setting(

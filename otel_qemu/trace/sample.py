@@ -45,29 +45,34 @@ class Shares:
     """How many of one guest's traces were kept, and how many were over its rate."""
 
     kept: int = 0
-    shed: int = 0
-    """Worth keeping, but over the cap."""
+    over_rate: int = 0
+    """Worth keeping, but above the guest's rate."""
 
 
 class Sampler:
     """The sampling stage; feed it traces in the order of the correlator."""
 
     def __init__(
-        self, one_in: int = 1, most_per_s: float | None = None, random: np.random.Generator | None = None
+        self, one_in: int = 1, guest_traces_per_s: float | None = None, random: np.random.Generator | None = None
     ) -> None:
         """
         Begin.
 
         Args:
             one_in: the same as in the kernel; 0: none but errors and slow ones.
-            most_per_s: traces a second of a guest, in the records' time; None: all.
+            guest_traces_per_s: traces a second of a guest, in the records' time; None: all.
             random: where randomness comes from; None: the operating system's.
         """
         self.stats: dict[int, Shares] = {}
         """By pid; 0: of guests long gone."""
         self._threshold = threshold_of(one_in)
-        self._cap = _Cap(most_per_s) if most_per_s else None
+        self._cap = _Cap(guest_traces_per_s) if guest_traces_per_s else None
         self._random = random or np.random.default_rng()
+
+    @property
+    def over_rate(self) -> int:
+        """Traces that were worth keeping, and above the rate of their guest."""
+        return sum(shares.over_rate for shares in self.stats.values())
 
     def sample(self, traces: Traces) -> Traces:
         """
@@ -102,11 +107,11 @@ class Sampler:
         for pid, sent, found in zip(groups.pid, *both, strict=True):
             shares = self.stats.setdefault(pid, Shares())
             shares.kept += sent
-            shares.shed += found - sent
+            shares.over_rate += found - sent
         while len(self.stats) > MOST_GUESTS:
             oldest = self.stats.pop(next(pid for pid in self.stats if pid))
             gone = self.stats.setdefault(0, Shares())
-            gone.kept, gone.shed = gone.kept + oldest.kept, gone.shed + oldest.shed
+            gone.kept, gone.over_rate = gone.kept + oldest.kept, gone.over_rate + oldest.over_rate
 
 
 def threshold_of(one_in: int) -> int:
@@ -166,9 +171,9 @@ class _Groups:
 class _Cap:
     """Raises thresholds of guests that have more traces than they may; a leaky bucket each."""
 
-    def __init__(self, most_per_s: float) -> None:
-        self._most_per_s = most_per_s
-        self._burst = most_per_s * BURST_S
+    def __init__(self, guest_traces_per_s: float) -> None:
+        self._guest_traces_per_s = guest_traces_per_s
+        self._burst = guest_traces_per_s * BURST_S
         self._levels: dict[int, float] = {}
         """How full the bucket of each guest is, in traces; an empty one has no entry."""
         self._newest_ns = 0
@@ -197,7 +202,7 @@ class _Cap:
     def _leak(self, newest_ns: int) -> None:
         passed_s = max(newest_ns - self._newest_ns, 0) / 1e9
         self._newest_ns = max(newest_ns, self._newest_ns)
-        levels = {pid: level - passed_s * self._most_per_s for pid, level in self._levels.items()}
+        levels = {pid: level - passed_s * self._guest_traces_per_s for pid, level in self._levels.items()}
         self._levels = {pid: level for pid, level in levels.items() if level > 0}
 
     def _shares(self, pid: int, expected: list[float], disks: list[int]) -> list[float]:

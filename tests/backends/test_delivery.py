@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.spans.encoded import EncodedTrace
 from tests.children import join
@@ -19,7 +20,6 @@ from tests.unit.sending import is_final, sender_to
 from .jaeger import Jaeger, wait_for
 
 LIMITS = Limits(queue_spans=100_000, delay_s=0.01, first_pause_s=0.05, longest_pause_s=0.2)
-SMALL = Limits(queue_spans=1_000, delay_s=0.01, first_pause_s=0.05, longest_pause_s=0.2)
 BATCH, OUTAGE_TRACES = 20, 2_000
 
 
@@ -31,15 +31,12 @@ class Load:
         produced, sent: of the client, by trace id.
     """
 
-    def __init__(self, url: str, protocol: str, service: str, folder: Path | None) -> None:
+    def __init__(self, url: str, protocol: str, service: str) -> None:
         self.produced: list[str] = []
         self.sent: list[str] = []
         self._service = service
         self._stopping = threading.Event()
-        self._limits = SMALL if folder else LIMITS
-        self.client = sender_to(
-            url, protocol, limits=self._limits, on_sent=self._note, spool_directory=folder, timeout_s=2
-        )
+        self.client = sender_to(url, protocol, limits=LIMITS, on_sent=self._note, timeout_s=2)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -52,7 +49,7 @@ class Load:
 
     def _run(self) -> None:
         while not self._stopping.wait(0.002):
-            if self.client.stats.queued_spans < self._limits.queue_spans * 3 / 4:
+            if self.client.stats[Fate.WAITING].spans < LIMITS.queue_spans * 3 / 4:
                 batch = [encoded(2, self._service) for _ in range(BATCH)]
                 self.client.send(batch)
                 self.produced += [trace.trace_id.hex() for trace in batch]
@@ -63,15 +60,12 @@ def stored(jaeger: Jaeger, service: str) -> Counter[str]:
     return Counter({trace.trace_id: len(trace.spans) for trace in jaeger.traces(service, 0, 10_000_000_000)})
 
 
-@pytest.mark.parametrize("spooled", [False, True], ids=["memory", "spool"])
 @pytest.mark.parametrize("protocol", [GRPC, HTTP])
-def test_an_outage_under_load_costs_nothing(
-    binary: Path, tmp_path: Path, service: str, protocol: str, spooled: bool
-) -> None:
+def test_an_outage_under_load_costs_nothing(binary: Path, tmp_path: Path, service: str, protocol: str) -> None:
     """Sent + lost = produced, lost = 0; all that Jaeger had not taken when it ended is there, whole, once."""
     with Jaeger.start(binary, tmp_path / "jaeger") as jaeger:
         url = jaeger.otlp_grpc if protocol == GRPC else f"{jaeger.otlp_http}/v1/traces"
-        load = Load(url, protocol, service, tmp_path / "spool" if spooled else None)
+        load = Load(url, protocol, service)
         wait_for(lambda: len(load.sent) > 500, 120, "traces in Jaeger")
         before = set(load.sent)
         assert before <= set(stored(jaeger, service))
@@ -80,7 +74,6 @@ def test_an_outage_under_load_costs_nothing(
         begun = len(load.produced)
         wait_for(lambda: len(load.produced) > begun + OUTAGE_TRACES, 120, "traces during the outage")
         assert set(load.sent) == taken
-        assert bool(load.client.stats.spooled_traces) == spooled
         jaeger.launch()
         wait_for(lambda: len(load.sent) > len(taken) + OUTAGE_TRACES, 120, "traces that waited")
         load.stop()
@@ -88,6 +81,6 @@ def test_an_outage_under_load_costs_nothing(
         stats = load.client.close()
         found = stored(jaeger, service)
     assert is_final(stats)
-    assert (stats.produced_traces, stats.sent_traces, stats.lost_spans) == (len(load.produced), len(load.sent), 0)
+    assert (stats.produced.traces, stats[Fate.SENT].traces, stats.lost.spans) == (len(load.produced), len(load.sent), 0)
     assert len(load.sent) == len(set(load.sent))
     assert found == Counter(dict.fromkeys(set(load.produced) - taken, 2))

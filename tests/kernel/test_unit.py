@@ -88,6 +88,6 @@ def test_the_files_that_come_with_it_are_read(tmp_path: Path) -> None:
     read = [read_settings({}, {}, file) for file in (ROOT / "deploy/otel-qemu.toml", everything)]
     told = [[name for name, origin in each.origins.items() if origin != "default"] for each in read]
     assert told[0] == ["one-in", "slow", "guest-rate"]
-    assert told[1] == ["one-in", "slow", "slow-operation", "guest-rate", "spool", "spool-size"]
+    assert told[1] == ["one-in", "slow", "slow-operation", "guest-rate"]
     variables = re.findall(r"^#?(\w+)=", (ROOT / "deploy/otel-qemu.default").read_text(), re.M)
     assert all(name.startswith("OTEL_") for name in variables)

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from otel_qemu.export.delivery.client import OnSent, TraceClient
+from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.fates import Fate, Stats, Tally
 from otel_qemu.export.delivery.limits import Limits
-from otel_qemu.export.delivery.stats import Stats
+from otel_qemu.export.delivery.sender import OnSent
 from otel_qemu.export.transport.destination import Destination, open_transport
 from otel_qemu.export.transport.endpoint import Endpoint, Signal
 
@@ -23,12 +23,11 @@ def sender_to(
     *,
     limits: Limits = LIMITS,
     on_sent: OnSent | None = None,
-    spool_directory: Path | None = None,
     **of_endpoint: Any,
 ) -> TraceClient:
     """A client of an endpoint; what else is given is the endpoint's."""
     place = Endpoint(Signal.TRACES, protocol, url, **of_endpoint)
-    return TraceClient(Destination(open_transport(place), place.name), limits, on_sent, spool_directory)
+    return TraceClient(Destination(open_transport(place), place.name), limits, on_sent=on_sent)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -41,4 +40,4 @@ def until(condition: Callable[[], bool]) -> None:
 
 def is_final(stats: Stats) -> bool:
     """Everything has a fate, and nothing waits in memory."""
-    return is_conserved(stats) and stats.queued_traces == stats.queued_spans == 0
+    return is_conserved(stats) and stats[Fate.WAITING] == Tally()

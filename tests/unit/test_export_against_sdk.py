@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans.encode import encode, halves
+from otel_qemu.export.spans.encode import encode, orphaned_calls
 from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
 from otel_qemu.export.spans.ids import Ids
 from otel_qemu.policy import WaitThreshold
@@ -105,7 +105,7 @@ def test_spans_are_those_of_the_sdk(batch: Traces, names: Names, threshold: Wait
     found = spans_in(encoded)
     expected = expected_spans(batch, names, threshold, found)
     assert list(map(normal, found)) == list(map(normal, expected))
-    alone = len(batch.orphans) - halves(batch)
+    alone = len(batch.orphans) - orphaned_calls(batch)
     assert len(encoded) == len(batch.requests) + alone
 
 

@@ -1,17 +1,16 @@
 """The client as its callers see it: what arrives, what is said, how it ends."""
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.transport.answer import Answer, Outcome
@@ -79,7 +78,7 @@ def test_requests_stay_below_what_grpc_servers_take(protocol: str) -> None:
     with serving(protocol) as server:
         sender = sender_to(server.url, protocol, limits=Limits(request_spans=100_000, delay_s=60))
         sender.send(traces)
-        assert sender.close(WAIT_S).sent_traces == 200
+        assert sender.close(WAIT_S)[Fate.SENT].traces == 200
     assert arrived(server.taken) == ids(traces)
     assert max(server.sizes_bytes) < 4 << 20
     assert len(server.sizes_bytes) == 3
@@ -90,7 +89,7 @@ def test_few_spans_wait_for_others_but_not_for_long() -> None:
     sender = client(transport, Limits(delay_s=0.3))
     for _ in range(3):
         sender.send(many(6))
-    until(lambda: sender.stats.sent_traces == 18)
+    until(lambda: sender.stats[Fate.SENT].traces == 18)
     assert len(transport.bodies) == 1
     sender.close()
 
@@ -100,8 +99,8 @@ def test_a_full_request_does_not_wait() -> None:
     sender = client(transport, Limits(request_spans=100, delay_s=1e6))
     sender.send(many(49))
     sender.send(many(3))
-    until(lambda: sender.stats.sent_spans == 100)
-    assert sender.stats.queued_spans == 4
+    until(lambda: sender.stats[Fate.SENT].spans == 100)
+    assert sender.stats[Fate.WAITING].spans == 4
     sender.close()
 
 
@@ -114,8 +113,8 @@ def test_what_was_sent_is_told_and_a_hook_that_raises_ends_nothing(caplog: pytes
         raise RuntimeError("of the hook")
 
     rounds = [many(2) for _ in range(4)]
-    sender = client(Scripted(Answer(Outcome.SENT), Answer(Outcome.SENT, "old", 1), Answer(Outcome.REFUSED, "no")))
-    sender.on_sent = hook
+    transport = Scripted(Answer(Outcome.SENT), Answer(Outcome.SENT, "old", 1), Answer(Outcome.REFUSED, "no"))
+    sender = TraceClient(Destination(transport, "fake"), LIMITS, on_sent=hook)
     for traces in rounds:
         sender.send(traces)
         assert sender.flush(WAIT_S)
@@ -131,8 +130,8 @@ def test_what_raises_costs_its_own_request_only(caplog: pytest.LogCaptureFixture
         sender.send(traces)
         assert sender.flush(WAIT_S)
     stats = sender.close()
-    assert (stats.dropped_failed_traces, stats.dropped_failed_spans) == (1, 2)
-    assert stats.sent_traces == 3
+    assert (stats[Fate.FAILED].traces, stats[Fate.FAILED].spans) == (1, 2)
+    assert stats[Fate.SENT].traces == 3
     assert is_final(stats)
     assert "RuntimeError: boom" in caplog.messages[0]
     assert caplog.messages[0].isprintable()
@@ -150,7 +149,7 @@ def test_a_defect_ends_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     sender = client(Scripted())
     sender.send(many(3))
     assert sender.flush(WAIT_S)
-    assert sender.close().sent_traces == 3
+    assert sender.close()[Fate.SENT].traces == 3
     assert caplog.messages == ["sending traces has failed"] * 2
 
 
@@ -165,9 +164,9 @@ def test_a_request_that_is_never_taken_does_not_hold_up_the_others() -> None:
 
     sender = client(Choosy(), Limits(request_spans=2, delay_s=0, first_pause_s=0.01, longest_pause_s=0.02))
     sender.send([poison, *others])
-    until(lambda: sender.stats.sent_traces == 30)
+    until(lambda: sender.stats[Fate.SENT].traces == 30)
     stats = sender.close(0.2)
-    assert (stats.sent_traces, stats.dropped_at_close_traces) == (30, 1)
+    assert (stats[Fate.SENT].traces, stats[Fate.AT_CLOSE].traces) == (30, 1)
 
 
 ANSWERS = st.sampled_from(
@@ -188,25 +187,23 @@ ANSWERS = st.sampled_from(
     answers=st.lists(ANSWERS, max_size=12),
     sizes=st.lists(st.integers(1, 9), max_size=12),
     room=st.integers(1, 60),
-    spooled=st.booleans(),
 )
 def test_whatever_the_endpoint_says_every_trace_has_one_fate(
-    answers: list[Answer | Exception], sizes: list[int], room: int, spooled: bool
+    answers: list[Answer | Exception], sizes: list[int], room: int
 ) -> None:
     """And what is told as sent was sent, as a whole, once."""
     told: list[EncodedTrace] = []
     transport = Scripted(*answers)
     limits = Limits(room, 10, 0, first_pause_s=0.001, longest_pause_s=0.002)
-    with tempfile.TemporaryDirectory() as folder:
-        sender = TraceClient(Destination(transport, "fake"), limits, told.extend, Path(folder) if spooled else None)
-        for spans in sizes:
-            sender.send([encoded(spans)])
-            assert is_conserved(sender.stats)
-        until(lambda: not sender.stats.queued_spans and not sender.stats.spooled_spans)
-        stats = sender.close()
+    sender = TraceClient(Destination(transport, "fake"), limits, on_sent=told.extend)
+    for spans in sizes:
+        sender.send([encoded(spans)])
+        assert is_conserved(sender.stats)
+    until(lambda: not sender.stats[Fate.WAITING].spans)
+    stats = sender.close()
     assert is_final(stats)
-    assert stats.of("produced") == (sum(sizes), len(sizes))
-    assert len({trace.trace_id for trace in told}) == len(told) <= stats.sent_traces
+    assert stats.produced == (sum(sizes), len(sizes))
+    assert len({trace.trace_id for trace in told}) == len(told) <= stats[Fate.SENT].traces
     bodies = b"".join(transport.bodies)
     assert all(trace.trace_id in bodies for trace in told)
 
@@ -226,12 +223,12 @@ def test_a_transport_that_hangs_cannot_hold_up_the_close() -> None:
     threading.Thread(target=close, daemon=True).start()
     assert ended.wait(WAIT_S)  # the transport would have taken as long
     stats = sender.stats
-    assert stats.dropped_at_close_traces == 4
+    assert stats[Fate.AT_CLOSE].traces == 4
     transport.answer.set()
     until(lambda: not any(thread.name == "export" for thread in threading.enumerate()))
     assert sender.stats == stats == sender.close()
     sender.send(many(3))
-    assert sender.stats.dropped_at_close_traces == 7
+    assert sender.stats[Fate.AT_CLOSE].traces == 7
     assert is_final(sender.stats)
 
 
@@ -241,7 +238,7 @@ def test_the_close_sends_what_can_be_sent() -> None:
     sender = client(transport, Limits(delay_s=0, first_pause_s=1e6, longest_pause_s=1e6))
     sender.send(many(5))
     until(lambda: len(transport.bodies) == 1)
-    assert sender.close(WAIT_S).sent_traces == 5
+    assert sender.close(WAIT_S)[Fate.SENT].traces == 5
 
 
 def test_the_close_respects_a_pause_that_was_asked_for() -> None:
@@ -249,7 +246,7 @@ def test_the_close_respects_a_pause_that_was_asked_for() -> None:
     sender = client(transport)
     sender.send(many(5))
     until(lambda: len(transport.bodies) == 1)
-    assert sender.close(0.2).dropped_at_close_traces == 5
+    assert sender.close(0.2)[Fate.AT_CLOSE].traces == 5
     assert len(transport.bodies) == 1
 
 
@@ -260,7 +257,7 @@ def test_losses_and_their_end_are_said_once(caplog: pytest.LogCaptureFixture) ->
         sender.send(many(2))
         assert sender.flush(WAIT_S)
     stats = sender.close()
-    assert stats.dropped_refused_spans == 12
+    assert stats[Fate.REFUSED].spans == 12
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     first, again = caplog.messages
     assert first == (
@@ -305,7 +302,7 @@ def test_requests_learn_from_one_that_was_too_large() -> None:
     for _ in range(2):
         sender.send([encoded(1, padding_bytes=50_000) for _ in range(40)])
         assert sender.flush(WAIT_S)
-    assert sender.close().sent_traces == 80
+    assert sender.close()[Fate.SENT].traces == 80
     sizes = [len(body) for body in transport.bodies]
     too_large = [size for size in sizes if size > 400_000]
     assert (len(too_large), sizes.index(max(sizes))) == (1 + 2 + 4, 0)
@@ -326,9 +323,9 @@ def test_an_endpoint_that_never_answers_stalls_nobody(protocol: str) -> None:
         for _ in range(50):
             sender.send(many(5))
             assert is_conserved(sender.stats)
-            assert sender.stats.queued_spans <= 100
+            assert sender.stats[Fate.WAITING].spans <= 100
         began_s = time.monotonic()
         stats = sender.close(1)
         assert time.monotonic() - began_s < 60  # of the 600 that the request would take
-    assert (stats.sent_traces, stats.dropped_at_close_spans) == (0, 100)
+    assert (stats[Fate.SENT].traces, stats[Fate.AT_CLOSE].spans) == (0, 100)
     assert is_final(stats)

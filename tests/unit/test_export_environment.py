@@ -5,9 +5,10 @@ import json
 import pytest
 
 from otel_qemu.errors import BadInput
+from otel_qemu.export.delivery.batching import room_bytes
 from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.delivery.limits import Limits
-from otel_qemu.export.delivery.pile import room_bytes
 from otel_qemu.export.transport.destination import destination
 from otel_qemu.export.transport.endpoint import Signal
 
@@ -28,8 +29,8 @@ def test_export_can_be_switched_off(variable: str, value: str, monkeypatch: pyte
     sender.send(many(1))
     assert sender.flush(0)
     stats = sender.close()
-    assert stats.dropped_disabled_spans == stats.produced_spans
-    assert stats.lost_spans == 0
+    assert stats[Fate.DISABLED].spans == stats.produced.spans
+    assert stats.lost.spans == 0
     assert is_conserved(stats)
 
 
@@ -89,8 +90,8 @@ def test_memory_bounds_the_queue_unless_spans_are_asked_for(
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", spans)
     sender = TraceClient.from_environment(Limits.from_environment(queue_mib << 20))
     traces = [encoded(1)] * 1000
-    while not sender.stats.dropped_queue_full_traces:
+    while not sender.stats[Fate.QUEUE_FULL].traces:
         sender.send(traces)
-    queued = sender.stats.queued_traces
+    queued = sender.stats[Fate.WAITING].traces
     sender.close(0.1)
     assert queued == (int(spans) if spans else (queue_mib << 20) // room_bytes(traces[0]))

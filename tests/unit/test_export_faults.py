@@ -16,8 +16,8 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from otel_qemu.export.delivery.fates import LOSSES, Fate, Stats
 from otel_qemu.export.delivery.limits import Limits
-from otel_qemu.export.delivery.stats import LOSSES, Stats
 
 from .cut_wire import Cut, cut_wire
 from .encoded_traces import arrived, encoded, ids, many, span_count
@@ -55,11 +55,11 @@ class Fault:
     name: str
     replies: dict[str, Reply]
     times: int = 1
-    lost: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lost: dict[Fate, tuple[int, int]] = field(default_factory=dict)
     twice: bool = False
 
 
-REFUSED = {"dropped_refused": (10, 5)}
+REFUSED = {Fate.REFUSED: (10, 5)}
 """One request of four."""
 FAULTS = [
     Fault("none", alike(Reply())),
@@ -78,17 +78,17 @@ FAULTS = [
     Fault("invalid", coded(CODES.INVALID_ARGUMENT, 400), lost=REFUSED),
     Fault("not-there", coded(CODES.UNIMPLEMENTED, 404), lost=REFUSED),
     Fault("broken", coded(CODES.INTERNAL, 500), lost=REFUSED),
-    Fault("all-refused", coded(CODES.PERMISSION_DENIED, 403), 99, {"dropped_refused": (40, 20)}),
-    Fault("partial", alike(Reply(rejected=3)), lost={"rejected": (3, 3)}, twice=True),
-    Fault("partial-all", alike(Reply(rejected=10)), lost={"rejected": (10, 5)}, twice=True),
-    Fault("partial-more-than-all", alike(Reply(rejected=1 << 40)), lost={"rejected": (10, 5)}, twice=True),
+    Fault("all-refused", coded(CODES.PERMISSION_DENIED, 403), 99, {Fate.REFUSED: (40, 20)}),
+    Fault("partial", alike(Reply(rejected=3)), lost={Fate.REJECTED: (3, 3)}, twice=True),
+    Fault("partial-all", alike(Reply(rejected=10)), lost={Fate.REJECTED: (10, 5)}, twice=True),
+    Fault("partial-more-than-all", alike(Reply(rejected=1 << 40)), lost={Fate.REJECTED: (10, 5)}, twice=True),
     Fault("partial-negative", alike(Reply(rejected=-4))),
     Fault("redirect", {HTTP: Reply(307, takes=False, location="http://localhost/")}, lost=REFUSED),
     Fault("moved", {HTTP: Reply(301, takes=False, location="/v2/traces")}, lost=REFUSED),
     Fault("not-modified", {HTTP: Reply(304, takes=False)}, lost=REFUSED),
     Fault("accepted-202", {HTTP: Reply(202)}),
     Fault("answers-json", {HTTP: Reply(body=b'{"partialSuccess":{},"more":1}')}),
-    Fault("partial-json", {HTTP: Reply(body=b'{"partialSuccess":{"rejectedSpans":"3"}}')}, lost={"rejected": (3, 3)},
+    Fault("partial-json", {HTTP: Reply(body=b'{"partialSuccess":{"rejectedSpans":"3"}}')}, lost={Fate.REJECTED: (3, 3)},
           twice=True),
     Fault("garbage", alike(Reply(body=b"\xff\x00garbage\x7f")), lost=REFUSED, twice=True),
     Fault("a-web-page", {HTTP: Reply(body=b"<html>log in</html>")}, lost=REFUSED, twice=True),
@@ -101,8 +101,8 @@ FAULTS = [
 LINES = [(fault, protocol) for fault in FAULTS for protocol in fault.replies]
 
 
-def lost(stats: Stats) -> dict[str, tuple[int, int]]:
-    return {fate: stats.of(fate) for fate in LOSSES if any(stats.of(fate))}
+def lost(stats: Stats) -> dict[Fate, tuple[int, int]]:
+    return {fate: stats[fate] for fate in LOSSES if any(stats[fate])}
 
 
 @pytest.mark.parametrize("gzip", [False, True], ids=["plain", "gzip"])
@@ -119,13 +119,13 @@ def test_faults(fault: Fault, protocol: str, gzip: bool) -> None:
     assert is_final(stats)
     assert lost(stats) == fault.lost
     lost_spans, lost_traces = (sum(each) for each in zip((0, 0), *fault.lost.values(), strict=True))
-    assert stats.of("sent") == (TRACES * SPANS - lost_spans, TRACES - lost_traces)
+    assert stats[Fate.SENT] == (TRACES * SPANS - lost_spans, TRACES - lost_traces)
     taken = arrived(server.taken)
     if fault.twice:
         assert set(taken) == set(ids(traces))
     else:
         assert set(taken) <= set(ids(traces))
-        assert (len(taken), taken.total()) == (stats.sent_traces, stats.sent_traces)
+        assert (len(taken), taken.total()) == (stats[Fate.SENT].traces, stats[Fate.SENT].traces)
 
 
 @pytest.mark.parametrize("protocol", BOTH)
@@ -136,7 +136,7 @@ def test_a_pause_that_is_asked_for_is_kept(protocol: str) -> None:
     with serving(protocol, script(Reply(code, takes=False, retry_after=str(asked_s)))) as server:
         sender = sender_to(server.url, protocol, limits=LIMITS)
         sender.send(many(TRACES))
-        until(lambda: sender.stats.sent_traces == TRACES)
+        until(lambda: sender.stats[Fate.SENT].traces == TRACES)
         sender.close()
     assert server.arrivals_s[1] - server.arrivals_s[0] >= asked_s
 
@@ -145,7 +145,7 @@ def test_a_date_is_a_pause_too() -> None:
     with serving(HTTP, script(Reply(429, takes=False, retry_after=formatdate(time.time() + 2, usegmt=True)))) as server:
         sender = sender_to(server.url, HTTP, limits=LIMITS)
         sender.send(many(1))
-        until(lambda: sender.stats.sent_traces == 1)
+        until(lambda: sender.stats[Fate.SENT].traces == 1)
         sender.close()
     assert server.arrivals_s[1] - server.arrivals_s[0] > 0.9  # dates have whole seconds
 
@@ -171,7 +171,7 @@ def test_what_is_too_large_is_split_between_traces(protocol: str) -> None:
         sender.send(traces)
         assert sender.flush(WAIT_S)
         stats = sender.close()
-    assert lost(stats) == {"dropped_refused": (9, 1)}
+    assert lost(stats) == {Fate.REFUSED: (9, 1)}
     assert is_final(stats)
     assert arrived(server.taken) == ids(trace for trace in traces if trace.span_count <= 5)
 
@@ -199,7 +199,7 @@ def test_a_connection_that_is_reset(protocol: str, where: str) -> None:
             assert sender.flush(WAIT_S)
             stats = sender.close()
         assert wire.cuts == 1
-    assert stats.sent_traces == TRACES
+    assert stats[Fate.SENT].traces == TRACES
     assert is_final(stats)
     taken = arrived(server.taken)
     assert set(taken) == set(ids(traces))
@@ -218,7 +218,7 @@ def test_an_endpoint_that_is_dead_and_comes_back(protocol: str, caplog: pytest.L
         sender.send(traces)
         until(lambda: bool(caplog.messages))
         assert not sender.flush(0.1)
-        assert sender.stats.of("queued") == (TRACES * SPANS, TRACES)
+        assert sender.stats[Fate.WAITING] == (TRACES * SPANS, TRACES)
     with serving(protocol, port=port) as server:
         assert sender.flush(WAIT_S)
         assert is_final(sender.close())
@@ -233,7 +233,7 @@ def test_a_name_that_nobody_knows(protocol: str, caplog: pytest.LogCaptureFixtur
     sender.send(many(TRACES))
     until(lambda: bool(caplog.messages))
     stats = sender.close(1)
-    assert lost(stats) == {"dropped_at_close": (TRACES * SPANS, TRACES)}
+    assert lost(stats) == {Fate.AT_CLOSE: (TRACES * SPANS, TRACES)}
     assert is_final(stats)
     assert "otel-qemu.invalid" in caplog.messages[0]
 
@@ -250,7 +250,7 @@ def test_something_else_that_listens(protocol: str) -> None:
             with connection:
                 connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
         stats = sender.close(0.5)
-    assert lost(stats) == {"dropped_at_close": (TRACES * SPANS, TRACES)}
+    assert lost(stats) == {Fate.AT_CLOSE: (TRACES * SPANS, TRACES)}
     assert is_final(stats)
 
 

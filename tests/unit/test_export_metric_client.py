@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from otel_qemu.export.delivery.stats import Stats
+from otel_qemu.export.delivery.fates import Fate, Stats, Tally
 from otel_qemu.export.metrics import client as module
 from otel_qemu.export.metrics import series_totals
 from otel_qemu.export.metrics.client import MetricsClient
@@ -78,8 +78,14 @@ def started() -> Iterator[Callable[..., MetricsClient]]:
     """Makes clients, which are closed in the end."""
     made: list[MetricsClient] = []
 
-    def start(transport: Transport, **settings: Any) -> MetricsClient:
-        made.append(MetricsClient(MetricSettings(**{"interval_s": 1e-3, **settings}), Destination(transport, "there")))
+    def start(
+        transport: Transport,
+        trace_stats: Callable[[], Stats] | None = None,
+        over_rate: Callable[[], int] | None = None,
+        **settings: Any,
+    ) -> MetricsClient:
+        target, asked = Destination(transport, "there"), MetricSettings(**{"interval_s": 1e-3, **settings})
+        made.append(MetricsClient(asked, target, trace_stats=trace_stats, over_rate=over_rate))
         return made[-1]
 
     yield start
@@ -323,11 +329,10 @@ def test_a_defect_of_ours_ends_nothing(
 
 def test_close_sends_the_last_measurement(started: Any, transport: Transport, kernel: Kernel) -> None:
     """With what became of traces until then; nothing is sent after it, and closing twice is closing once."""
-    client = started(transport, interval_s=60.0)
     stats = Stats()
-    client.trace_stats = lambda: stats
+    client = started(transport, trace_stats=lambda: stats, interval_s=60.0)
     client.measure(measurements(kernel, last=True))
-    stats = Stats(3, 1, sent_spans=2, sent_traces=1, dropped_queue_full_spans=1)
+    stats = Stats(Tally(3, 2), {**Stats().by_fate, Fate.SENT: Tally(2, 1), Fate.QUEUE_FULL: Tally(1, 1)})
     client.close(WAIT_S)
     client.close(WAIT_S)
     assert read_counts(transport) == [1]
@@ -355,8 +360,7 @@ def test_others_are_asked_by_who_measures(started: Any, transport: Transport, ke
         asked.append(threading.current_thread())
         return 7
 
-    client = started(transport)
-    client.over_rate = over_rate
+    client = started(transport, over_rate=over_rate)
     client.measure(measurements(kernel))
     client.close(WAIT_S)
     assert asked == [threading.current_thread()]

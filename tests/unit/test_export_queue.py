@@ -3,23 +3,21 @@
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from otel_qemu.export.delivery.pile import room_bytes
-from otel_qemu.export.delivery.portions import Bounds, count_leading
+from otel_qemu.export.delivery.batching import Capacity, count_leading, room_bytes
+from otel_qemu.export.delivery.fates import Fate, Ledger, Stats, Tally
 from otel_qemu.export.delivery.queue import TraceQueue
-from otel_qemu.export.delivery.stats import FATES, Ledger, Stats
 from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
 from tests.children import join
 
 from .encoded_traces import encoded
 
-ROOMY = Bounds(1000, 1 << 20)
+ROOMY = Capacity(1000, 1 << 20)
 
 
 def trace(spans: int, size_bytes: int = 0) -> EncodedTrace:
@@ -27,26 +25,20 @@ def trace(spans: int, size_bytes: int = 0) -> EncodedTrace:
 
 
 def is_conserved(stats: Stats) -> bool:
-    def of(*fates: str) -> tuple[int, int]:
-        pairs = [stats.of(fate) for fate in fates]
-        return sum(spans for spans, _ in pairs), sum(traces for _, traces in pairs)
+    """What was produced is the sum of all fates, in spans and in traces; no count is below 0."""
+    tallies = stats.by_fate.values()
+    of_all = Tally(sum(each.spans for each in tallies), sum(each.traces for each in tallies))
+    return stats.produced == of_all and min(map(min, tallies)) >= 0
 
-    return of("produced", "restored") == of(*FATES) and all(getattr(stats, each.name) >= 0 for each in fields(stats))
 
-
-def made(spans: int = 1000, size_bytes: int = 1 << 20, closed_as: str | None = None) -> tuple[TraceQueue, Ledger]:
+def made(spans: int = 1000, size_bytes: int = 1 << 20, closed_as: Fate | None = None) -> tuple[TraceQueue, Ledger]:
     ledger = Ledger()
-    return TraceQueue(Bounds(spans, size_bytes), ledger, closed_as), ledger
+    return TraceQueue(Capacity(spans, size_bytes), ledger, closed_as), ledger
 
 
 def take(queue: TraceQueue, spans: int) -> list[int] | None:
-    taken = queue.take(Bounds(spans, 1 << 20), 0, timeout_s=0)
+    taken = queue.take(Capacity(spans, 1 << 20), 0, timeout_s=0)
     return None if taken is None else [each.span_count for each in taken]
-
-
-def test_every_fate_is_counted_in_spans_and_in_traces() -> None:
-    names = {each.name for each in fields(Stats)}
-    assert names == {f"{fate}_{unit}" for fate in ("produced", "restored", *FATES) for unit in ("spans", "traces")}
 
 
 def test_requests_are_whole_traces() -> None:
@@ -58,20 +50,20 @@ def test_requests_are_whole_traces() -> None:
 def test_a_full_queue_drops_whole_new_traces_and_what_is_under_way_takes_room() -> None:
     queue, ledger = made(spans=10)
     queue.put([trace(6), trace(5), trace(4)])
-    assert (ledger.stats.queued_spans, ledger.stats.dropped_queue_full_spans) == (10, 5)
+    assert (ledger.stats[Fate.WAITING].spans, ledger.stats[Fate.QUEUE_FULL].spans) == (10, 5)
     assert take(queue, 100) == [6, 4]
     queue.put([trace(1)])
-    assert ledger.stats.dropped_queue_full_traces == 2
-    queue.settle(2, "sent")
+    assert ledger.stats[Fate.QUEUE_FULL].traces == 2
+    queue.settle(2, Fate.SENT)
     queue.put([trace(1)])
-    assert (ledger.stats.sent_spans, ledger.stats.queued_spans) == (10, 1)
+    assert (ledger.stats[Fate.SENT].spans, ledger.stats[Fate.WAITING].spans) == (10, 1)
 
 
 def test_bytes_are_bounded_as_spans_are() -> None:
     room = 2 * room_bytes(trace(1, 1000))
     queue, ledger = made(size_bytes=room)
     queue.put([trace(1, 1000), trace(1, 1001), trace(1, 1000), trace(1)])
-    assert (ledger.stats.queued_traces, ledger.stats.dropped_queue_full_traces) == (2, 2)
+    assert (ledger.stats[Fate.WAITING].traces, ledger.stats[Fate.QUEUE_FULL].traces) == (2, 2)
 
 
 def test_what_is_put_back_comes_after_the_others() -> None:
@@ -79,21 +71,21 @@ def test_what_is_put_back_comes_after_the_others() -> None:
     queue.put([trace(1), trace(2), trace(3)])
     assert take(queue, 3) == [1, 2]
     queue.put_back(1)
-    queue.settle(1, "dropped_refused")
+    queue.settle(1, Fate.REFUSED)
     assert [take(queue, 3), take(queue, 3)] == [[3], [1]]
-    assert ledger.stats.dropped_refused_spans == 2
+    assert ledger.stats[Fate.REFUSED].spans == 2
 
 
-@pytest.mark.parametrize(("rejected", "spans", "traces"), [(0, 0, 0), (1, 1, 1), (2, 2, 2), (5, 5, 3), (9, 6, 3)])
+@pytest.mark.parametrize((Fate.REJECTED, "spans", "traces"), [(0, 0, 0), (1, 1, 1), (2, 2, 2), (5, 5, 3), (9, 6, 3)])
 def test_rejected_spans_hurt_as_many_traces_as_they_can(rejected: int, spans: int, traces: int) -> None:
     """Of three traces of 1, 1 and 4 spans; an answer may claim to have rejected more than it was sent."""
     queue, ledger = made()
     queue.put([trace(1), trace(1), trace(4)])
     take(queue, 100)
-    queue.settle(3, "sent", rejected)
+    queue.settle(3, Fate.SENT, rejected)
     stats = ledger.stats
-    assert (stats.rejected_spans, stats.rejected_traces) == (spans, traces)
-    assert (stats.sent_spans, stats.sent_traces) == (6 - spans, 3 - traces)
+    assert (stats[Fate.REJECTED].spans, stats[Fate.REJECTED].traces) == (spans, traces)
+    assert (stats[Fate.SENT].spans, stats[Fate.SENT].traces) == (6 - spans, 3 - traces)
 
 
 def test_a_closed_queue_counts_what_comes_and_what_waited() -> None:
@@ -103,32 +95,19 @@ def test_a_closed_queue_counts_what_comes_and_what_waited() -> None:
     queue.put([trace(2)])
     queue.close()
     queue.put([trace(1)])
-    assert (ledger.stats.dropped_at_close_spans, ledger.stats.queued_spans) == (1, 5)
+    assert (ledger.stats[Fate.AT_CLOSE].spans, ledger.stats[Fate.WAITING].spans) == (1, 5)
     queue.recall()
     queue.abandon()
-    assert queue.settle(1, "sent") == []
-    assert (ledger.stats.dropped_at_close_spans, ledger.stats.sent_spans) == (6, 0)
+    assert queue.settle(1, Fate.SENT) == []
+    assert (ledger.stats[Fate.AT_CLOSE].spans, ledger.stats[Fate.SENT].spans) == (6, 0)
     assert take(queue, 1) is None
 
 
 def test_a_disabled_queue_counts_too() -> None:
-    queue, ledger = made(closed_as="dropped_disabled")
+    queue, ledger = made(closed_as=Fate.DISABLED)
     queue.put([trace(3)])
-    assert ledger.stats == Stats(3, 1, dropped_disabled_spans=3, dropped_disabled_traces=1)
-    assert ledger.stats.lost_spans == 0
-
-
-def test_the_oldest_are_shed_from_half_of_the_room_on() -> None:
-    queue, ledger = made(spans=20)
-    queue.put([trace(5), trace(5)])
-    assert queue.shed(ROOMY, timeout_s=0) == []
-    queue.put([trace(1), trace(2)])
-    assert [each.span_count for each in queue.shed(Bounds(6, 1 << 20), timeout_s=0) or ()] == [5]
-    assert queue.shed(ROOMY, timeout_s=0) == []
-    assert (ledger.stats.spooled_spans, ledger.stats.queued_spans) == (5, 8)
-    queue.close()
-    assert queue.shed(ROOMY, timeout_s=0) is None
-    assert [each.span_count for each in queue.rest(ROOMY)] == [5, 1, 2]
+    assert ledger.stats == Stats(Tally(3, 1), {**Stats().by_fate, Fate.DISABLED: Tally(3, 1)})
+    assert ledger.stats.lost.spans == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -140,7 +119,7 @@ def test_the_oldest_are_shed_from_half_of_the_room_on() -> None:
 def test_requests_stay_below_their_bounds(of: list[tuple[int, str, int]], spans: int, size_bytes: int) -> None:
     """As serialised, with their resources and scope; unless a single trace is larger."""
     traces = [encoded(*each) for each in of]
-    count = count_leading(traces, Bounds(spans, size_bytes), len(SCOPE))
+    count = count_leading(traces, Capacity(spans, size_bytes), len(SCOPE))
     assert 1 <= count <= len(traces)
     if count > 1:
         assert sum(each.span_count for each in traces[:count]) <= spans
@@ -155,7 +134,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(spans=st.integers(1, 30), size_bytes=st.integers(400, 20_000))
     def begin(self, spans: int, size_bytes: int) -> None:
-        self.most = Bounds(spans, size_bytes)
+        self.most = Capacity(spans, size_bytes)
         self.queue, self.ledger = made(spans, size_bytes)
         self.produced: list[int] = []
         self.out: list[EncodedTrace] = []
@@ -167,12 +146,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(spans=st.integers(1, 20))
     def take(self, spans: int) -> None:
-        taken = self.queue.take(Bounds(spans, 1 << 20), 0, timeout_s=0)
+        taken = self.queue.take(Capacity(spans, 1 << 20), 0, timeout_s=0)
         assert taken is None or len(taken) <= 1 or sum(each.span_count for each in taken) <= spans
         self.out += taken or []
 
-    @rule(count=st.integers(0, 5), fate=st.sampled_from(["sent", "dropped_refused"]), rejected=st.integers(0, 4))
-    def settle(self, count: int, fate: str, rejected: int) -> None:
+    @rule(count=st.integers(0, 5), fate=st.sampled_from([Fate.SENT, Fate.REFUSED]), rejected=st.integers(0, 4))
+    def settle(self, count: int, fate: Fate, rejected: int) -> None:
         assert list(self.queue.settle(count, fate, rejected)) == self.out[:count]
         self.out = self.out[count:]
 
@@ -180,10 +159,6 @@ class QueueMachine(RuleBasedStateMachine):
     def put_back(self, count: int) -> None:
         self.queue.put_back(count)
         self.out = self.out[count:]
-
-    @rule()
-    def shed(self) -> None:
-        self.queue.shed(Bounds(5, 1000), timeout_s=0)
 
     @rule()
     def close(self) -> None:
@@ -194,17 +169,16 @@ class QueueMachine(RuleBasedStateMachine):
     def end(self) -> None:
         self.queue.close()
         self.queue.recall()
-        self.queue.rest(Bounds(5, 1000))
         self.queue.abandon()
         self.out = []
-        assert self.ledger.stats.queued_traces == 0
+        assert self.ledger.stats[Fate.WAITING].traces == 0
 
     @invariant()
     def nothing_is_lost_unseen(self) -> None:
         stats = self.ledger.stats
         assert is_conserved(stats)
-        assert stats.of("produced") == (sum(self.produced), len(self.produced))
-        assert stats.queued_spans <= self.most.spans
+        assert stats.produced == (sum(self.produced), len(self.produced))
+        assert stats[Fate.WAITING].spans <= self.most.spans
 
 
 TestQueueMachine = QueueMachine.TestCase
@@ -212,7 +186,7 @@ TestQueueMachine.settings = settings(max_examples=80, stateful_step_count=40, de
 
 
 def test_counts_are_conserved_at_every_moment() -> None:
-    """Four threads, random sizes and fates, and an observer that never sees a span in two places, or in none."""
+    """Three threads, random sizes and fates, and an observer that never sees a span in two places, or in none."""
     queue, ledger = made(spans=60)
     done = threading.Event()
     broken: list[Stats] = []
@@ -220,24 +194,20 @@ def test_counts_are_conserved_at_every_moment() -> None:
     def observe() -> None:
         while not done.is_set():
             stats = ledger.stats
-            if not is_conserved(stats) or stats.queued_spans > 60:
+            if not is_conserved(stats) or stats[Fate.WAITING].spans > 60:
                 broken.append(stats)
 
     def send() -> None:
         random_ = random.Random(2)
-        while (taken := queue.take(Bounds(16, 1 << 20), 0, 0.01)) is not None:
+        while (taken := queue.take(Capacity(16, 1 << 20), 0, 0.01)) is not None:
             _end(queue, taken, random_)
 
-    def spool() -> None:
-        while queue.shed(Bounds(8, 1 << 20), 0.01) is not None:
-            pass
-
-    threads = _started([observe, send, spool])
+    threads = _started([observe, send])
     sizes = random.Random(1)
     for turn in range(1500):
         queue.put([trace(sizes.randint(1, 20)) for _ in range(3)])
         if turn % 5 == 0:
-            queue.drain(5)
+            queue.flush(5)
     queue.close()
     for thread in threads[1:]:
         join(thread)
@@ -247,17 +217,17 @@ def test_counts_are_conserved_at_every_moment() -> None:
     join(threads[0])
     stats = ledger.stats
     assert not broken
-    assert (stats.produced_traces, stats.queued_spans) == (4500, 0)
-    assert min(stats.sent_spans, stats.dropped_refused_spans, stats.dropped_queue_full_spans, stats.spooled_spans) > 0
+    assert (stats.produced.traces, stats[Fate.WAITING].spans) == (4500, 0)
+    assert min(stats[Fate.SENT].spans, stats[Fate.REFUSED].spans, stats[Fate.QUEUE_FULL].spans) > 0
 
 
 def _end(queue: TraceQueue, taken: Sequence[EncodedTrace], random_: random.Random) -> None:
     half = len(taken) // 2
-    queue.settle(half, random_.choice(["sent", "dropped_refused"]), random_.randint(0, 3))
+    queue.settle(half, random_.choice([Fate.SENT, Fate.REFUSED]), random_.randint(0, 3))
     if random_.random() < 0.2:
         queue.put_back(len(taken) - half)
     else:
-        queue.settle(len(taken) - half, "sent")
+        queue.settle(len(taken) - half, Fate.SENT)
 
 
 def _started(work: Sequence[Callable[[], None]]) -> list[threading.Thread]:

@@ -1,23 +1,24 @@
-"""The sink between the loop, or a recording, and the client: everything is handed on, nothing twice."""
+"""The sink between the loop, or a recording, and the client: everything is passed on, nothing twice."""
 
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from otel_qemu.events import NO_RECORDS, Batch, RbdOperation
-from otel_qemu.export import sink as sinks
+from otel_qemu.export.delivery.batching import Capacity, batches
+from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.fates import Fate, Stats, Tally
 from otel_qemu.export.delivery.limits import Limits
-from otel_qemu.export.delivery.portions import Bounds, portions
-from otel_qemu.export.delivery.stats import Stats
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.sink import ExportSink, slices
 from otel_qemu.export.spans.encode import encode
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.spans.ids import Ids
+from otel_qemu.export.transport.destination import Destination
 from otel_qemu.trace.traces import Join, Traces
 
 from . import builders
@@ -29,50 +30,56 @@ from .sending import WAIT_S, sender_to
 NOTHING = Batch(NO_RECORDS, 0)
 
 
-@dataclass
-class FakeClient:
-    """Notes what it is handed; each flush sends what it was handed since the last, or loses it."""
+class FakeClient(TraceClient):
+    """
+    Imitates a client whose network is under the test's control: it notes what it is given, and each `flush` sends
+    what came since the last one.
 
-    takes: bool = True
-    """False: the endpoint takes nothing, and nothing is given up either."""
-    sent_spans: int = 0
-    lost_spans: int = 0
-    handed: list[Sequence[EncodedTrace]] = field(default_factory=list)
-    flushed: int = 0
-    flushes: int = 0
-    closed: bool = False
-    name: str = "http://collector:4317"
-    portion: Bounds = field(default_factory=lambda: Bounds(5, 1 << 30))
+    Attributes:
+        given: to each call of `send`.
+        flushes: how often `flush` was called.
+    """
+
+    def __init__(self, takes: bool = True, sent_spans: int = 0, lost_spans: int = 0, batch_spans: int = 5) -> None:
+        """`takes` False: the endpoint takes nothing, and nothing is given up either."""
+        super().__init__(Destination(None, "http://collector:4317"))
+        self.sent_spans, self.lost_spans = sent_spans, lost_spans
+        self.given: list[Sequence[EncodedTrace]] = []
+        self.flushed = self.flushes = 0
+        self.closed = False
+        self._takes, self._batch_spans = takes, batch_spans
+
+    @property
+    def batch(self) -> Capacity:
+        return Capacity(self._batch_spans, 1 << 30)
 
     @property
     def stats(self) -> Stats:
-        return Stats(sent_spans=self.sent_spans, dropped_refused_spans=self.lost_spans)
-
-    @property
-    def target(self) -> "FakeClient":
-        return self
+        of = {Fate.SENT: Tally(self.sent_spans), Fate.REFUSED: Tally(self.lost_spans)}
+        return Stats(by_fate={**Stats().by_fate, **of})
 
     @property
     def waiting(self) -> int:
-        """Portions that no flush has sent."""
-        return len(self.handed) - self.flushed
+        """Batches that no flush has sent."""
+        return len(self.given) - self.flushed
 
-    def send(self, handed: Sequence[EncodedTrace]) -> None:
-        self.handed.append(handed)
+    def send(self, traces: Sequence[EncodedTrace]) -> None:
+        self.given.append(traces)
 
     def flush(self, timeout_s: float) -> bool:
         self.flushes += 1
-        if self.takes:
-            self.sent_spans += sum(trace.span_count for some in self.handed[self.flushed :] for trace in some)
-            self.flushed = len(self.handed)
-        return self.takes
+        if self._takes:
+            self.sent_spans += sum(trace.span_count for some in self.given[self.flushed :] for trace in some)
+            self.flushed = len(self.given)
+        return self._takes
 
-    def close(self, timeout_s: float) -> None:
+    def close(self, timeout_s: float = 5.0) -> Stats:
         self.closed = True
+        return self.stats
 
     @property
     def names(self) -> list[str]:
-        return [span.name for span in spans_in(trace for some in self.handed for trace in some)]
+        return [span.name for span in spans_in(trace for some in self.given for trace in some)]
 
 
 def rich(count: int) -> Traces:
@@ -94,22 +101,21 @@ def test_a_batch_goes_to_the_client_whole() -> None:
     assert client.flushes == 0  # the loop waits for nobody
 
 
-def test_halves_are_left_out_and_said() -> None:
+def test_orphaned_calls_are_left_out_and_said() -> None:
     client = FakeClient(sent_spans=4, lost_spans=3)
     sink = ExportSink(client=client)
     assert sink.summary() == "4 spans sent to http://collector:4317, 3 lost"
     for _ in range(2):
         sink.take(NOTHING, traces(write(), orphans=[Call(join=Join.PARENT_LOST)]), builders.names())
-    assert sink.halves == 2
+    assert sink.orphaned_calls == 2
     assert sink.summary().endswith("3 lost; 2 RBD calls left out, for their request was lost")
     assert client.names == ["WRITE", "rbd.aio_write"] * 2
 
 
-def test_a_large_batch_is_encoded_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "SLICE", 7)
+def test_a_large_batch_is_encoded_slice_by_slice() -> None:
     client = FakeClient()
-    ExportSink(client=client).take(NOTHING, rich(20), builders.names())
-    assert [len(some) for some in client.handed] == [7, 7, 6, 7, 7, 6]
+    ExportSink(client=client, slice_requests=7).take(NOTHING, rich(20), builders.names())
+    assert [len(some) for some in client.given] == [7, 7, 6, 7, 7, 6]
     assert client.names == [span.name for span in spans_in(encode(rich(20), builders.names(), Resources(), Ids()))]
 
 
@@ -132,18 +138,18 @@ def test_slices_are_the_same_traces(most: int) -> None:
 def test_nothing_gives_nothing() -> None:
     client = FakeClient()
     ExportSink(client=client).take(NOTHING, traces(), builders.names())
-    assert sum(map(len, client.handed)) == 0
+    assert sum(map(len, client.given)) == 0
 
 
 @pytest.mark.parametrize("most_spans", [1, 2, 3, 5, 100])
-def test_portions_are_whole_traces(most_spans: int) -> None:
+def test_batches_are_whole_traces(most_spans: int) -> None:
     encoded = encode(rich(20), builders.names(), Resources(), Ids(random.Random(1)))
-    found = list(portions(encoded, Bounds(most_spans, 1 << 30)))
+    found = list(batches(encoded, Capacity(most_spans, 1 << 30)))
     assert [trace for some in found for trace in some] == encoded
     assert all(sum(trace.span_count for trace in some) <= most_spans or len(some) == 1 for some in found)
     joined = [[*one, *other] for one, other in itertools.pairwise(found)]
     assert all(sum(trace.span_count for trace in both) > most_spans for both in joined)
-    assert list(portions([], Bounds(most_spans, 1 << 30))) == []
+    assert list(batches([], Capacity(most_spans, 1 << 30))) == []
 
 
 def test_a_recording_is_sent_no_faster_than_it_is_taken() -> None:
@@ -152,9 +158,9 @@ def test_a_recording_is_sent_no_faster_than_it_is_taken() -> None:
     class Watching(FakeClient):
         """Notes how much waits at once."""
 
-        def send(self, handed: Sequence[EncodedTrace]) -> None:
+        def send(self, traces: Sequence[EncodedTrace]) -> None:
             nonlocal most_waiting
-            super().send(handed)
+            super().send(traces)
             most_waiting = max(most_waiting, self.waiting)
 
     client = Watching()
@@ -165,20 +171,20 @@ def test_a_recording_is_sent_no_faster_than_it_is_taken() -> None:
 
 @pytest.mark.parametrize("limits", [Limits(queue_spans=7), Limits(queue_bytes=3000), Limits(queue_spans=30)])
 def test_a_small_queue_loses_nothing_of_a_recording(limits: Limits) -> None:
-    """It is handed no more than it has room for, however little that is."""
+    """It is given no more than it has room for, however little that is."""
     with serving(HTTP) as server:
         client = sender_to(server.url, HTTP, limits=replace(limits, delay_s=0.0))
         sink = ExportSink(client=client)
         sink.resend([rich(20)], builders.names())
         stats = client.close(WAIT_S)
-    assert (stats.sent_spans, stats.lost_spans) == (59, 0)
+    assert (stats[Fate.SENT].spans, stats.lost.spans) == (59, 0)
 
 
 def test_an_endpoint_that_takes_nothing_is_not_waited_for_without_end() -> None:
     client = FakeClient(takes=False)
     ExportSink(client=client).resend([rich(20)], builders.names(), patience_s=0.0)
-    assert len(client.names) == 59  # all of it is handed over, to be counted
-    assert client.flushes < len(client.handed)
+    assert len(client.names) == 59  # all of it is passed on, to be counted
+    assert client.flushes < len(client.given)
 
 
 def test_an_endpoint_that_gets_on_is_waited_for() -> None:
@@ -190,6 +196,6 @@ def test_an_endpoint_that_gets_on_is_waited_for() -> None:
             self.sent_spans = self.flushes // 2
             return self.sent_spans >= 10
 
-    client = Slow(portion=Bounds(100, 1 << 30))
+    client = Slow(batch_spans=100)
     ExportSink(client=client).resend([rich(5)], builders.names(), patience_s=5.0)
     assert client.flushes == 20

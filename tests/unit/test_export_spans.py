@@ -14,7 +14,7 @@ from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
 from otel_qemu.export import semconv
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans import span_templates
-from otel_qemu.export.spans.encode import encode, halves
+from otel_qemu.export.spans.encode import encode, orphaned_calls
 from otel_qemu.export.spans.ids import Ids
 from otel_qemu.export.text import LONGEST_TEXT, printable
 from otel_qemu.policy import WaitThreshold
@@ -199,8 +199,8 @@ def test_a_call_without_parent_is_a_trace_of_its_own_and_says_why() -> None:
 def test_half_a_trace_is_never_sent_and_counted() -> None:
     batch = traces(write(), orphans=[Call(join=join) for join in (Join.PARENT_LOST, Join.INTERNAL, Join.PARENT_LOST)])
     assert [span.name for span in spans(batch)] == ["WRITE", "rbd.aio_write", "rbd.aio_write"]
-    assert halves(batch) == 2
-    assert halves(traces(write())) == 0
+    assert orphaned_calls(batch) == 2
+    assert orphaned_calls(traces(write())) == 0
 
 
 def test_an_endless_call_without_parent_lasts_no_time() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.delivery.limits import Limits
 
 from .encoded_traces import arrived, ids, many
@@ -71,9 +72,9 @@ def test_what_is_not_believed_is_said_and_nothing_is_sent(
         sender = sender_to(url, protocol, limits=LIMITS, certificate=trusted.certificate)
         sender.send(many(6))
         until(lambda: bool(caplog.messages))
-        assert sender.stats.of("queued") == (12, 6)
+        assert sender.stats[Fate.WAITING] == (12, 6)
         stats = sender.close(0.5)
-    assert stats.of("dropped_at_close") == (12, 6)
+    assert stats[Fate.AT_CLOSE] == (12, 6)
     assert is_final(stats)
     assert not server.taken
     # gRPC says no more of a server that hangs up on a client without certificate.

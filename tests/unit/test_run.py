@@ -1,6 +1,7 @@
 """`otel-qemu run` but for the kernel: every setting reaches the part that it is of, and has its effect there."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otel_qemu import cli
 from otel_qemu.errors import BadInput
 from otel_qemu.events import NO_RECORDS, Batch, Kept
+from otel_qemu.export.delivery.fates import Fate
+from otel_qemu.export.sink import ExportSink
 from otel_qemu.export.spans.tracestate import trace_state
 from otel_qemu.meters import Meter
 from otel_qemu.policy import KeepPolicy
@@ -157,52 +160,19 @@ def test_waits_have_spans_from_their_thresholds_on(server: Server) -> None:
 def test_queue_size_bounds_what_waits(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the endpoint is away: twice the size, twice the traces."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", NOWHERE)
-    monkeypatch.setattr("otel_qemu.export.sink.CLOSE_TIMEOUT_S", 0.1)
     most: list[int] = []
 
     def flood_and_look(stage: Stage) -> None:
         flood(stage)
-        most.append(stage.sinks[0].stats().queued_traces)  # type: ignore[attr-defined]
+        (sink,) = stage.sinks
+        assert isinstance(sink, ExportSink)
+        most.append(sink.stats[Fate.WAITING].traces)
+        sink.close(0.1)
 
     for size in ("1MiB", "2MiB"):
         run("--guest-rate", "off", "--queue-size", size, acts=flood_and_look)
     assert 1.9 < most[1] / most[0] < 2.1
     assert most[1] < 16_000
-
-
-def test_a_spool_keeps_what_could_not_be_sent(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Until a next run, whose endpoint is there; within its size."""
-    folder = str(tmp_path / "spool")
-    monkeypatch.setattr("otel_qemu.export.sink.CLOSE_TIMEOUT_S", 1.0)
-    with monkeypatch.context() as away:
-        away.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", NOWHERE)
-        run("--guest-rate", "off", "--spool", folder, acts=lambda stage: stage.hand_out(reads(100)))
-    assert "100 on disk for the next run" in capsys.readouterr().err
-    monkeypatch.setattr("otel_qemu.export.sink.CLOSE_TIMEOUT_S", 10.0)
-
-    def until_sent(stage: Stage) -> None:
-        deadline_s = time.monotonic() + 20
-        while len(spans(server)) < 100:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
-
-    run("--spool", folder, acts=until_sent)
-    assert len(spans(server)) == 100
-
-
-def test_spool_size_bounds_the_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest are dropped for it."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", NOWHERE)
-    monkeypatch.setattr("otel_qemu.export.sink.CLOSE_TIMEOUT_S", 2.0)
-    sizes: dict[str, int] = {}
-    for size in ("1MiB", "3MiB"):
-        folder = tmp_path / size
-        run("--guest-rate", "off", "--spool", str(folder), "--spool-size", size,
-            acts=flood)  # fmt: skip
-        sizes[size] = sum(path.stat().st_size for path in folder.glob("*.traces"))
-    assert 2**19 < sizes["1MiB"] <= 2**20 < 2 * 2**20 < sizes["3MiB"] <= 3 * 2**20
 
 
 def test_exemplars_are_of_traces_that_arrived(
@@ -249,16 +219,20 @@ def test_exponential_histograms_have_bounds_of_their_own(server: Server, monkeyp
 
 
 def test_what_is_wrong_is_refused_before_anything_is_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A spool that cannot be made, or a variable, by name; and no thread is left."""
-    (tmp_path / "file").touch()
+    """A variable of traces, of metrics or of both, by name; and no thread is left."""
+    threads = threading.active_count()
     with patch.object(cli, "Service", side_effect=AssertionError):
-        assert cli.main(["run", "--spool", str(tmp_path / "file" / "spool")]) == BadInput.exit_code
-        assert f"spool {tmp_path}/file/spool: " in capsys.readouterr().err
-        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
-        assert cli.main(["run"]) == BadInput.exit_code
-        assert "OTEL_BSP_MAX_QUEUE_SIZE" in capsys.readouterr().err
+        for variable, value in (
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0"), ("OTEL_METRIC_EXPORT_INTERVAL", "never"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "no-pair"), ("OTEL_TRACES_EXPORTER", "nobody"),
+        ):  # fmt: skip
+            with monkeypatch.context() as wrong:
+                wrong.setenv(variable, value)
+                assert cli.main(["run"]) == BadInput.exit_code
+            assert variable in capsys.readouterr().err
+    assert threading.active_count() == threads
 
 
 def test_every_setting_is_tried_here() -> None:

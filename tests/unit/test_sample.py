@@ -149,7 +149,7 @@ class TestCap:
             some.requests["complete_ns"] += second * 10**9
             kept += len(sampler.sample(some).requests)
         assert abs(kept - 100 * (BURST_S + 19)) < SIGMAS * np.sqrt(2400)
-        assert sampler.stats[PID].shed == 200_000 - kept
+        assert sampler.stats[PID].over_rate == 200_000 - kept
 
     def test_guests_long_gone_are_counted_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """In a service that runs for months, nothing grows with each guest, and no trace leaves the counts."""
@@ -167,7 +167,8 @@ class TestCap:
         some = many(600)
         some.requests["pid"][::2] += 1
         assert len(sampler.sample(some).requests) == 600
-        assert {pid: (own.kept, own.shed) for pid, own in sampler.stats.items()} == {PID: (300, 0), PID + 1: (300, 0)}
+        counts = {pid: (own.kept, own.over_rate) for pid, own in sampler.stats.items()}
+        assert counts == {PID: (300, 0), PID + 1: (300, 0)}
 
     def test_a_full_disk_takes_nothing_from_an_empty_one(self) -> None:
         """50 traces of one disk pass whole beside 100,000 of another."""

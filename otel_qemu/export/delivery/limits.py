@@ -4,13 +4,12 @@ import sys
 from dataclasses import dataclass
 from typing import Self
 
-from otel_qemu.export.delivery.pile import TRACE_BYTES
-from otel_qemu.export.delivery.portions import Bounds
+from otel_qemu.export.delivery.batching import TRACE_BYTES, Capacity
 from otel_qemu.export.transport import environment
 
 _GRPC_LIMIT_BYTES = 4 << 20
 """What a gRPC server takes by default, uncompressed."""
-_PORTION_SPANS = 2048
+_BATCH_SPANS = 2048
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,12 @@ class Limits:
 
     Attributes:
         queue_spans: room for spans that wait or are on their way; by default their bytes alone count.
-        request_spans: spans a request, unless one trace has more.
+        request_spans: spans per request, unless one trace has more.
         delay_s: how long traces may wait for others to fill a request.
         queue_bytes: room for the same spans, serialised.
         request_bytes: of a request, not compressed, unless one trace has more.
-        first_pause_s: the most that is waited after a first failure; it doubles.
-        longest_pause_s: up to this.
+        first_pause_s: the longest pause after a first failure; it doubles with each further one.
+        longest_pause_s: the longest pause after any number of failures.
     """
 
     queue_spans: int = sys.maxsize
@@ -37,20 +36,20 @@ class Limits:
     longest_pause_s: float = 30.0
 
     @property
-    def queue(self) -> Bounds:
+    def queue(self) -> Capacity:
         """The queue's room."""
-        return Bounds(self.queue_spans, self.queue_bytes)
+        return Capacity(self.queue_spans, self.queue_bytes)
 
     @property
-    def request(self) -> Bounds:
+    def request(self) -> Capacity:
         """A request's."""
-        return Bounds(self.request_spans, self.request_bytes)
+        return Capacity(self.request_spans, self.request_bytes)
 
     @property
-    def portion(self) -> Bounds:
-        """Traces that an empty queue has room for, each with a span at least: `pile.room_bytes` is their memory."""
-        spans = min(_PORTION_SPANS, self.queue_spans, self.queue_bytes // 2 // TRACE_BYTES)
-        return Bounds(spans, self.queue_bytes // 2)
+    def batch(self) -> Capacity:
+        """Traces that an empty queue has room for, each with one span or more (`batching.room_bytes`)."""
+        spans = min(_BATCH_SPANS, self.queue_spans, self.queue_bytes // 2 // TRACE_BYTES)
+        return Capacity(spans, self.queue_bytes // 2)
 
     @classmethod
     def from_environment(cls, queue_bytes: int = 32 << 20) -> Self:
@@ -58,10 +57,10 @@ class Limits:
         Limits that the standard ``OTEL_BSP_*`` variables set; our defaults where they do not.
 
         Args:
-            queue_bytes: for which there is no such variable.
+            queue_bytes: no standard variable sets it.
 
         Raises:
-            BadInput: one is not a number, or out of range.
+            BadInput: a variable is not a number, or out of range.
         """
         return cls(
             environment.number(cls.queue_spans, 1, environment.QUEUE_SPANS, int),

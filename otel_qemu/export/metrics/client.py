@@ -9,9 +9,10 @@ that is dead or hangs loses nothing, and costs no memory.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Self
 
 from otel_qemu.export import semconv
+from otel_qemu.export.delivery.fates import Stats
 from otel_qemu.export.metrics import own_metrics
 from otel_qemu.export.metrics.data_points import Exemplars as Shown
 from otel_qemu.export.metrics.exemplars import Exemplars
@@ -48,12 +49,12 @@ class MetricsClient:
         settings: MetricSettings,
         target: Destination,
         warn_interval_s: float = 60.0,
-        trace_stats: Callable[[], Any] | None = None,
+        trace_stats: Callable[[], Stats] | None = None,
         over_rate: Callable[[], int] | None = None,
     ) -> None:
         self.settings = settings
         self._transport = target.transport
-        self.trace_stats, self.over_rate = trace_stats, over_rate
+        self._trace_stats, self._over_rate = trace_stats, over_rate
         self._metrics = Metrics(settings, Resources(), time.time_ns(), time.monotonic_ns(), self._others)
         self.exemplars = Exemplars(settings.bounds_s, self._metrics.resource_of) if self._has_exemplars else None
         """Tell it of traces, and of those that were sent; None: there are to be none."""
@@ -76,7 +77,7 @@ class MetricsClient:
     def from_environment(
         cls,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
-        trace_stats: Callable[[], Any] | None = None,
+        trace_stats: Callable[[], Stats] | None = None,
         over_rate: Callable[[], int] | None = None,
     ) -> Self:
         """
@@ -208,7 +209,7 @@ class MetricsClient:
         return False
 
     def _others(self) -> own_metrics.Numbers:
-        numbers = own_metrics.of_traces(self.trace_stats()) if self.trace_stats else {}
-        if self.over_rate:
-            numbers[semconv.TRACES_SHED, ()] = self.over_rate()
+        numbers = own_metrics.of_traces(self._trace_stats()) if self._trace_stats else {}
+        if self._over_rate:
+            numbers[semconv.TRACES_SHED, ()] = self._over_rate()
         return {**numbers, **self.report.numbers(), (semconv.SERIES_LOST, ()): self._metrics.lost_series}

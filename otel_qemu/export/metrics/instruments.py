@@ -75,7 +75,6 @@ _OWN = (
     Instrument(semconv.SPANS_SENT, Kind.COUNTER, "{span}", "Their spans"),
     Instrument(semconv.SPANS_LOST, Kind.COUNTER, "{span}", "Spans of the lost ones", (semconv.REASON,)),
     Instrument(semconv.SPANS_QUEUED, Kind.UP_DOWN_COUNTER, "{span}", "Spans that wait or are on their way"),
-    Instrument(semconv.SPANS_SPOOLED, Kind.UP_DOWN_COUNTER, "{span}", "Spans on disk, for later"),
     Instrument(semconv.METRIC_EXPORTS, Kind.COUNTER, "{request}",
                "Requests with metrics, retries included", (semconv.OUTCOME,)),
     Instrument(semconv.DATA_POINTS_REJECTED, Kind.COUNTER, "{data_point}",

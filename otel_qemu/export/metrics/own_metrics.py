@@ -2,11 +2,11 @@
 
 import resource
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
-from typing import Any
 
 from otel_qemu.events import LOSSES
 from otel_qemu.export import semconv
+from otel_qemu.export.delivery import fates
+from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.metrics.metric_names import Attributes
 from otel_qemu.probe.footprint import resident_bytes
 from otel_qemu.trace.correlate import Stats
@@ -43,31 +43,18 @@ def _of_correlator(stats: Stats) -> Numbers:
     }
 
 
-def of_traces(stats: Any) -> Numbers:
-    """
-    What became of traces and spans.
-
-    Args:
-        stats: a dataclass of counts called ``sent_traces``, ``dropped_queue_full_spans``, ``queued_spans``, ...; its
-            ``rejected`` and each ``dropped_`` are reasons, but for what was never to be sent.
-    """
-    numbers: Numbers = {}
-    for field in fields(stats):
-        fate, _, unit = field.name.rpartition("_")
-        if fate in _FATES and unit in _FATES[fate]:
-            numbers[_FATES[fate][unit], ()] = getattr(stats, field.name)
-        elif fate == "rejected" or (fate.startswith("dropped_") and fate != "dropped_disabled"):
-            reason = ((semconv.REASON, fate.removeprefix("dropped_")),)
-            numbers[_LOST[unit], reason] = getattr(stats, field.name)
+def of_traces(stats: fates.Stats) -> Numbers:
+    """What became of traces and spans; those that were never to be sent are nobody's loss."""
+    numbers: Numbers = {
+        (semconv.SPANS_SENT, ()): stats[Fate.SENT].spans,
+        (semconv.TRACES_SENT, ()): stats[Fate.SENT].traces,
+        (semconv.SPANS_QUEUED, ()): stats[Fate.WAITING].spans,
+    }
+    for fate in fates.LOSSES:
+        reason = ((semconv.REASON, fate.value),)
+        numbers[semconv.SPANS_LOST, reason] = stats[fate].spans
+        numbers[semconv.TRACES_LOST, reason] = stats[fate].traces
     return numbers
-
-
-_FATES = {
-    "sent": {"spans": semconv.SPANS_SENT, "traces": semconv.TRACES_SENT},
-    "queued": {"spans": semconv.SPANS_QUEUED},
-    "spooled": {"spans": semconv.SPANS_SPOOLED},
-}
-_LOST = {"spans": semconv.SPANS_LOST, "traces": semconv.TRACES_LOST}
 
 
 def of_process() -> Numbers:

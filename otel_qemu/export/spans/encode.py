@@ -37,7 +37,7 @@ def encode(
     """
     Every trace of a batch: those of the requests, in their order, then one for each call without a request.
 
-    Calls whose request was lost (`halves`) are left out: half a trace looks like a whole one.
+    Calls whose request was lost (`orphaned_calls`) are left out: half a trace looks like a whole one.
 
     Args:
         traces: whole traces; a request's ``submit_ns`` is not 0.
@@ -53,8 +53,8 @@ def encode(
     return of_requests + encoder.calls(alone)
 
 
-def halves(traces: Traces) -> int:
-    """How many calls `encode` leaves out, because their request was lost on its way here."""
+def orphaned_calls(traces: Traces) -> int:
+    """The number of calls that `encode` leaves out, because their request was lost on its way here."""
     return int(np.count_nonzero(traces.orphans["join"] == Join.PARENT_LOST))
 
 

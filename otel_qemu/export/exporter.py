@@ -1,0 +1,92 @@
+"""Everything that one run exports: its traces and its metrics, tied to each other."""
+
+from typing import Protocol, Self
+
+from otel_qemu.export.delivery.client import TraceClient
+from otel_qemu.export.delivery.fates import Ledger
+from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.metrics.client import MetricsClient
+from otel_qemu.export.sink import CLOSE_TIMEOUT_S, ExportSink
+from otel_qemu.export.transport.destination import destination
+from otel_qemu.export.transport.endpoint import Signal
+from otel_qemu.policy import WaitThreshold
+from otel_qemu.trace.sample import Sampler
+
+
+class ExportSettings(Protocol):
+    """What export needs of the service's settings, which stand below it."""
+
+    @property
+    def bounds_s(self) -> tuple[float, ...]:
+        """Upper bounds of the histograms' bins, in seconds."""
+
+    @property
+    def one_in(self) -> int:
+        """The kernel keeps one in so many of the traces that are neither errors nor slow."""
+
+    @property
+    def guest_traces_per_s(self) -> float | None:
+        """Most traces of a guest that are sent; None: all."""
+
+    @property
+    def queue_bytes(self) -> int:
+        """Most memory for traces that wait to be sent."""
+
+    @property
+    def wait_threshold(self) -> WaitThreshold:
+        """From when on a wait has a span of its own."""
+
+
+class Exporter:
+    """
+    A sink for traces and a meter for metrics, where the ``OTEL_*`` variables say.
+
+    A context manager: at its end traces stop first, and the last metrics say what became of them.
+
+    Args:
+        sink: of traces.
+        meter: of metrics.
+        close_timeout_s: the longest that traces, and then metrics, may take for their end.
+    """
+
+    def __init__(self, sink: ExportSink, meter: MetricsClient, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        self.sink = sink
+        self.meter = meter
+        self._close_timeout_s = close_timeout_s
+
+    @classmethod
+    def from_environment(cls, settings: ExportSettings) -> Self:
+        """
+        The exporter that the ``OTEL_*`` variables ask for.
+
+        Raises:
+            BadInput: a variable has a value that it must not have; nothing has been started then.
+        """
+        target, limits = destination(Signal.TRACES), Limits.from_environment(settings.queue_bytes)
+        ledger, sampler = Ledger(), Sampler(settings.one_in, settings.guest_traces_per_s)
+        meter = MetricsClient.from_environment(
+            settings.bounds_s, trace_stats=lambda: ledger.stats, over_rate=lambda: sampler.over_rate
+        )
+        exemplars = meter.exemplars
+        client = TraceClient(target, limits, ledger, exemplars.on_sent if exemplars else None)
+        return cls(ExportSink(client, sampler, exemplars, settings.wait_threshold), meter)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def bounds_s(self) -> tuple[float, ...]:
+        """Upper bounds of the bins that the kernel has to count with, in seconds."""
+        return self.meter.settings.bounds_s
+
+    def close(self) -> None:
+        """Send what can be sent in the time given, and stop; more calls do nothing."""
+        self.sink.close(self._close_timeout_s)
+        self.meter.close(self._close_timeout_s)
+
+    def summary(self) -> str:
+        """What became of spans and of data points so far, a line each."""
+        return f"{self.sink.summary()}\n{self.meter.report.summary()}"
