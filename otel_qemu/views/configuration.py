@@ -7,8 +7,8 @@ from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.metrics.metric_settings import MetricSettings
 from otel_qemu.export.resources import asked_for
 from otel_qemu.export.text import MASK, printable, without_secrets
-from otel_qemu.export.transport.destination import exporter
 from otel_qemu.export.transport.endpoint import Endpoint, Signal, endpoint
+from otel_qemu.export.transport.installed import exporter
 from otel_qemu.settings import SETTINGS, Effective
 
 _STANDARD = re.compile(r"OTEL_(?!QEMU_)\w+", re.ASCII)

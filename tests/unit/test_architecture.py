@@ -96,14 +96,6 @@ def test_packages_stay_with_their_owners(module: Path) -> None:
     assert "rich" not in roots or part_of(module) in RICH
 
 
-@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_of_opentelemetry_only_the_protocol_is_needed(module: Path) -> None:
-    """The SDK and its exporters are installed for tests and benchmarks alone."""
-    theirs = [name for name in imports(module) if name.startswith("opentelemetry.")]
-
-    assert all(name.startswith("opentelemetry.proto.") for name in theirs)
-
-
 ARRAYS = sorted((PACKAGE / "trace/arrays").glob("*.py"))
 
 

@@ -101,8 +101,8 @@ class TraceClient:
         deadline_s = time.monotonic() + timeout_s
         self._queue.flush(timeout_s - min(_GRACE_S, timeout_s / 4))
         self._queue.close()
-        abandon(self.target.transport)
-        thread.join(max(0.0, deadline_s - time.monotonic()))
+        for ending in (abandon(self.target.transport), thread):
+            ending.join(max(0.0, deadline_s - time.monotonic()))
         self._queue.abandon()
         self._losses.report(self.stats)
         return self.stats

@@ -20,7 +20,7 @@ from otel_qemu.export.text import printable
 from otel_qemu.export.transport.endpoint import Signal
 
 LONGEST_ANSWER_BYTES = 1 << 16
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -63,16 +63,18 @@ class Transport(Protocol):
         """Let go of the connection; a request on its way in another thread may be aborted."""
 
 
-def abandon(transport: Transport) -> None:
-    """Close a transport, and abort what is on its way, without waiting for either: what cannot be closed is left."""
-    threading.Thread(target=_close, args=(transport,), name="export-shutdown", daemon=True).start()
+def abandon(transport: Transport) -> threading.Thread:
+    """Close a transport, and abort what is on its way, in a thread of its own, which may hang."""
+    closing = threading.Thread(target=_close, args=(transport,), name="export-shutdown", daemon=True)
+    closing.start()
+    return closing
 
 
 def _close(transport: Transport) -> None:
     try:
         transport.close()
     except Exception as error:
-        _logger.debug("closing the transport: %s", error)
+        log.debug("closing the transport: %s", error)
 
 
 _RESPONSES: dict[Signal, Any] = {

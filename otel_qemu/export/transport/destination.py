@@ -3,10 +3,10 @@
 import sys
 from dataclasses import dataclass
 
-from otel_qemu.export.transport import environment
 from otel_qemu.export.transport.answer import Transport
 from otel_qemu.export.transport.console import ConsoleTransport
 from otel_qemu.export.transport.endpoint import GRPC, Endpoint, Signal, endpoint
+from otel_qemu.export.transport.installed import OURS, exporter
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,6 @@ def open_transport(endpoint: Endpoint) -> Transport:
     return HttpTransport(endpoint)
 
 
-def exporter(signal: Signal) -> str:
-    """
-    ``otlp``, ``console`` or ``none``.
-
-    Raises:
-        BadInput: a variable has a value that it must not have.
-    """
-    disabled = environment.choice("false", ("true", "false"), environment.DISABLED) == "true"
-    kind = environment.choice("otlp", ("otlp", "console", "none"), f"OTEL_{signal.upper()}_EXPORTER")
-    return "none" if disabled else kind
-
-
 def destination(signal: Signal) -> Destination:
     """
     The destination that the environment asks for: OTLP over gRPC to this machine by default.
@@ -53,8 +41,12 @@ def destination(signal: Signal) -> Destination:
     Raises:
         BadInput: a variable has a value that it must not have.
     """
-    kind = exporter(signal)
-    if kind == "otlp":
+    name = exporter(signal)
+    if name == "otlp":
         place = endpoint(signal)
         return Destination(open_transport(place), place.name)
-    return Destination(ConsoleTransport(signal, sys.stdout) if kind == "console" else None, kind)
+    if name in OURS:
+        return Destination(ConsoleTransport(signal, sys.stdout) if name == "console" else None, name)
+    from otel_qemu.export.transport.span_exporter import open_span_exporter
+
+    return Destination(open_span_exporter(name), name)

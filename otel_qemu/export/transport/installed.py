@@ -1,0 +1,58 @@
+"""
+Exporters that are installed beside us: Python packages that offer one of OpenTelemetry's entry points.
+
+Source: OpenTelemetry specification, configuration/sdk-environment-variables.md, "Exporter Selection"; the groups are
+those of ``opentelemetry-instrument``.
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from otel_qemu.errors import BadInput
+from otel_qemu.export.text import printable
+from otel_qemu.export.transport import environment
+from otel_qemu.export.transport.endpoint import Signal
+
+OURS = ("otlp", "console", "none")
+"""Exporters that need no package: these names are never looked for."""
+
+
+def exporter(signal: Signal) -> str:
+    """
+    ``otlp``, ``console``, ``none`` or the name of one that is installed.
+
+    Raises:
+        BadInput: a variable has a value that it must not have.
+    """
+    if environment.choice("false", ("true", "false"), environment.DISABLED) == "true":
+        return "none"
+    variable, name = environment.setting(_variable(signal))
+    if not name or name.lower() in OURS:
+        return name.lower() or "otlp"
+    found = _installed(signal)
+    if name not in found:
+        allowed = ", ".join([*OURS, *sorted(found.keys() - set(OURS))])
+        raise BadInput(f"{variable} is {printable(name)!r}: it must be one of {allowed}, or a package must offer it")
+    return name
+
+
+def load(signal: Signal, name: str) -> Any:
+    """
+    The exporter of this name, made as its package makes it by default.
+
+    Raises:
+        BadInput: the package cannot make it.
+    """
+    try:
+        return _installed(signal)[name].load()()
+    except Exception as error:  # the package's, whatever it is
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise BadInput(f"{_variable(signal)} is {name!r}: its package cannot make it: {reason}") from None
+
+
+def _variable(signal: Signal) -> str:
+    return f"OTEL_{signal.upper()}_EXPORTER"
+
+
+def _installed(signal: Signal) -> dict[str, EntryPoint]:
+    return {each.name: each for each in entry_points(group=f"opentelemetry_{signal}_exporter")}
