@@ -28,9 +28,8 @@ from otel_qemu.export.transport.destination import Destination, destination
 from otel_qemu.export.transport.endpoint import Signal
 from otel_qemu.export.transport.readable import readable_spans
 from otel_qemu.export.transport.span_exporter import SpanExporterTransport
-from otel_qemu.trace.correlate import Correlator
+from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
-from otel_qemu.trace.replay import replay_traces
 
 from .encoded_traces import encoded, many
 from .sending import LIMITS, WAIT_S, is_final, until
@@ -95,7 +94,7 @@ def test_readable_spans_are_what_stands_on_the_wire(recording: Path) -> None:
     """The SDK's own encoder makes the same request of them, field by field; flags are more than the SDK writes."""
     opened, resources, ids = Recording.open(recording), Resources(), Ids()
     compared = 0
-    for traces in replay_traces(opened.batches(), Correlator()):
+    for traces in Pipeline().traces_of(opened.batches()):
         for trace in encode(traces, opened.names, resources, ids):
             ours = ExportTraceServiceRequest.FromString(request_of([trace], SCOPE))
             (spans,) = readable_spans(ours.SerializeToString())
@@ -249,7 +248,7 @@ def test_zipkins_exporter_gets_a_recording(monkeypatch: pytest.MonkeyPatch, caps
     opened = Recording.open(recording)
     expected = [
         span
-        for traces in replay_traces(opened.batches(), Correlator())
+        for traces in Pipeline().traces_of(opened.batches())
         for trace in encode(traces, opened.names, Resources(), Ids())
         for of_guest in readable_spans(request_of([trace], SCOPE))
         for span in of_guest
@@ -263,4 +262,6 @@ def test_zipkins_exporter_gets_a_recording(monkeypatch: pytest.MonkeyPatch, caps
     kinds = {span["name"].split(".")[0]: span["kind"] for span in server.spans}
     assert (kinds["rbd"], kinds["WRITE"]) == ("CLIENT", "SERVER")
     images = {span["tags"].get("ceph.rbd.image") for span in server.spans if span["name"].startswith("rbd.")}
-    assert images == {(span.attributes or {}).get("ceph.rbd.image") for span in expected if span.name.startswith("rbd.")}
+    assert images == {
+        (span.attributes or {}).get("ceph.rbd.image") for span in expected if span.name.startswith("rbd.")
+    }
