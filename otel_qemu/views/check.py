@@ -55,10 +55,7 @@ def check_text(trial: Trial) -> Iterator[str]:
             if site.slow_because:
                 yield f"           {site.probe.function} is single-stepped, which costs more a hit: {site.slow_because}"
     for struct, source in _sources(inspection):
-        yield f"  layout   {struct}: {source or 'not known'}"
-    if inspection.layout.scsi_known and inspection.sites.get("scsi"):
-        proof = "the first requests must confirm it" if inspection.proof else "unconfirmed: no symbol scsi_req_new"
-        yield f"           SCSIRequest: {proof}"
+        yield f"  layout   {struct}: {source or 'not known'}{_confirmed(inspection, struct)}"
     walk = "by pointers" if inspection.layout.walk_known else "by byte range and time"
     yield f"  joined   {walk if all(trial.attached.values()) else 'no'}"
     for problem in trial.problems:
@@ -70,6 +67,15 @@ def _sources(inspection: Inspection) -> Iterator[tuple[str, str | None]]:
     for struct in (SCSI_REQUEST, RBD_TASK, COMPLETION):
         calibrated = struct == SCSI_REQUEST and inspection.calibrates
         yield struct, CALIBRATION if calibrated else inspection.sources.get(struct)
+
+
+def _confirmed(inspection: Inspection, struct: str) -> str:
+    """What is to happen before the layout of SCSIRequest is believed."""
+    if struct != SCSI_REQUEST or not inspection.layout.scsi_known or not inspection.sites.get("scsi"):
+        return ""
+    if inspection.proof is None:
+        return ", which nothing can confirm: no symbol scsi_req_new"
+    return ", which the first requests must confirm"
 
 
 def _layer_text(trial: Trial, layer: str) -> str:

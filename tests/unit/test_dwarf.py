@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,14 @@ class TestStrangers:
             file.truncate(9 << 30)
         with pytest.raises(BadInput, match="is not used: to read it takes over 1,024 MiB"):
             offsets_in(str(program), [WANTED])
+
+    def test_its_reader_has_no_rights(self) -> None:
+        """Neither root's nor what a service was given; and limits of memory and time."""
+        text = "from otel_qemu.probe import dwarf; dwarf._limit_this_process(); print(open('/proc/self/status').read())"
+        done = subprocess.run([sys.executable, "-P", "-c", text], capture_output=True, text=True, check=True)
+        status = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
+        assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")] == [0, 0, 0]
+        assert "0" not in status["Uid"].split()
 
     def test_one_that_was_spoilt(self, tmp_path: Path) -> None:
         """Bytes overwritten, or the end cut off: BadInput, nothing, or what was not spoilt; and never another error."""

@@ -8,9 +8,10 @@ from otel_qemu.probe import inspection
 from otel_qemu.probe.elf import Binary, open_binary
 from otel_qemu.probe.inspection import _Findings, _findings
 from otel_qemu.probe.layouts import Evidence
-from otel_qemu.probe.processes import MappedFile
+from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.sites import PROBES
 from tests.unit.builders import compiled
+from tests.unit.test_dwarf import SOURCE, built
 
 LAYOUT = Evidence({"device": 8}, "somewhere")
 COMPLETE = _Findings(layout=LAYOUT)
@@ -75,3 +76,39 @@ def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for inode in range(5):
         ask(tmp_path, look, inode=inode)
     assert len(inspection._cache) <= 2
+
+
+DISAGREEING = SOURCE.format(more="").replace(
+    "int main",
+    """
+void scsi_req_complete(char *req, int status) { req[2] = status; }
+void scsi_req_retry(char *req) { req[0x17a] = 1; }
+void *scsi_req_new(void *device, unsigned tag, unsigned lun, char *cdb) { return cdb; }
+int main""",
+)
+
+
+def test_sources_that_disagree_are_reported_and_neither_is_used(tmp_path: Path) -> None:
+    """Debug information of an old SCSIRequest, machine code of a new one: the first requests will show which it is."""
+    path = str(built(tmp_path, DISAGREEING, "-g", "-rdynamic"))
+    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    (problem,) = [each for each in found.problems if "SCSIRequest" in each]
+    assert problem == (
+        "the layout of SCSIRequest is not used, for two sources disagree: debug information (in the file itself): "
+        "device at 0x8, tag at 0x1c, sense at 0x70, but machine code of scsi_req_retry: "
+        "device at 0x8, tag at 0x24, sense at 0x78"
+    )
+    assert found.calibrates
+    assert not found.layout.scsi_known
+
+
+def test_a_layout_that_nothing_shows_nor_can_show(tmp_path: Path) -> None:
+    """Without scsi_req_new there is nothing to calibrate with: the reason and the remedy are said."""
+    source = DISAGREEING.replace("req[0x17a] = 1", "req[0] = 1").replace("scsi_req_new", "another")
+    path = str(built(tmp_path, source, "-rdynamic"))
+    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    assert not found.calibrates
+    assert found.problems[0] == (
+        "SCSI is not traced: the layout of SCSIRequest is not known, and /usr/bin/kvm has no symbol scsi_req_new "
+        "to find it out with; install its debug symbols"
+    )
