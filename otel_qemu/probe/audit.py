@@ -3,12 +3,11 @@ Attaching the exact chain of ``bpf/audit.bpf.c``: with ``--audit`` only, for it 
 """
 
 import logging
-from pathlib import Path
 
 from otel_qemu.errors import BadInput, NotPossible
 from otel_qemu.probe import attach
 from otel_qemu.probe.inspection import Inspection
-from otel_qemu.probe.processes import PROC, MappedFile, QemuProcess
+from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.program import Program
 from otel_qemu.probe.sites import AUDIT_PROBES, Site, sites
 from otel_qemu.probe.symbols import open_with_symbols
@@ -70,8 +69,7 @@ def chain_sites(process: QemuProcess) -> list[Site]:
         BadInput: the file cannot be read, or has not all of the functions.
     """
     executable, wanted = process.executable, [probe.function for probe in AUDIT_PROBES]
-    roots = PROC / str(process.pid) / "root", Path("/")
-    with open_with_symbols(executable.path, wanted, roots) as binary:
+    with open_with_symbols(executable.path, wanted, process.roots) as binary:
         found, missing = sites(binary, "audit")
     if missing:
         names = ", ".join(probe.function for probe in missing)

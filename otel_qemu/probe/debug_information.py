@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe.dwarf import Offsets, Struct, offsets_in
+from otel_qemu.probe.dwarf import Offsets, Struct
+from otel_qemu.probe.dwarf_process import offsets_in
 from otel_qemu.probe.elf import Binary
 from otel_qemu.probe.layouts import BESIDE_TAG, COMPLETION, RBD_TASK, SCSI_REQUEST, Evidence
 

@@ -1,30 +1,21 @@
 """
 Where the fields of a struct lie, from the debug information (DWARF 2 to 5) of a file.
 
-A file of debug information is large and a stranger's: it is read by a process of its own (this module, run), which has
-limits of time and memory and none of our rights, and whose memory is given back when it ends.
+`probe.dwarf_process` has this done by another process.
 """
 
-import ctypes
-import json
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
 from otel_qemu.errors import BadInput
 
-_SECONDS = 15
-_MEMORY_BYTES = 1 << 30  # a QEMU takes a quarter of it
+_LARGEST_STRUCT_BYTES = 1 << 16
 _MOST_UNITS = 100_000  # a QEMU has 3,000
 _MOST_IMPORTS = 10_000
 _TOP_BYTES = 64  # of a unit, behind its header: its name is there, after its producer and language
-_NOBODY = 65534
 _TYPEDEFS = ("DW_TAG_typedef", "DW_TAG_const_type", "DW_TAG_volatile_type")
 _SPLIT = ("DW_AT_dwo_name", "DW_AT_GNU_dwo_name")
 _SECTIONS = frozenset(
@@ -54,36 +45,9 @@ Offsets = dict[str, dict[str, int]]
 """In bytes, by struct and field; a struct that is not there, or lacks a field, is left out."""
 
 
-def offsets_in(path: str, structs: Iterable[Struct]) -> Offsets:
-    """
-    Look for structs in a file's debug information; nothing is found in a file without any.
-
-    Raises:
-        BadInput: it cannot be read: damaged, too large, split over several files, or it takes too long.
-    """
-    command = [sys.executable, "-P", "-m", __name__, json.dumps([astuple(struct) for struct in structs])]
-    try:
-        with open(path, "rb") as file:
-            done = subprocess.run(command, stdin=file, capture_output=True, timeout=_SECONDS, check=False)
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise BadInput(f"the debug information of {path} is not used: to read it takes over {_SECONDS} s") from error
-    return _answer(path, done)
-
-
-def _answer(path: str, done: "subprocess.CompletedProcess[bytes]") -> Offsets:
-    if done.returncode:
-        raise BadInput(f"the debug information of {path} is not used: its reader ended with status {done.returncode}")
-    answer = json.loads(done.stdout)
-    if isinstance(answer, str):
-        raise BadInput(f"the debug information of {path} is not used: {answer}")
-    return dict(answer)
-
-
 def read_offsets(stream: Any, structs: Iterable[Struct]) -> Offsets:
     """
-    The same in this process.
+    Look for structs in a file's debug information; nothing is found in a file without any.
 
     Args:
         stream: of the ELF file, binary and seekable.
@@ -167,8 +131,9 @@ def _offsets(unit: Any, struct: Struct) -> dict[str, int]:
     """Of all of a struct's fields; empty unless each is there."""
     for entry in _named(unit, struct.name.split("::")):
         offsets = {field: _offset(entry, field.split(".")) for field in struct.fields}
-        if None not in offsets.values():
-            return {field: offset for field, offset in offsets.items() if offset is not None}
+        known = {field: at for field, at in offsets.items() if at is not None and 0 <= at < _LARGEST_STRUCT_BYTES}
+        if len(known) == len(offsets):
+            return known
     return {}
 
 
@@ -230,35 +195,3 @@ def _type(member: Any) -> Any:
             break
         entry = entry.get_DIE_from_attribute("DW_AT_type")
     return entry
-
-
-def _limit_this_process() -> None:
-    """Less time and memory than would hurt, and no rights; all that is imported has been."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    # What a service was given beside its user: capset(2), version 3, of this process; three empty sets of two words.
-    if ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()):
-        raise BadInput("its reader cannot give up its capabilities")
-
-
-def _main() -> None:
-    structs = [Struct(unit, name, tuple(fields)) for unit, name, fields in json.loads(sys.argv[1])]
-    answer: Offsets | str
-    try:
-        _limit_this_process()
-        answer = read_offsets(sys.stdin.buffer, structs)
-    except BadInput as error:
-        answer = str(error)
-    except MemoryError:
-        answer = f"to read it takes over {_MEMORY_BYTES >> 20:,} MiB"
-    except Exception as error:  # whatever a damaged file makes pyelftools raise
-        answer = f"{type(error).__name__} {error}: is the file damaged?"
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    _main()

@@ -4,14 +4,13 @@ What can be traced of one QEMU process: its sites, its layout, and what stands i
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from otel_qemu.errors import BadInput
 from otel_qemu.probe import debug_information, machine_code
 from otel_qemu.probe.elf import Binary
 from otel_qemu.probe.layouts import COMPLETION, RBD_TASK, SCSI_REQUEST, Disagreement, Evidence, Layout, agreed
-from otel_qemu.probe.processes import PROC, MappedFile, QemuProcess
+from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.sites import PROBES, Probe, Site, proof_site, sites
 from otel_qemu.probe.symbols import open_with_symbols
 
@@ -157,7 +156,7 @@ def _layout(binary: Binary, struct: str, read_code: Callable[[Binary], list[Evid
 
 def _inspect_scsi(found: Inspection) -> dict[str, int]:
     executable = found.process.executable
-    with open_with_symbols(executable.path, _SCSI_REQUIRED, _roots(found.process)) as binary:
+    with open_with_symbols(executable.path, _SCSI_REQUIRED, found.process.roots) as binary:
         qemu = _findings(binary, executable, _look_at_qemu)
         found.build_ids["qemu"] = binary.build_id
     found.qemu_version, found.proof = qemu.version, qemu.proof
@@ -199,16 +198,11 @@ def _inspect_rbd(found: Inspection) -> dict[str, int]:
 
 
 def _open_and_look(found: Inspection, name: str, file: MappedFile, look: Callable[[Binary], _Findings]) -> _Findings:
-    with open_with_symbols(file.path, (), _roots(found.process)) as binary:
+    with open_with_symbols(file.path, (), found.process.roots) as binary:
         findings = _findings(binary, file, look)
         found.build_ids[name] = binary.build_id
     found.report(findings.problems)
     return findings
-
-
-def _roots(process: QemuProcess) -> tuple[Path, Path]:
-    """Of the file systems that may have debug files: the process's own, then ours."""
-    return PROC / str(process.pid) / "root", Path("/")
 
 
 def _names(probes: list[Probe]) -> str:

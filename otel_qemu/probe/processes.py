@@ -61,6 +61,11 @@ class QemuProcess:
     uuid: str | None
     unreachable: tuple[str, ...] = ()
 
+    @property
+    def roots(self) -> tuple[Path, Path]:
+        """Of the file systems that may have its debug files: its own, then ours."""
+        return PROC / str(self.pid) / "root", Path("/")
+
 
 def qemu_pids(proc: Path = PROC) -> Iterator[int]:
     """Process ids of every QEMU that we may see; one readlink a process, nothing more."""

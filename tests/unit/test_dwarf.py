@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe import debug_information, dwarf
-from otel_qemu.probe.dwarf import Offsets, Struct, offsets_in
+from otel_qemu.probe import debug_information, dwarf_process
+from otel_qemu.probe.dwarf import Offsets, Struct
+from otel_qemu.probe.dwarf_process import offsets_in
 from otel_qemu.probe.layouts import COMPLETION, RBD_TASK, SCSI_REQUEST
 from otel_qemu.probe.symbols import open_with_symbols
 
@@ -95,7 +96,7 @@ class TestStrangers:
     def test_one_that_takes_too_long(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its reader is ended."""
         program = built(tmp_path, SOURCE.format(more=""), "-g")
-        monkeypatch.setattr(dwarf, "_SECONDS", 0.001)
+        monkeypatch.setattr(dwarf_process, "_SECONDS", 0.001)
         with pytest.raises(BadInput, match=r"is not used: to read it takes over 0\.001 s"):
             offsets_in(str(program), [WANTED])
 
@@ -112,7 +113,8 @@ class TestStrangers:
 
     def test_its_reader_has_no_rights(self) -> None:
         """Neither root's nor what a service was given; and limits of memory and time."""
-        text = "from otel_qemu.probe import dwarf; dwarf._limit_this_process(); print(open('/proc/self/status').read())"
+        text = "from otel_qemu.probe.dwarf_process import _limit_this_process as limit; limit()\n"
+        text += "print(open('/proc/self/status').read())"
         done = subprocess.run([sys.executable, "-P", "-c", text], capture_output=True, text=True, check=True)
         status = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
         assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")] == [0, 0, 0]

@@ -1,0 +1,81 @@
+"""
+The debug information of a file, read by a process of its own.
+
+A file of debug information is large and a stranger's.  Its reader (this module, run) has limits of time and memory and
+none of our rights, and its memory is given back when it ends.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import astuple
+
+from otel_qemu.errors import BadInput
+from otel_qemu.probe.dwarf import Offsets, Struct, read_offsets
+
+_SECONDS = 15
+_MEMORY_BYTES = 1 << 30  # a QEMU takes a quarter of it
+_NOBODY = 65534
+
+
+def offsets_in(path: str, structs: Iterable[Struct]) -> Offsets:
+    """
+    Look for structs in a file's debug information; nothing is found in a file without any.
+
+    Raises:
+        BadInput: it cannot be read: damaged, too large, split over several files, or it takes too long.
+    """
+    command = [sys.executable, "-P", "-m", __name__, json.dumps([astuple(struct) for struct in structs])]
+    try:
+        with open(path, "rb") as file:
+            done = subprocess.run(command, stdin=file, capture_output=True, timeout=_SECONDS, check=False)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BadInput(f"the debug information of {path} is not used: to read it takes over {_SECONDS} s") from error
+    return _answer(path, done)
+
+
+def _answer(path: str, done: "subprocess.CompletedProcess[bytes]") -> Offsets:
+    if done.returncode:
+        raise BadInput(f"the debug information of {path} is not used: its reader ended with status {done.returncode}")
+    answer = json.loads(done.stdout)
+    if isinstance(answer, str):
+        raise BadInput(f"the debug information of {path} is not used: {answer}")
+    return dict(answer)
+
+
+def _limit_this_process() -> None:
+    """Less time and memory than would hurt, and no rights; all that is imported has been."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    # What a service was given beside its user: capset(2), version 3, of this process; three empty sets of two words.
+    if ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()):
+        raise BadInput("its reader cannot give up its capabilities")
+
+
+def _main() -> None:
+    structs = [Struct(unit, name, tuple(fields)) for unit, name, fields in json.loads(sys.argv[1])]
+    answer: Offsets | str
+    try:
+        _limit_this_process()
+        answer = read_offsets(sys.stdin.buffer, structs)
+    except BadInput as error:
+        answer = str(error)
+    except MemoryError:
+        answer = f"to read it takes over {_MEMORY_BYTES >> 20:,} MiB"
+    except Exception as error:  # whatever a damaged file makes pyelftools raise
+        answer = f"{type(error).__name__} {error}: is the file damaged?"
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _main()
