@@ -82,8 +82,9 @@ def open_probes() -> list[str]:
 
 
 def traced_events() -> str:
-    """What tracefs knows of uprobes, by a mount of its own."""
-    command = "mount -t tracefs none /sys/kernel/tracing && cat /sys/kernel/tracing/uprobe_events"
+    """What tracefs knows of uprobes, by a mount of its own where there is none: systemd makes one."""
+    at = "/sys/kernel/tracing"
+    command = f"test -e {at}/uprobe_events || mount -t tracefs none {at} && cat {at}/uprobe_events"
     return subprocess.run(
         ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, check=True, timeout=60
     ).stdout

@@ -23,8 +23,8 @@ PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
 READ_INTERVAL_S = 0.3
 
 
-def traced(route: str, audit: bool, seconds: int) -> dict[str, Any]:
-    """What two QEMUs answered after so much work, and every counter that grew meanwhile."""
+def trace(route: str, audit: bool, seconds: int) -> None:
+    """Print what two QEMUs answered after so much work, and every counter that grew meanwhile."""
     started = time.monotonic()
     with ExitStack() as stack:
         qemus = [stack.enter_context(FakeQemu(QEMU_7_2, folder=FAKE)) for _ in range(2)]
@@ -38,23 +38,28 @@ def traced(route: str, audit: bool, seconds: int) -> dict[str, Any]:
             time.sleep(READ_INTERVAL_S)
         answers = [vars(qemu.answer()) for qemu in qemus]
         read += len(tracing.records())
-        return {
-            "route": route,
-            "audit": audit,
-            "attach_s": round(attached - started, 1),
-            "answers": answers,
-            "counted": tracing.counted(),
-            "read": read,
-        }
+        report(
+            route=route,
+            audit=audit,
+            attach_s=round(attached - started, 1),
+            answers=answers,
+            counted=tracing.counted(),
+            read=read,
+        )  # before tables are emptied, which fails where their keys have been overwritten
+
+
+def report(**what: Any) -> None:
+    """One line of output."""
+    print(json.dumps(what))
 
 
 def main(seconds: int, *routes: str) -> None:
     """Trace by each route, one after the other."""
     preemption = PREEMPTION.read_text().strip() if PREEMPTION.exists() else "unknown"
-    print(json.dumps({"release": os.uname().release, "preemption": preemption}))
+    report(release=os.uname().release, preemption=preemption)
     for route in routes:
         name, _, audit = route.partition("+")
-        print(json.dumps(traced(name, bool(audit), seconds)))
+        trace(name, bool(audit), seconds)
 
 
 if __name__ == "__main__":
