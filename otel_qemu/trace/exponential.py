@@ -8,15 +8,11 @@ a bound may be rounded down to whole ns without moving any of them; integer root
 from functools import lru_cache
 from math import isqrt
 
-import numpy as np
-from numpy.typing import NDArray
-
 from otel_qemu.errors import BadInput
 
 SCALES = range(-2, 9)
 """Those that bounds are made for: from a factor of 16 from one to the next, to one of 1.0027."""
 
-_LONGEST_NS = int(np.iinfo("i8").max)
 _LOWEST_LOG2, _HIGHEST_LOG2 = -20, 7
 
 
@@ -44,23 +40,3 @@ def upper_bound_ns(index: int, scale: int) -> int:
     for _ in range(scale):  # floors of roots of floors are floors of roots
         root = isqrt(root)
     return root
-
-
-def exponential_indices(durations_ns: NDArray[np.int64], scale: int) -> NDArray[np.int64]:
-    """
-    The bucket of each duration, int64, shape (n,).
-
-    Args:
-        durations_ns: above 0; durations of 0 belong into the zero bucket, which has no index.
-        scale: of `SCALES`.
-    """
-    if not len(durations_ns):
-        return np.zeros(0, dtype="i8")
-    lowest, highest = (_near(int(end), scale) for end in (durations_ns.min(), durations_ns.max()))
-    bounds_ns = [min(upper_bound_ns(index, scale), _LONGEST_NS) for index in range(lowest - 1, highest + 2)]
-    return lowest - 1 + np.searchsorted(np.array(bounds_ns), durations_ns, side="left")
-
-
-def _near(duration_ns: int, scale: int) -> int:
-    """The bucket of one duration, or one beside it."""
-    return int(np.ceil(np.log2(duration_ns / 1e9) * 2.0**scale)) - 1

@@ -43,16 +43,12 @@ _DIRECT = {
 }
 
 
-def _matrix(table: dict[str, tuple[RbdOperation, ...]]) -> Mask:
+def _matrix() -> Mask:
+    """Whether a request's operation may lead to a call's: the index is 256 times the one plus the other."""
     matrix = np.zeros((len(scsi.OPERATIONS), 256), dtype=bool)
-    for name, children in table.items():
+    for name, children in _CHILDREN.items():
         matrix[scsi.operation_code(name), list(children)] = True
     return matrix.reshape(-1)
-
-
-def _pairs(parents: TableLike, calls: TableLike) -> Any:
-    """The index into a matrix of each pair of operations, uint16, shape (n,)."""
-    return parents["operation"].astype("u2") * np.uint16(256) + calls["operation"]
 
 
 def _direct_of() -> dict[tuple[int, bool], tuple[int, ...]]:
@@ -65,18 +61,12 @@ def _direct_of() -> dict[tuple[int, bool], tuple[int, ...]]:
 
 
 _DIRECT_OF = _direct_of()
-_IN_ANY_FORMAT = _matrix(_CHILDREN)
-_ON_RAW_IMAGES = _matrix(_DIRECT)
+_MATRIX = _matrix()
 
 
 def direction_fits(parents: TableLike, calls: TableLike) -> Mask:
     """Whether each request may have led to its call, in any disk format.  Both of shape (n,)."""
-    return _IN_ANY_FORMAT.take(_pairs(parents, calls))
-
-
-def is_direct(parents: TableLike, calls: TableLike) -> Mask:
-    """Whether each call is the one that its request makes by itself on a raw image."""
-    return _ON_RAW_IMAGES.take(_pairs(parents, calls))
+    return _MATRIX.take(parents["operation"].astype("u2") * np.uint16(256) + calls["operation"])
 
 
 def direct_of(call_operation: int, ranged: bool) -> tuple[int, ...]:

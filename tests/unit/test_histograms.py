@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
 from otel_qemu.events import Ending, RbdOperation
-from otel_qemu.trace.exponential import SCALES, exponential_indices
+from otel_qemu.trace.exponential import SCALES, upper_bound_ns
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, Histograms, in_ns, parse_bounds, rbd_operation
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Join, Traces
@@ -289,3 +290,26 @@ def _above(duration_ns: int, power: int, scale: int) -> bool:
     root = 2 ** max(scale, 0)
     power *= 2 ** max(-scale, 0)
     return duration_ns**root * 2 ** max(-power, 0) > 10 ** (9 * root) * 2 ** max(power, 0)
+
+
+LONGEST_NS = int(np.iinfo("i8").max)
+
+
+def exponential_indices(durations_ns: NDArray[np.int64], scale: int) -> NDArray[np.int64]:
+    """
+    The bucket of each duration, int64, shape (n,).
+
+    Args:
+        durations_ns: above 0; durations of 0 belong into the zero bucket, which has no index.
+        scale: of `SCALES`.
+    """
+    if not len(durations_ns):
+        return np.zeros(0, dtype="i8")
+    lowest, highest = (_near(int(end), scale) for end in (durations_ns.min(), durations_ns.max()))
+    bounds_ns = [min(upper_bound_ns(index, scale), LONGEST_NS) for index in range(lowest - 1, highest + 2)]
+    return lowest - 1 + np.searchsorted(np.array(bounds_ns), durations_ns, side="left")
+
+
+def _near(duration_ns: int, scale: int) -> int:
+    """The bucket of one duration, or one beside it."""
+    return int(np.ceil(np.log2(duration_ns / 1e9) * 2.0**scale)) - 1
