@@ -197,8 +197,6 @@ class Program:
     def forget_process(self, pid: int) -> int:
         """Stop tracing a process and drop all there is of it; returns how many entries in flight that were."""
         dropped = self.pause_process(pid)
-        if self._audits:
-            self._forget_audited(pid)
         self._forget(self._bpf[b"latencies"], pid)
         return dropped
 
@@ -206,6 +204,8 @@ class Program:
         """Take nothing of a process until `trace_process`, and drop what it has in flight; returns how many entries."""
         with contextlib.suppress(KeyError):
             del self._bpf[b"processes"][ctypes.c_uint32(pid)]
+        if self._audits:
+            self._forget_audited(pid)
         for name in (b"expected", b"held", *_SAMPLES):  # what is held has ended, or lies among the calls as well
             self._forget(self._bpf[name], pid)
         return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls"))

@@ -172,7 +172,7 @@ class Tracer:
         self._program.set_stage(Stage.ENDING)
 
     def still_in_flight(self) -> tuple[int, int]:
-        """How many SCSI requests are in flight, and how many RBD calls; after `detach`, how many had not ended."""
+        """How many SCSI requests, and walked RBD calls, are in flight; after `detach`, how many had not ended."""
         return self._program.still_in_flight()
 
     def detach(self) -> None:
