@@ -61,10 +61,10 @@ def _sites() -> tuple[str, ...]:
     return tuple(name.lower() for name in re.findall(r"^    SITE_(\w+),", _block("enum", "site"), re.M))
 
 
-def _counters() -> dict[str, str]:
-    """Counter names as users see them, in the order of their numbers, with what each counts."""
-    lines = re.findall(r"^    COUNT_(\w+),\s+/\* (.*?) \*/$", _block("enum", "counter"), re.M)
-    return {name.lower(): text for name, text in lines}
+def _counters() -> list[tuple[str, str, str]]:
+    """Counter names as users see them, in the order of their numbers, with their marks and their meaning."""
+    lines = re.findall(r"^    COUNT_(\w+),\s+/\* ((?:\([+!]\) )*)(.*?) \*/$", _block("enum", "counter"), re.M)
+    return [(name.lower(), marks, text) for name, marks, text in lines]
 
 
 RECORD = _dtype("record")
@@ -77,12 +77,13 @@ AUDIT_SITES = SITES[SITES.index("dma_blk_io") :]
 
 NO_RECORDS: Records = np.zeros(0, dtype=RECORD)
 
-COUNTERS = _counters()
+COUNTERS = {name: text for name, _, text in _counters()}
 """Name → meaning of every kernel counter, in the order of the ``counters`` map."""
 
-LOSSES = tuple(
-    name for name in COUNTERS if name.endswith(("_full", "_lost", "_unreadable", "_held", "_gone", "_request", "_call"))
-)
+BESIDE = frozenset(name for name, marks, _ in _counters() if "(+)" in marks)
+"""Counters that are counted beside another: a hit adds to exactly one of the rest."""
+
+LOSSES = tuple(name for name, marks, _ in _counters() if "(!)" in marks)
 """Counters of losses: something was not seen, or not as it was.  All of them are 0 while nothing is wrong."""
 
 

@@ -143,8 +143,8 @@ enum link {
 };
 
 /*
- * Every hit of a probe ends in exactly one of these, but for the lines marked (+), which are counted beside another.
- * Names are what users see, in lower case.
+ * Every hit of a probe adds to exactly one of the counters that have no (+); those with a (+) are counted beside it.
+ * A counter with a (!) is a loss: something was not seen, or not as it was.  Users see the names in lower case.
  */
 enum counter {
     COUNT_SCSI_MADE,             /* SCSI requests made while the layout of their process was not proven yet */
@@ -152,39 +152,39 @@ enum counter {
     COUNT_SCSI_SUBMITTED,        /* SCSI requests put in flight */
     COUNT_SCSI_RETRIED,          /* SCSI requests that failed, stopped the guest (werror=stop) and will be tried again */
     COUNT_SCSI_RESUBMITTED,      /* SCSI submits of such a request: the same request goes on */
-    COUNT_SCSI_UNREADABLE,       /* SCSI submits whose SCSIRequest could not be read */
-    COUNT_SCSI_TABLE_FULL,       /* SCSI submits that found the in-flight table full */
+    COUNT_SCSI_UNREADABLE,       /* (!) SCSI submits whose SCSIRequest could not be read */
+    COUNT_SCSI_TABLE_FULL,       /* (!) SCSI submits that found the in-flight table full */
     COUNT_SCSI_NOT_TAKEN,        /* SCSI submits not taken: tracing was about to end */
     COUNT_SCSI_COMPLETED,        /* SCSI requests that ended */
-    COUNT_SCSI_END_LOST,         /* (+) SCSI requests whose address was submitted again before their end was seen */
+    COUNT_SCSI_END_LOST,         /* (+) (!) SCSI requests whose address was submitted again before their end was seen */
     COUNT_SCSI_UNSTARTED,        /* SCSI ends of requests not put in flight: begun before us, not taken, no room */
     COUNT_RBD_SUBMITTED,         /* RBD calls put in flight */
-    COUNT_RBD_TABLE_FULL,        /* RBD calls that found the in-flight table full */
+    COUNT_RBD_TABLE_FULL,        /* (!) RBD calls that found the in-flight table full */
     COUNT_RBD_NOT_TAKEN,         /* RBD calls not taken: of no request in flight, and tracing was about to end */
     COUNT_RBD_COMPLETED,         /* RBD calls that ended */
-    COUNT_RBD_END_LOST,          /* (+) RBD calls whose completion was submitted again before its release was seen */
+    COUNT_RBD_END_LOST,          /* (+) (!) RBD calls whose completion was submitted again before its release was seen */
     COUNT_RBD_UNSTARTED,         /* releases of a completion whose call was not seen */
     COUNT_FOREIGN,               /* hits in a process that is not traced */
     COUNT_PARENT_FOUND,          /* (+) RBD calls whose walk ended at a SCSI request in flight */
     COUNT_PARENT_NO_LAYOUT,      /* (+) RBD calls not walked: the build's offsets are not known */
     COUNT_PARENT_FAULT,          /* (+) RBD calls whose walk met a null pointer or unreadable memory */
     COUNT_PARENT_NOT_IN_FLIGHT,  /* (+) RBD calls whose walk ended at no SCSI request in flight */
-    COUNT_PARENT_GONE,           /* (+) RBD calls that ended after their SCSI request did */
-    COUNT_SENSE_UNREADABLE,      /* (+) SCSI requests whose sense data could not be read */
-    COUNT_RETURN_UNREADABLE,     /* (+) RBD calls whose return value could not be read */
-    COUNT_LENGTH_UNREADABLE,     /* (+) RBD calls whose iovec could not be read: their length is short */
-    COUNT_CALLS_NOT_HELD,        /* (+) further RBD calls without a record: more than a request can hold */
+    COUNT_PARENT_GONE,           /* (+) (!) RBD calls that ended after their SCSI request did */
+    COUNT_SENSE_UNREADABLE,      /* (+) (!) SCSI requests whose sense data could not be read */
+    COUNT_RETURN_UNREADABLE,     /* (+) (!) RBD calls whose return value could not be read */
+    COUNT_LENGTH_UNREADABLE,     /* (+) (!) RBD calls whose iovec could not be read: their length is short */
+    COUNT_CALLS_NOT_HELD,        /* (+) (!) further RBD calls without a record: more than a request can hold */
     COUNT_REQUESTS_NOT_KEPT,     /* (+) SCSI requests without a record: not an error, not slow, not sampled */
     COUNT_CALLS_NOT_KEPT,        /* (+) RBD calls without a request that have no record either, for the same reason */
-    COUNT_SERIES_FULL,           /* (+) requests and calls in no histogram: too many processes, disks and operations */
-    COUNT_RING_FULL_REQUEST,     /* (+) SCSI requests whose whole trace was dropped: the ring was full */
-    COUNT_RING_FULL_CALL,        /* (+) RBD calls without a request that were dropped: the ring was full */
+    COUNT_SERIES_FULL,           /* (+) (!) requests and calls in no histogram: too many processes, disks or operations */
+    COUNT_RING_FULL_REQUEST,     /* (+) (!) SCSI requests whose whole trace was dropped: the ring was full */
+    COUNT_RING_FULL_CALL,        /* (+) (!) RBD calls without a request that were dropped: the ring was full */
     COUNT_RECORDS,               /* (+) records written to the ring */
     COUNT_AUDIT_LED,             /* hits of the audit's probes that carried a request on */
     COUNT_AUDIT_ELSEWHERE,       /* hits of the audit's probes that carry no SCSI request in flight */
     COUNT_AUDIT_SWITCHED,        /* switches of coroutines that the audit followed */
-    COUNT_AUDIT_TABLE_FULL,      /* (+) threads and coroutines that the audit had no room for */
-    COUNT_AUDIT_RING_FULL,       /* (+) RBD calls of which the audit could not tell: the ring was full */
+    COUNT_AUDIT_TABLE_FULL,      /* (+) (!) threads and coroutines that the audit had no room for */
+    COUNT_AUDIT_RING_FULL,       /* (+) (!) RBD calls of which the audit could not tell: the ring was full */
     COUNTERS
 };
 

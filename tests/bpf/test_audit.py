@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import AUDIT_SITES, COUNTERS, RECORD, Chain, Kind, RbdOperation
+from otel_qemu.events import AUDIT_SITES, BESIDE, RECORD, Chain, Kind, RbdOperation
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import SUBMITTER, Machine, Request, Via
 
@@ -19,7 +19,6 @@ DBS = 0x5555_0002_0000
 """A DMAAIOCB."""
 OTHER_THREAD = SUBMITTER + 7
 BLK, CALLBACK_FUNCTION = 0x5555_0003_0000, 0x5555_0004_0000
-BESIDE = {name for name, text in COUNTERS.items() if text.startswith("(+)")}
 
 
 class Chained(Machine):

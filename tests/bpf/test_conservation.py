@@ -4,14 +4,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from otel_qemu.events import COUNTERS, Kind, Layer, RbdOperation
+from otel_qemu.events import BESIDE, Kind, Layer, RbdOperation
 from otel_qemu.policy import KeepPolicy
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import PID, Completion, Machine, Request, Via
 from tests.bpf.test_limits import room_for
-
-BESIDE = {name for name, text in COUNTERS.items() if text.startswith("(+)")}
-"""Counters that count something beside the hit itself."""
 
 _PICK = st.integers(0, 1000)
 

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from otel_qemu.events import COUNTERS, Batch, Records
+from otel_qemu.events import BESIDE, Batch, Records
 from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe import program, tracer
 from otel_qemu.probe.program import Program
@@ -18,9 +18,6 @@ from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Traces
 from tests.kernel.fake_qemu import FakeQemu
-
-BESIDE = {name for name, text in COUNTERS.items() if text.startswith("(+)")}
-"""Counters that count something beside the hit itself."""
 
 
 class Those(Selection):
