@@ -65,6 +65,14 @@ def test_run_keeps_what_is_worth_seeing(asked: list[KeepPolicy]) -> None:
     assert asked == [KeepPolicy(1000, 0.1), KeepPolicy(1, 0.1)]
 
 
+def test_variables_are_for_run_alone(asked: list[KeepPolicy], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a service is given in its environment changes no recording."""
+    monkeypatch.setenv("OTEL_QEMU_ONE_IN", "7")
+    assert record() == NothingToTrace.exit_code
+    assert cli.main(["run"]) == NothingToTrace.exit_code
+    assert [policy.one_in for policy in asked] == [1, 7]
+
+
 @pytest.mark.parametrize("rate", ["-1", "many"])
 def test_a_rate_is_a_number(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--guest-rate", rate]) == USAGE

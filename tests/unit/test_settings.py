@@ -108,6 +108,7 @@ def test_a_space_after_a_comma_is_none_of_a_name(tmp_path: Path) -> None:
     """A text has several values in a file as in a variable; a flag has one."""
     assert read("domain = 'web1 , db 2'", folder=tmp_path).domains == ("web1", "db 2")
     assert read(environment={"OTEL_QEMU_DOMAIN": "web1, db 2"}).domains == ("web1", "db 2")
+    assert read(domain=("off",)).domains == ("off",)
     assert read(domain=("web1, db 2",)).domains == ("web1, db 2",)
 
 
@@ -151,6 +152,7 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ('slow-operation = "WRITE"', ('"WRITE" is not allowed', "WRITE=20ms")),
         ("slow-operation = 7", ("slow-operation: 7", "WRITE=20ms")),
         ("guest-rate = 0", ("guest-rate: 0", "above 0, or off")),
+        ('wait-span = "off"', ('wait-span: "off" is not allowed', "or 0")),
         ("wait-span = -1", ("wait-span: -1", "or 0")),
         ("wait-share = 1.1", ("wait-share: 1.1", "from 0 to 1")),
         ("bounds = []", ("bounds: []", "ascending")),
@@ -264,6 +266,13 @@ def test_what_is_printed_reads_the_same(name: str | None, tmp_path: Path) -> Non
     assert list(tomllib.loads(printed)) == list(SETTINGS)
     lines = dict(line.split(" = ", 1) for line in printed.splitlines() if line and line[0] != "#")
     assert all(lines[each].endswith(f"  # {before.origins[each]}") for each in SETTINGS)
+
+
+@pytest.mark.parametrize("path", ['/a"b', "/a\\b", "/a\nb", "/\u00e9\u2028", "/#", "/'''"])
+def test_a_printed_path_reads_the_same(path: str, tmp_path: Path) -> None:
+    """Whatever characters it has, on one line."""
+    (tmp_path / "again.toml").write_text(configuration_text(read_settings({"spool": path}, {}), {}))
+    assert read_settings({}, {}, tmp_path / "again.toml").settings == Settings(spool=path)
 
 
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
