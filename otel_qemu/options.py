@@ -3,19 +3,22 @@
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from otel_qemu.policy import KeepPolicy
 from otel_qemu.settings import SETTINGS, settings_in_force, types
-from otel_qemu.settings.option import Setting, config_option
+from otel_qemu.settings.option import Setting, read_file, variable
 from otel_qemu.views.configuration import configuration_text
 
 Command = Callable[..., Any]
 
 ANY_BOUNDS = types.bounds("ascending durations, like 1ms,5ms,10ms, or exponential:SCALE", float("inf"))
 """Bounds of histograms that are made of records, where the kernel sets no limit."""
+
+_FILE = types.SettingType("FILE", "a path", (str,), Path)
 
 by_pid = click.option(
     "--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", show_default="all",
@@ -57,7 +60,11 @@ def kept(command: Command) -> Command:
 def configured(command: Command) -> Command:
     """Give a command every setting, as `settings`, and the options --config and --print-config."""
 
-    @config_option
+    @click.option(
+        "--config", "file", cls=Setting, type=_FILE, is_eager=True, envvar=variable("config"), callback=read_file,
+        default="/etc/otel-qemu.toml", show_default=True,
+        help="Read settings from this TOML file. Flags and OTEL_QEMU_* variables override it.",
+    )  # fmt: skip
     @click.option(
         "--print-config", is_flag=True, help="Print the settings in force and where each came from, and exit."
     )

@@ -1,10 +1,8 @@
-"""Where the value of a setting comes from: its flag, its environment variable, or the file of settings."""
+"""An option of click that is also a variable and a key of the file; click finds its value."""
 
 import difflib
 import logging
 import os
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,30 +11,24 @@ import click
 from click.core import ParameterSource
 
 from otel_qemu.errors import BadInput
+from otel_qemu.settings.file import entries
 from otel_qemu.settings.types import SettingType
 
 log = logging.getLogger(__name__)
 
-DEFAULT_FILE = Path("/etc/otel-qemu.toml")
 PREFIX = "OTEL_QEMU_"
 
-_LARGEST_FILE_BYTES = 1 << 20
 _ORIGINS = "otel_qemu.settings.origins"
-"""Where a click context has the file and line of each key of the file."""
-# Comments and strings of several lines are passed over, since a line of theirs may look like a key.
-_KEY = re.compile(
-    r"""^[ \t]*\[*[ \t]*([\w-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*')[ \t]*[.=\]]|#.*|\"{3}[\s\S]*?\"{3}|'{3}[\s\S]*?'{3}""",
-    re.MULTILINE,
-)
+"""Where a context of click has the origin of each key of the file."""
 
 
 def variable(key: str) -> str:
-    """The environment variable of a key of the file."""
+    """The environment variable of a key."""
     return f"{PREFIX}{key.upper().replace('-', '_')}"
 
 
 class Setting(click.Option):
-    """An option whose wrong value is refused as ours are, by its name; click finds the value."""
+    """An option of one of our types.  A wrong value is refused by the name of where it came from."""
 
     type: SettingType
 
@@ -95,52 +87,23 @@ def read_file(ctx: click.Context, config: Any, path: Path) -> Path | None:
     settings = {each.key: each for each in ctx.command.params if isinstance(each, Setting) and each is not config}
     _warn_of_mistyped_variables([str(each.envvar) for each in (*settings.values(), config)])
     asked = ctx.get_parameter_source(config.name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-    read = asked or path.exists()
-    if read:
-        _read_table(ctx, path, settings)
+    found = path if asked or path.exists() else None
+    if found:
+        _become_defaults(ctx, entries(found), settings)
     for setting in settings.values():
         if (value := setting.value_from_envvar(ctx)) is not None:
             setting.read(ctx, value, str(setting.envvar))
-    return path if read else None
-
-
-def _read_table(ctx: click.Context, path: Path, settings: Mapping[str, Setting]) -> None:
-    text = _text(path)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{path} is not TOML: {error}") from None
-    lines = lines_of(text)
-    origins = {key: f"{path} line {lines.get(key, '?')}" for key in table}
-    for key in table:
-        if key not in settings:
-            raise BadInput(f"{origins[key]}: {key!r} is no setting: {_likely(key, list(settings))}")
-    values = {key: settings[key].elements(value) for key, value in table.items()}
-    for key, value in values.items():
-        settings[key].read(ctx, value, f"{origins[key]}: {key}")
-    ctx.meta[_ORIGINS] = origins
-    ctx.default_map = {str(settings[key].name): value for key, value in values.items()}
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            raise BadInput(f"{path} is larger than a file of settings: give --config another")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}; it must be a file of settings") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not TOML: it is not UTF-8") from None
-
-
-def lines_of(text: str) -> dict[str, int]:
-    """The line, from 1, on which each key of a TOML document first begins; tomllib tells no lines."""
-    found: dict[str, int] = {}
-    line, end = 1, 0
-    for match in filter(lambda match: match[1], _KEY.finditer(text)):
-        line, end = line + text.count("\n", end, match.start()), match.start()
-        found.setdefault(next(iter(tomllib.loads(f"{match[1]} = 0"))), line)
     return found
+
+
+def _become_defaults(ctx: click.Context, found: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> None:
+    ctx.default_map, ctx.meta[_ORIGINS] = {}, {}
+    for key, (value, origin) in found.items():
+        if key not in settings:
+            raise BadInput(f"{origin}: {key!r} is no setting: {_likely(key, list(settings))}")
+        elements = settings[key].elements(value)
+        settings[key].read(ctx, elements, f"{origin}: {key}")
+        ctx.default_map[settings[key].name], ctx.meta[_ORIGINS][key] = elements, origin
 
 
 def _warn_of_mistyped_variables(known: Sequence[str]) -> None:
@@ -153,10 +116,3 @@ def _warn_of_mistyped_variables(known: Sequence[str]) -> None:
 def _likely(key: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(key.lower().replace("_", "-"), known, 1)
     return f"is {close[0]!r} meant?" if close else f"one of {', '.join(known)}"
-
-
-config_option = click.option(
-    "--config", "file", cls=Setting, type=SettingType("FILE", "a path", (str,), Path), is_eager=True,
-    envvar=variable("config"), default=str(DEFAULT_FILE), callback=read_file, show_default=True,
-    help="Read settings from this TOML file. Flags and OTEL_QEMU_* variables override it.",
-)  # fmt: skip

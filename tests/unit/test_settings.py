@@ -14,7 +14,7 @@ from otel_qemu import cli
 from otel_qemu.errors import BadInput
 from otel_qemu.policy import KeepPolicy
 from otel_qemu.settings import SETTINGS, Settings
-from otel_qemu.settings.option import lines_of
+from otel_qemu.settings.file import lines_of
 from otel_qemu.settings.types import read_duration, show_duration
 from otel_qemu.trace.exponential import exponential_bounds
 from otel_qemu.views.configuration import configuration_text
