@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from otel_qemu.policy import KeepPolicy
-from otel_qemu.settings import SETTINGS, settings_in_force, types
+from otel_qemu.settings import SETTINGS, Settings, types
 from otel_qemu.settings.option import Setting, read_file, variable
 from otel_qemu.views.configuration import configuration_text
 
@@ -69,15 +69,14 @@ def configured(command: Command) -> Command:
         "--print-config", is_flag=True, help="Print the settings in force and where each came from, and exit."
     )
     @functools.wraps(command)
-    def with_settings(print_config: bool, **values: Any) -> Any:
-        effective = settings_in_force(click.get_current_context())
+    def with_settings(file: Path | None, print_config: bool, **values: Any) -> Any:
+        ctx = click.get_current_context()
+        settings = Settings.of(ctx)
         if print_config:
-            click.echo(configuration_text(effective, os.environ), nl=False)
+            origins = {key: each.origin(ctx) for key, each in SETTINGS.items()}
+            click.echo(configuration_text(settings, origins, file, os.environ), nl=False)
             return None
-        others = {
-            name: value for name, value in values.items() if name not in vars(effective.settings) and name != "file"
-        }
-        return command(settings=effective.settings, **others)
+        return command(settings=settings, **{name: values[name] for name in values.keys() - vars(settings).keys()})
 
     decorated: Command = with_settings
     for key in reversed(SETTINGS):

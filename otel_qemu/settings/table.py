@@ -2,8 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
@@ -81,6 +80,11 @@ class Settings:
         "look-interval", _interval(1, 600), "5s", "How often to look for requests that hang.")
     # fmt: on
 
+    @classmethod
+    def of(cls, ctx: click.Context) -> "Settings":
+        """The settings that click has found for a command."""
+        return cls(**{each.name: ctx.params[each.name] for each in fields(cls)})
+
     @property
     def policy(self) -> KeepPolicy:
         """Which traces get a record."""
@@ -97,24 +101,3 @@ SETTINGS = {
     for each in fields(Settings) for key in [each.metadata["key"]]
 }  # fmt: skip
 """Options of `run` by their keys in the file, in the order in which they are listed."""
-
-
-class Effective(NamedTuple):
-    """
-    The settings in force.
-
-    Attributes:
-        settings: their values.
-        origins: by key, where each came from, as `Setting.origin` says it.
-        file: the one that was read, if any.
-    """
-
-    settings: Settings
-    origins: dict[str, str]
-    file: Path | None
-
-
-def settings_in_force(ctx: click.Context) -> Effective:
-    """The settings that click has found for `run`."""
-    settings = Settings(**{str(each.name): ctx.params[str(each.name)] for each in SETTINGS.values()})
-    return Effective(settings, {key: each.origin(ctx) for key, each in SETTINGS.items()}, ctx.params["file"])

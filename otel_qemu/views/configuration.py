@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.metrics.metric_settings import MetricSettings
@@ -9,7 +10,7 @@ from otel_qemu.export.resources import asked_for
 from otel_qemu.export.text import MASK, printable, without_secrets
 from otel_qemu.export.transport.endpoint import Endpoint, Signal, endpoint
 from otel_qemu.export.transport.installed import exporter
-from otel_qemu.settings import SETTINGS, Effective
+from otel_qemu.settings import SETTINGS, Settings
 
 _STANDARD = re.compile(r"OTEL_(?!QEMU_)\w+", re.ASCII)
 _PUBLIC = re.compile(
@@ -18,26 +19,27 @@ _PUBLIC = re.compile(
 """Variables whose values are not secret. Headers are, and a variable that we do not know may be."""
 
 
-def configuration_text(effective: Effective, environment: Mapping[str, str]) -> str:
+def configuration_text(
+    settings: Settings, origins: Mapping[str, str], file: Path | None, environment: Mapping[str, str]
+) -> str:
     """
     TOML, ending in a newline.
+
+    Args:
+        settings: those in force.
+        origins: where each came from, by key.
+        file: the one that was read, if any.
+        environment: of the process.
 
     Raises:
         BadInput: an ``OTEL_*`` variable has a value that it must not have.
     """
     Limits.from_environment(), asked_for()  # refuse what `run` would
-    lines = [f"# {effective.file or 'no file'}; a flag wins over the environment, the environment over the file"]
-    lines += _settings(effective)
+    lines = [f"# {file or 'no file'}; a flag wins over the environment, the environment over the file"]
+    for key, setting in SETTINGS.items():
+        lines.append(f"{key} = {setting.toml(getattr(settings, str(setting.name)))}  # {printable(origins[key])}")
     lines += ["", "# Where OTLP goes, by the standard OTEL_* variables; values of headers are not shown."]
-    lines += _destinations()
-    lines += _variables(environment)
-    return "\n".join(lines) + "\n"
-
-
-def _settings(effective: Effective) -> Iterator[str]:
-    for name, setting in SETTINGS.items():
-        value = setting.toml(getattr(effective.settings, str(setting.name)))
-        yield f"{name} = {value}  # {printable(effective.origins[name])}"
+    return "\n".join([*lines, *_destinations(), *_variables(environment)]) + "\n"
 
 
 def _destinations() -> Iterator[str]:

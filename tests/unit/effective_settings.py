@@ -3,12 +3,21 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 from otel_qemu import cli
-from otel_qemu.settings import Effective, settings_in_force
+from otel_qemu.settings import SETTINGS, Settings
 
 NOWHERE = Path("/nonexistent/otel-qemu.toml")
+
+
+class Effective(NamedTuple):
+    """The settings in force, where each came from, and the file that was read, if any."""
+
+    settings: Settings
+    origins: dict[str, str]
+    file: Path | None
 
 
 def read_settings(
@@ -29,7 +38,8 @@ def read_settings(
     arguments = [*_arguments(flags), *(["--config", str(file)] if file else [])]
     with patch.dict(os.environ, environment, clear=True):
         context = cli.run.make_context("run", arguments, default_map={"file": str(default)})
-    return settings_in_force(context)
+    origins = {key: setting.origin(context) for key, setting in SETTINGS.items()}
+    return Effective(Settings.of(context), origins, context.params["file"])
 
 
 def _arguments(flags: Mapping[str, str | tuple[str, ...]]) -> Iterator[str]:

@@ -100,7 +100,7 @@ def test_exponential_bounds_are_a_setting(scale: int, tmp_path: Path) -> None:
     """Those of a scale that the kernel has room for; printed as durations, they are the same."""
     bounds_s = read(bounds=f"exponential:{scale}").bounds_s
     assert bounds_s == exponential_bounds(str(scale))
-    printed = configuration_text(read_settings({"bounds": f"exponential:{scale}"}, {}, None, NOWHERE), {})
+    printed = configuration_text(*read_settings({"bounds": f"exponential:{scale}"}, {}, None, NOWHERE), {})
     assert read(printed, folder=tmp_path).bounds_s == bounds_s
 
 
@@ -258,7 +258,7 @@ def test_what_is_printed_reads_the_same(name: str | None, tmp_path: Path) -> Non
     environment = {str(SETTINGS[name].envvar): OTHERS[name][0]} if name else {}
     before = read_settings({}, environment, None, NOWHERE)
 
-    printed = configuration_text(before, environment)
+    printed = configuration_text(*before, environment)
 
     (tmp_path / "again.toml").write_text(printed)
     after = read_settings({}, {}, tmp_path / "again.toml")
@@ -271,7 +271,7 @@ def test_what_is_printed_reads_the_same(name: str | None, tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", ['/a"b', "/a\\b", "/a\nb", "/\u00e9\u2028", "/#", "/'''"])
 def test_a_printed_path_reads_the_same(path: str, tmp_path: Path) -> None:
     """Whatever characters it has, on one line."""
-    (tmp_path / "again.toml").write_text(configuration_text(read_settings({"spool": path}, {}), {}))
+    (tmp_path / "again.toml").write_text(configuration_text(*read_settings({"spool": path}, {}), {}))
     assert read_settings({}, {}, tmp_path / "again.toml").settings == Settings(spool=path)
 
 
