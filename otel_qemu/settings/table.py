@@ -38,7 +38,7 @@ _ONE_IN = SettingType("N", f"a whole number, 0 to {_MOST_ONE_IN}", (str, int), i
 _SLOW = types.duration("a duration like 100ms, or off", _LEAST_S, _LONGEST_S, optional=True)
 _SLOW_OPERATION = types.slow_operation(
     "an operation and a duration, like WRITE=20ms", types.duration("a duration like 20ms", _LEAST_S, _LONGEST_S))
-_RATE = types.number("N", "a number of traces a second above 0, or off", _ABOVE_0, _FINITE, optional=True)
+_GUEST_RATE = types.number("N", "a number of traces a second above 0, or off", _ABOVE_0, _FINITE, optional=True)
 _WAIT = types.duration("a duration like 1ms, or 0", 0, _LONGEST_S)
 _SHARE = types.number("SHARE", "a number from 0 to 1", 0, 1)
 _BOUNDS = types.bounds(
@@ -59,7 +59,7 @@ class Settings:
     slow_by_operation_s: tuple[tuple[str, float], ...] = _repeatable(
         "slow-operation", _SLOW_OPERATION, "none", "Threshold for one SCSI operation, overriding --slow.")
     guest_traces_per_s: float | None = _setting(
-        "guest-rate", _RATE, "100", "Export at most N traces per second of each guest, divided fairly among its disks; "
+        "guest-rate", _GUEST_RATE, "100", "Export at most N traces per second of each guest, divided fairly among its disks; "
         "the rest is only counted.")
     wait_span_s: float = _setting(
         "wait-span", _WAIT, "1ms", "A wait in QEMU's block layer that takes at least this long has a span of its own.")

@@ -152,7 +152,7 @@ def test_histograms_need_no_records(asked: list[KeepPolicy]) -> None:
 @pytest.mark.parametrize("command", [("hist",), ("record", "-o", "recording")])
 @pytest.mark.parametrize("audit", [True, False])
 def test_an_audit_keeps_all_that_it_compares(tmp_path: Path, command: tuple[str, ...], audit: bool) -> None:
-    """`hist` needs no record, and its audit needs them all; what `record` keeps is what it was told."""
+    """`hist` needs no record, and its audit needs them all; `record` keeps what its options say."""
     with patch.object(cli, "Service", side_effect=_Asked("nothing is traced here")) as service:
         line = [str(tmp_path / word) if word == "recording" else word for word in command]
         assert cli.main([*line, *["--audit"] * audit]) == NothingToTrace.exit_code

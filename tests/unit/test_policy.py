@@ -1,4 +1,4 @@
-"""Keep rules as the kernel is told them: a threshold for each opcode."""
+"""The keep policy as the kernel has it: a threshold for each opcode."""
 
 import numpy as np
 import pytest

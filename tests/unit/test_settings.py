@@ -246,7 +246,7 @@ def test_an_empty_variable_is_none_and_an_empty_flag_is_wrong() -> None:
         read_settings({"slow": ""}, {}, None, NOWHERE)
 
 
-def test_a_mistyped_variable_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mistyped_variable_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """One that no setting resembles is somebody else's."""
     read(environment={"OTEL_QEMU_ONEIN": "5", "OTEL_QEMU_CACHE": "/x", "OTEL_QEMU_CONFIG": ""})
     assert caplog.messages == ["OTEL_QEMU_ONEIN is no setting: is OTEL_QEMU_ONE_IN meant?"]
