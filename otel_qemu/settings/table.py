@@ -59,8 +59,8 @@ class Settings:
     slow_by_operation_s: tuple[tuple[str, float], ...] = _repeatable(
         "slow-operation", _SLOW_OPERATION, "none", "Threshold for one SCSI operation, overriding --slow.")
     guest_traces_per_s: float | None = _setting(
-        "guest-rate", _GUEST_RATE, "100", "Export at most N traces per second of each guest, divided fairly among its disks; "
-        "the rest is only counted.")
+        "guest-rate", _GUEST_RATE, "100", "Export at most N traces per second of each guest, divided fairly among its "
+        "disks; the rest is only counted.")
     wait_span_s: float = _setting(
         "wait-span", _WAIT, "1ms", "A wait in QEMU's block layer that takes at least this long has a span of its own.")
     wait_share: float = _setting(

@@ -1,9 +1,11 @@
 """Options of the command line that say what to keep: read as meant, or refused with one line."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
+import click
 import pytest
 
 from otel_qemu import cli
@@ -122,6 +124,15 @@ def test_commands_that_keep_traces_have_the_options(command: str, capsys: pytest
     cli.main([command, "--help"])
     said = capsys.readouterr().out
     assert all(option in said for option in ("--one-in", "--slow ", "--slow-operation"))
+
+
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+def test_help_lines_are_sentences_and_show_the_default(command: str) -> None:
+    """Help is not read in order: no line goes on with the one before it, and no default has to be guessed."""
+    for option in cli.cli.commands[command].params:
+        if isinstance(option, click.Option):
+            assert re.fullmatch(r"(?!So |Also that|The same)[A-Z].*\.", option.help or ""), option.name
+            assert option.is_flag or option.required or option.show_default, option.name
 
 
 @pytest.mark.parametrize("bounds", ["exponential:1", "exponential:9", "2ms,1ms", "", ",".join(map(str, range(1, 33)))])
