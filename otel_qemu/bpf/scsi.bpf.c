@@ -129,11 +129,29 @@ static __always_inline void finish(struct record *request)
     release_held(request);
 }
 
+/*
+ * Whether a request that is in flight is tried again.  Where link-time optimisation has inlined scsi_req_retry, no probe
+ * has seen that it would be: then it is the same command of the same tag, whose librbd call has failed.
+ */
+static __always_inline bool is_retry(struct record *before, struct record *again)
+{
+    if (before->ending == ENDING_RETRY)
+        return true;
+    bool failed = before->return_value < 0 && before->return_value != RETURN_UNKNOWN;
+    u64 *cdb = (u64 *)before->cdb, *same = (u64 *)again->cdb;
+    if (!failed || before->device != again->device || before->tag != again->tag || before->lun != again->lun ||
+        cdb[0] != same[0] || cdb[1] != same[1])
+        return false;
+    if (before->retries < 255)
+        before->retries++;
+    return true;
+}
+
 /* The address is in flight already: a retry of the same request, or one whose end was never seen. */
 static __always_inline void submit_again(struct key *key, struct record *record)
 {
     struct record *before = requests.lookup(key);
-    if (before && before->ending == ENDING_RETRY) {
+    if (before && is_retry(before, record)) {
         before->ending = 0;
         count(COUNT_SCSI_RESUBMITTED);
         return;

@@ -1,5 +1,7 @@
 """SCSI requests: how they begin, how they end, and what their record says."""
 
+from typing import Any
+
 import pytest
 
 from otel_qemu.events import RECORD, RETURN_UNKNOWN, Ending, Kept, Kind, Link, RbdOperation
@@ -174,6 +176,31 @@ def test_a_second_enqueue_after_one_retry_is_a_lost_end(machine: Machine) -> Non
     machine.enqueue(request)
     machine.complete(request)
     assert [int(record["ending"]) for record in machine.records()] == [Ending.LOST, Ending.COMPLETED]
+
+
+def test_a_retry_that_no_probe_has_seen(machine: Machine) -> None:
+    """scsi_req_retry was inlined: the same command of the same tag, after a call that failed, is the same request."""
+    request = machine.submit_request(b"\x35" + bytes(9), xfer=0)
+    machine.release(machine.call(request, RbdOperation.FLUSH), -28)
+    machine.enqueue(request)
+    machine.release(machine.call(request, RbdOperation.FLUSH), 0)
+    machine.complete(request)
+    record, _further = machine.records()
+    assert (record["ending"], record["retries"], record["calls"]) == (Ending.COMPLETED, 1, 2)
+    assert machine.counted()["scsi_resubmitted"] == machine.counted()["scsi_submitted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "again"),
+    [(0, {}), (-28, {"tag": 8}), (-28, {"lun": 1}), (-28, {"cdb": b"\x35" + bytes(14) + b"\x01"})],
+)
+def test_another_request_at_the_same_address_is_no_retry(machine: Machine, result: int, again: dict[str, Any]) -> None:
+    """The call went well, or the command, its tag or its LUN is another: the end of the first was lost."""
+    request = machine.submit_request(b"\x35" + bytes(9), xfer=0)
+    machine.release(machine.call(request, RbdOperation.FLUSH), result)
+    machine.forget(request)
+    machine.enqueue(machine.allocate_request(**{"cdb": b"\x35" + bytes(9), "xfer": 0, **again}))
+    assert machine.counted()["scsi_end_lost"] == 1
 
 
 @pytest.mark.parametrize("ending", [Ending.COMPLETED, Ending.FAILED, Ending.CANCELLED])
