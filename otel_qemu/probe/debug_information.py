@@ -27,19 +27,30 @@ _known: dict[tuple[str, int, int], Offsets | BadInput] = {}
 """What files have shown, by path, time and size: to read one takes seconds, and a hundred guests run one binary."""
 
 
-def evidence(binary: Binary, struct: str) -> list[Evidence]:
+class Misfit(BadInput):
+    """A struct is laid out so that the kernel side cannot read it."""
+
+
+def evidence(binary: Binary, struct: str, is_needed: bool = True) -> list[Evidence]:
     """
-    What the first file that knows a struct says of it; what keeps a file from being used goes to `Binary.problems`.
+    What the first file that knows a struct says of it.
 
     Args:
-        binary: that has the struct.
+        binary: that has the struct; what keeps a file from being used goes to its `problems`.
         struct: `layouts.SCSI_REQUEST` or one of the others.
+        is_needed: nothing else shows the struct; if something does, a file that cannot be used is no problem.
+
+    Raises:
+        Misfit: it cannot be read by the kernel side.
     """
     for path in binary.debug_files():
         try:
             offsets = _translated(struct, _offsets(path))
+        except Misfit:
+            raise
         except BadInput as error:
-            binary.report(str(error))
+            if is_needed:
+                binary.report(str(error))
             continue
         if offsets:
             return [Evidence(offsets, f"debug information ({_shown(path, binary)})")]
@@ -81,7 +92,7 @@ def _translated(struct: str, offsets: Offsets) -> dict[str, int] | None:
     In the fields of `layouts.Layout`; None where the struct was not found.
 
     Raises:
-        BadInput: it is laid out so that the kernel side cannot read it.
+        Misfit: it cannot be read by the kernel side.
     """
     if struct == SCSI_REQUEST and (fields := offsets.get("SCSIRequest")):
         return _scsi_request(fields)
@@ -97,7 +108,7 @@ def _translated(struct: str, offsets: Offsets) -> dict[str, int] | None:
 def _scsi_request(fields: dict[str, int]) -> dict[str, int]:
     beside = {ours: fields[theirs] - fields["tag"] for ours, theirs in _BESIDE_TAG.items()}
     if beside != BESIDE_TAG:
-        raise BadInput(
+        raise Misfit(
             f"debug information lays out SCSIRequest as no QEMU that is known (behind its tag: {beside}): "
             "report it with the output of `otel-qemu check --json`"
         )

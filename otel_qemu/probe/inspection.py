@@ -8,6 +8,7 @@ from typing import Any
 
 from otel_qemu.errors import BadInput
 from otel_qemu.probe import debug_information, machine_code
+from otel_qemu.probe.debug_information import Misfit
 from otel_qemu.probe.elf import Binary
 from otel_qemu.probe.layouts import COMPLETION, RBD_TASK, SCSI_REQUEST, Disagreement, Evidence, Layout, agreed
 from otel_qemu.probe.processes import MappedFile, QemuProcess
@@ -147,11 +148,14 @@ def _look_at_block_rbd(binary: Binary) -> _Findings:
 
 def _layout(binary: Binary, struct: str, read_code: Callable[[Binary], list[Evidence]]) -> Evidence | None:
     """What debug information and machine code say of a struct; None if neither does, or if they disagree."""
+    code = read_code(binary)
     try:
-        return agreed([*debug_information.evidence(binary, struct), *read_code(binary)])
+        return agreed([*debug_information.evidence(binary, struct, is_needed=not code), *code])
+    except Misfit as error:
+        binary.report(str(error))
     except Disagreement as error:
         binary.report(f"the layout of {struct} is not used, for two sources disagree: {error}")
-        return None
+    return None
 
 
 def _inspect_scsi(found: Inspection) -> dict[str, int]:

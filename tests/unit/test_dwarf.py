@@ -171,8 +171,8 @@ class TestEvidence:
     def test_a_scsi_request_that_the_probes_cannot_read(self, tmp_path: Path) -> None:
         """Its fields lie otherwise beside each other than in any QEMU: not used, and reported."""
         program = built(tmp_path, SOURCE.format(more="").replace("tag, lun", "tag, between, lun"), "-g")
-        (problem,) = evidence(program, SCSI_REQUEST)
-        assert "lays out SCSIRequest as no QEMU that is known" in problem
+        with pytest.raises(BadInput, match="lays out SCSIRequest as no QEMU that is known"):
+            evidence(program, SCSI_REQUEST)
 
     @pytest.mark.parametrize(
         ("before", "between", "expected"),

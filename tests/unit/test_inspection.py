@@ -102,6 +102,25 @@ def test_sources_that_disagree_are_reported_and_neither_is_used(tmp_path: Path) 
     assert not found.layout.scsi_known
 
 
+def test_a_layout_that_the_probes_cannot_read_is_reported(tmp_path: Path) -> None:
+    """Debug information shows that it is no layout that is known, whatever machine code looks like."""
+    source = DISAGREEING.replace("0x17a", "0x172").replace("tag, lun;", "tag, between, lun;")
+    path = str(built(tmp_path, source, "-g", "-rdynamic"))
+    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    assert not found.layout.scsi_known
+    assert any("lays out SCSIRequest as no QEMU that is known" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["machine code shows it", "nothing else shows it"])
+def test_debug_information_that_cannot_be_read(tmp_path: Path, is_known: bool) -> None:
+    """A problem only where it is needed."""
+    source = DISAGREEING if is_known else DISAGREEING.replace("req[0x17a] = 1", "req[0] = 1")
+    path = str(built(tmp_path, source, "-g", "-gsplit-dwarf", "-rdynamic"))
+    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    assert any("split off into .dwo files" in problem for problem in found.problems) is not is_known
+    assert found.calibrates is not is_known
+
+
 def test_a_layout_that_nothing_shows_nor_can_show(tmp_path: Path) -> None:
     """Without scsi_req_new there is nothing to calibrate with: the reason and the remedy are said."""
     source = DISAGREEING.replace("req[0x17a] = 1", "req[0] = 1").replace("scsi_req_new", "another")
