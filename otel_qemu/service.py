@@ -15,9 +15,9 @@ from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.meters import Meter, Meters
 from otel_qemu.notify import Notifier
 from otel_qemu.policy import EVERYTHING, KeepPolicy
-from otel_qemu.probe.footprint import release_compiler_memory
+from otel_qemu.probe.inlined import inlined_functions
 from otel_qemu.probe.naming import Naming
-from otel_qemu.probe.one_sided import one_sided
+from otel_qemu.probe.process_memory import release_compiler_memory
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer, unix_offset_ns
 from otel_qemu.signals import ended_by_signals
@@ -243,6 +243,6 @@ class Service:
             self._hand_out(Batch(hung, offset_ns), traces_of_requests(hung, offset_ns))
 
     def _warn_of_inlined(self, tracer: Tracer) -> None:
-        for problem in set(one_sided(tracer.counters())) - self._warned:
+        for problem in set(inlined_functions(tracer.counters())) - self._warned:
             self._warned.add(problem)
             log.warning("%s", problem)

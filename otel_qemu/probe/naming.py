@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from otel_qemu.probe.memory import device_alias
+from otel_qemu.probe.device_alias import device_alias
 from otel_qemu.trace.arrays.columns import TableLike
 from otel_qemu.trace.arrays.groups import grouped
 from otel_qemu.trace.names import Disk, Guest, Names

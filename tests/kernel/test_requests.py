@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, Kind, Link, RbdOperation
-from otel_qemu.probe.memory import device_alias
+from otel_qemu.probe.device_alias import device_alias
 from tests.kernel.fake.build import QEMU_5_2, Variant
 from tests.kernel.fake_qemu import DEVICE_ALIAS, LUN, FakeQemu
 from tests.kernel.tracing import Tracing, hits

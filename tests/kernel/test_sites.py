@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pytest
 
 from otel_qemu.events import COUNTERS
+from otel_qemu.probe.inlined import MANY, inlined_functions
 from otel_qemu.probe.inspection import inspect
 from otel_qemu.probe.layouts import UNKNOWN_OFFSET
-from otel_qemu.probe.one_sided import MANY, one_sided
 from otel_qemu.probe.processes import read_process
 from otel_qemu.probe.sites import is_emulated
 from tests.kernel.fake.build import INLINED, OPAQUE, QEMU_5_2, Variant
@@ -65,7 +65,7 @@ def test_a_function_that_is_never_entered_is_noticed() -> None:
     with FakeQemu(INLINED) as qemu, Tracing(qemu) as tracing:
         qemu.command(f"read {MANY} 4096 32")
         counted = dict.fromkeys(COUNTERS, 0) | tracing.counted()
-    (told,) = one_sided(counted)
+    (told,) = inlined_functions(counted)
     assert "scsi_req_complete is never hit" in told
 
 

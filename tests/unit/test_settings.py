@@ -268,11 +268,11 @@ def test_what_is_printed_reads_the_same(name: str | None, tmp_path: Path) -> Non
     assert all(lines[each].endswith(f"  # {before.origins[each]}") for each in SETTINGS)
 
 
-@pytest.mark.parametrize("path", ['/a"b', "/a\\b", "/a\nb", "/\u00e9\u2028", "/#", "/'''"])
-def test_a_printed_path_reads_the_same(path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ['/a"b', "/a\\b", "/a\nb", "/\u00e9\u2028", "/#", "/'''"])
+def test_a_printed_name_reads_the_same(name: str, tmp_path: Path) -> None:
     """Whatever characters it has, on one line."""
-    (tmp_path / "again.toml").write_text(configuration_text(*read_settings({"spool": path}, {}), {}))
-    assert read_settings({}, {}, tmp_path / "again.toml").settings == Settings(spool=path)
+    (tmp_path / "again.toml").write_text(configuration_text(*read_settings({"domain": (name,)}, {}), {}))
+    assert read_settings({}, {}, tmp_path / "again.toml").settings == Settings(domains=(name,))
 
 
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from otel_qemu.export import semconv
 from otel_qemu.export.delivery import fates
 from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.metrics.metric_names import Attributes
-from otel_qemu.probe.footprint import resident_bytes
+from otel_qemu.probe.process_memory import resident_bytes
 from otel_qemu.trace.correlate import Stats
 from otel_qemu.trace.measurements import Measurements
 from otel_qemu.trace.traces import Join

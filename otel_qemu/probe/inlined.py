@@ -1,7 +1,7 @@
 """
-Functions of which only one end is ever seen: a compiler has inlined the other at the call sites that matter.
+Functions that are probed and never hit, for a compiler has inlined them where it matters.
 
-Told by the kernel's counters alone, so of all traced processes together.
+Found by the kernel's counters, of all traced processes: one end of many requests is seen, and never the other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _PAIRS = (
 )
 
 
-def one_sided(counters: Mapping[str, int]) -> Iterator[str]:
+def inlined_functions(counters: Mapping[str, int]) -> Iterator[str]:
     """
     A sentence for each kind of request of which only one end is seen.
 

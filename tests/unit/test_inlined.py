@@ -3,7 +3,7 @@
 import pytest
 
 from otel_qemu.events import COUNTERS
-from otel_qemu.probe.one_sided import MANY, one_sided
+from otel_qemu.probe.inlined import MANY, inlined_functions
 
 
 def counters(**counted: int) -> dict[str, int]:
@@ -20,7 +20,7 @@ def counters(**counted: int) -> dict[str, int]:
     ],
 )
 def test_the_end_that_is_never_hit_is_named(counted: dict[str, int], function: str) -> None:
-    (told,) = one_sided(counters(**counted))
+    (told,) = inlined_functions(counters(**counted))
     assert f"{function} " in told
     assert "\n" not in told
 
@@ -37,4 +37,4 @@ def test_the_end_that_is_never_hit_is_named(counted: dict[str, int], function: s
     ],
 )
 def test_a_few_or_both_ends_say_nothing(counted: dict[str, int]) -> None:
-    assert not list(one_sided(counters(**counted)))
+    assert not list(inlined_functions(counters(**counted)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.probe.footprint import release_compiler_memory, resident_bytes
+from otel_qemu.probe.process_memory import release_compiler_memory, resident_bytes
 from otel_qemu.probe.program import Program
 
 
