@@ -149,9 +149,7 @@ def test_a_kernel_that_loads_nothing_is_told_apart(error: str, remedy: str, qemu
 
 def test_too_old_a_kernel(qemu: FakeQemu) -> None:
     """Refused before anything is compiled, with the version that is needed and the one that runs."""
-    release = subprocess.run(
-        ["setarch", "--uname-2.6", "uname", "-r"], capture_output=True, text=True, check=True
-    ).stdout
+    release = subprocess.check_output(["setarch", "--uname-2.6", "uname", "-r"], text=True, timeout=60)
     assert release.startswith("2.6.")
     code, text = refused(["setarch", "--uname-2.6", *TRACE], qemu)
     assert (code, text) == (4, f"error: tracing needs Linux 5.8 or newer, and this is {release}")
@@ -160,10 +158,9 @@ def test_too_old_a_kernel(qemu: FakeQemu) -> None:
 def test_a_guest_that_is_not_traced_is_said(qemu: FakeQemu, tmp_path: Path) -> None:
     """A program of QEMU's name without its functions is not among those that are traced."""
     other = shutil.copy("/bin/sleep", tmp_path / EXECUTABLE)
-    with subprocess.Popen([other, "60"]) as sleeping:
+    with child([str(other), "600"]) as sleeping:
         command = [sys.executable, "-c", MAIN, "hist", "--duration", "0.1", "--pid", str(sleeping.pid), "--pid"]
         code, text = refused(command, qemu)
-        sleeping.kill()
     assert code == 0
     assert f"\ntracing pid {qemu.pid} (uprobe_multi); not traced: pid {sleeping.pid}; Ctrl-C ends it\n" in text
 

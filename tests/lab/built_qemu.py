@@ -42,6 +42,7 @@ PACKAGES = (
     "librbd-dev", "lld", "meson", "ninja-build", "pkg-config", "zlib1g-dev",
 )  # fmt: skip
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+LONGEST_S = 3600  # of one step of a build, on a busy machine
 DEBUG_FILES = Path("/usr/lib/debug")
 ASKED_FOR = "OTEL_QEMU_BUILD_QEMU"
 
@@ -101,7 +102,7 @@ def covered_builds() -> list[str]:
 
 def _require_packages() -> None:
     line = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n", *PACKAGES]
-    listed = subprocess.run(line, capture_output=True, text=True, check=False).stdout.splitlines()
+    listed = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120).stdout.splitlines()
     if missing := sorted(set(PACKAGES) - {line.removeprefix("installed ") for line in listed}):
         raise LabError(f"packages missing, {' '.join(missing)}: apt-get install {' '.join(missing)}")
 
@@ -146,7 +147,9 @@ def _keep(program: Path, folder: Path) -> None:
 
 
 def _run(line: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST_S
+    )
     if done.returncode:
         last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
         raise LabError(f"cannot build QEMU, {line[0]} failed: {last}")

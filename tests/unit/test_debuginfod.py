@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from otel_qemu.probe import debuginfod
+from tests.children import child
 from tests.unit.stripped import URL_PATH, Debuginfod, Stripped
 
 START_SECONDS = 30
@@ -27,11 +28,8 @@ def elfutils_server(files: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["debuginfod", "-F", "-p", str(port), "-d", ":memory:", "-t", "1", str(files)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            running.kill()
+    with child(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_the_server_of_elfutils(fixed: Stripped, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,12 @@ def built(folder: Path, text: str, *options: str, compiler: str = "gcc", file: s
     source, program = folder / file, folder / "program"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(text)
-    subprocess.run([compiler, "-O1", "-w", *options, f"../{folder.name}/{file}", "-o", program], cwd=folder, check=True)
+    subprocess.run(
+        [compiler, "-O1", "-w", *options, f"../{folder.name}/{file}", "-o", program],
+        cwd=folder,
+        check=True,
+        timeout=300,
+    )
     return program
 
 
@@ -60,9 +65,11 @@ def test_what_dwz_has_made_of_it(tmp_path: Path) -> None:
     program = built(tmp_path, source, "-g", "-x", "c", "-DTWICE", "-Dx=1")
     other = tmp_path / "other.c"
     other.write_text(source.replace("main", "another").replace("scsi_req_enqueue", "other_enqueue"))
-    subprocess.run(["gcc", "-g", "-w", f"./{FILE}", "other.c", "-o", program], cwd=tmp_path, check=True)
-    subprocess.run(["dwz", program], check=True)
-    listed = subprocess.run(["readelf", "--debug-dump=info", program], capture_output=True, text=True, check=True)
+    subprocess.run(["gcc", "-g", "-w", f"./{FILE}", "other.c", "-o", program], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run(["dwz", program], check=True, timeout=300)
+    listed = subprocess.run(
+        ["readelf", "--debug-dump=info", program], capture_output=True, text=True, check=True, timeout=300
+    )
     assert "DW_TAG_imported_unit" in listed.stdout
     assert offsets_in(str(program), [WANTED]) == OLD
 
@@ -115,7 +122,9 @@ class TestStrangers:
         """Neither root's nor what a service was given; and limits of memory and time."""
         text = "from otel_qemu.probe.dwarf_process import _limit_this_process as limit; limit()\n"
         text += "print(open('/proc/self/status').read())"
-        done = subprocess.run([sys.executable, "-P", "-c", text], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", text], capture_output=True, text=True, check=True, timeout=300
+        )
         status = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
         assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")] == [0, 0, 0]
         assert "0" not in status["Uid"].split()

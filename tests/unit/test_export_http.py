@@ -17,6 +17,7 @@ from otel_qemu.export.transport.answer import Answer, Outcome
 from otel_qemu.export.transport.endpoint import HTTP, Endpoint, Signal
 from otel_qemu.export.transport.http import HttpTransport
 from otel_qemu.export.transport.route import Route, route
+from tests.children import join
 
 from .encoded_traces import arrived, ids, many
 from .made_certificates import Authority
@@ -63,7 +64,7 @@ def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join()
+        join(thread)
 
 
 def post(port: int, timeout_s: float = WAIT_S, times: int = 1, **of_endpoint: Any) -> list[Answer]:
@@ -222,7 +223,7 @@ def test_tls_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 back = threading.Thread(target=pump, args=(endpoint, connection), daemon=True)
                 back.start()
                 pump(connection, endpoint)
-                back.join()
+                join(back)
 
         return answer
 

@@ -30,6 +30,7 @@ from otel_qemu.export.transport.readable import readable_spans
 from otel_qemu.export.transport.span_exporter import SpanExporterTransport
 from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
+from tests.children import join
 
 from .encoded_traces import encoded, many
 from .sending import LIMITS, WAIT_S, is_final, until
@@ -235,7 +236,7 @@ def zipkin() -> Iterator[Zipkin]:
             yield made
         finally:
             made.shutdown()
-            thread.join()
+            join(thread)
 
 
 def test_zipkins_exporter_gets_a_recording(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _libraries(programs: list[Path]) -> Iterator[tuple[str, Path]]:
     """What these need, by the names that the loader looks for; what lies beside its user is there already."""
-    said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False, timeout=120).stdout
     for name, path in sorted(set(re.findall(r"^\s+(\S+) => (/(?:usr/)?lib/\S+)", said, re.M))):
         yield f"{SYSTEM_LIBRARIES}/{name}", Path(path).resolve()
     yield LOADER, Path("/", LOADER).resolve()

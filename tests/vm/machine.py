@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.children import end
 from tests.lab.errors import LabError
 from tests.lab.kernel import Kernel
 
@@ -80,9 +81,7 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+        end(self._process, polite_s=0)
 
     def wait(self, deadline: float, say: Callable[[str], None]) -> Report:
         """

@@ -142,11 +142,13 @@ def _strip(folder: Path, symbols: Symbols) -> None:
             build_id = opened.build_id
         file = folder / "debug/.build-id" / build_id[:2] / f"{build_id[2:]}.debug"
         file.parent.mkdir(parents=True)
-        subprocess.run(["objcopy", "--only-keep-debug", "--compress-debug-sections", binary, file], check=True)
+        subprocess.run(
+            ["objcopy", "--only-keep-debug", "--compress-debug-sections", binary, file], check=True, timeout=120
+        )
     if symbols in (Symbols.DEBUG_FILE, Symbols.NONE):
-        subprocess.run(["strip", binary], check=True)
+        subprocess.run(["strip", binary], check=True, timeout=120)
     elif symbols is Symbols.TABLE:
-        subprocess.run(["strip", "--strip-debug", binary], check=True)
+        subprocess.run(["strip", "--strip-debug", binary], check=True, timeout=120)
 
 
 @functools.cache
