@@ -74,7 +74,9 @@ def test_sense_data_whose_place_is_not_known_are_not_read() -> None:
     """Counted; all else is told of the request."""
     machine = Machine(told=replace(QEMU_7_2, sense=UNKNOWN_OFFSET))
     request = machine.submit_request()
+    reads = machine.world.reads
     machine.complete(request, status=2, sense=bytes.fromhex("7000050000000000000000002400"))
+    assert machine.world.reads == reads
     (record,) = machine.records()
     assert (record["status"], record["sense_key"], record["asc"]) == (2, 0, 0)
     assert machine.counted()["sense_unreadable"] == 1

@@ -60,18 +60,21 @@ def test_every_form(tmp_path: Path, compiler: str, options: tuple[str, ...]) -> 
 
 
 def test_what_dwz_has_made_of_it(tmp_path: Path) -> None:
-    """As distributions do: what several units share lies in a unit that they import."""
-    source = SOURCE.format(more="")
-    program = built(tmp_path, source, "-g", "-x", "c", "-DTWICE", "-Dx=1")
-    other = tmp_path / "other.c"
-    other.write_text(source.replace("main", "another").replace("scsi_req_enqueue", "other_enqueue"))
-    subprocess.run(["gcc", "-g", "-w", f"./{FILE}", "other.c", "-o", program], cwd=tmp_path, check=True, timeout=300)
-    subprocess.run(["dwz", program], check=True, timeout=300)
-    listed = subprocess.run(
-        ["readelf", "--debug-dump=info", program], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert "DW_TAG_imported_unit" in listed.stdout
-    assert offsets_in(str(program), [WANTED]) == OLD
+    """As distributions do: what several units share, as by a header, lies in a unit that they import."""
+    declarations, functions = SOURCE.format(more="").split("uint32_t scsi_req_enqueue", 1)
+    (tmp_path / "scsi.h").write_text(declarations)
+    source = tmp_path / FILE
+    source.parent.mkdir(parents=True)
+    source.write_text(f'#include "scsi.h"\nuint32_t scsi_req_enqueue{functions}')
+    others = [tmp_path / f"hw/scsi/other{number}.c" for number in range(3)]
+    for other in others:
+        other.write_text(f'#include "scsi.h"\nlong {other.stem}(SCSIRequest *req) {{ return req->lun; }}')
+    command = ["gcc", "-g", "-w", "-I.", FILE, *(f"hw/scsi/{other.name}" for other in others), "-o", "program"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    subprocess.run(["dwz", "program"], cwd=tmp_path, check=True, timeout=300)
+    listed = subprocess.check_output(["readelf", "-wi", "program"], cwd=tmp_path, text=True, timeout=300)
+    assert "DW_TAG_imported_unit" in listed
+    assert offsets_in(str(tmp_path / "program"), [WANTED]) == OLD
 
 
 @pytest.mark.parametrize("options", [(), ("-g", "-DSCSIRequest=Other"), ("-g", "-Dsense=other")], ids=" ".join)
