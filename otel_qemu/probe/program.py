@@ -136,9 +136,7 @@ class Program:
         """The histograms so far: dtypes `kernel_histograms.SERIES` and `LATENCY`, both of shape (n,)."""
         items = [(bytes(key), bytes(value)) for key, value in self._bpf[b"latencies"].items()]
         keys, values = (b"".join(column) for column in zip(*items, strict=True)) if items else (b"", b"")
-        return np.frombuffer(keys, dtype=kernel_histograms.SERIES), np.frombuffer(
-            values, dtype=kernel_histograms.LATENCY
-        )
+        return np.frombuffer(keys, kernel_histograms.SERIES), np.frombuffer(values, kernel_histograms.LATENCY)
 
     def series(self) -> NDArray[np.void]:
         """What `latencies` are of: dtype `kernel_histograms.SERIES`, shape (n,)."""

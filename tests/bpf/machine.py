@@ -139,9 +139,7 @@ class Machine:
     def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         """The histograms: dtype `kernel_histograms.SERIES` and `kernel_histograms.LATENCY`, both of shape (n,)."""
         keys, values = self.copy("latencies")
-        return np.frombuffer(keys, dtype=kernel_histograms.SERIES), np.frombuffer(
-            values, dtype=kernel_histograms.LATENCY
-        )
+        return np.frombuffer(keys, kernel_histograms.SERIES), np.frombuffer(values, kernel_histograms.LATENCY)
 
     def histograms(self) -> Histograms:
         """The same as user space gives them to people."""
