@@ -1,4 +1,4 @@
-"""Attributes as OTLP has them, and those that say which disk a span is about."""
+"""Attributes in OTLP's form, and those that name the disk of a span."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -28,19 +28,19 @@ def key_values(values: Mapping[str, Value]) -> list[KeyValue]:
 
 @lru_cache(maxsize=_KEPT)
 def serialised_disk(disk: Disk) -> bytes:
-    """A `Span` with nothing but which of the guest's disks it is about; no key where nothing is known."""
+    """A `Span` with only the attributes that name its disk; names that are not known have no attribute."""
     return Span(attributes=key_values(_of_disk(disk))).SerializeToString()
 
 
 @lru_cache(maxsize=_KEPT)
 def serialised_image(disk: Disk) -> bytes:
-    """The same, and which RBD image is behind the disk."""
+    """The same, with the RBD image behind the disk."""
     image = texts({semconv.RBD_POOL: disk.pool, semconv.RBD_IMAGE: disk.image})
     return Span(attributes=key_values(_of_disk(disk) | image)).SerializeToString()
 
 
 def texts(named: Mapping[str, str | None]) -> Values:
-    """Those texts that there are, printable."""
+    """The texts that are not empty, made printable."""
     return {key: printable(text) for key, text in named.items() if text}
 
 

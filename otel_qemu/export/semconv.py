@@ -92,6 +92,9 @@ RBD_OPERATIONS: Final[dict[int, str]] = {
 }
 """``ceph.rbd.operation.name`` of each `events.RbdOperation`; the span's name is the same behind ``rbd.``."""
 
+RBD_DIRECTIONS: Final[dict[int, str]] = {RbdOperation.READ: "read", RbdOperation.WRITE: "write"}
+"""``disk.io.direction`` of calls that have one."""
+
 HOST_STATUSES: Final[dict[int, str]] = {
     0x01: "SCSI_HOST_NO_LUN",
     0x02: "SCSI_HOST_BUSY",

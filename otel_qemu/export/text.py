@@ -15,7 +15,7 @@ LONGEST_TEXT = 255
 
 
 def printable(text: str) -> str:
-    """The text as one printable line: what is not printable (controls, lone surrogates) is escaped, a long end cut."""
+    """The text as one printable line: controls and lone surrogates are escaped, a long end is cut."""
     if len(text) > LONGEST_TEXT:
         text = text[: LONGEST_TEXT - 1] + "…"
     if text.isprintable():
@@ -25,5 +25,5 @@ def printable(text: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """A URL, or what was to be one, without what people put tokens in: user name, password and query."""
+    """A URL, valid or not, without the parts that people put tokens in: user name, password and query."""
     return re.sub(r"\?.*", f"?{MASK}", re.sub(r"//.*@", f"//{MASK}@", url))

@@ -24,7 +24,10 @@ from otel_qemu.events import Ending, Kept
 from otel_qemu.trace.arrays.groups import grouped
 from otel_qemu.trace.traces import Traces
 
-ALL = 1 << 56
+RANDOM_BITS = 56
+"""Of a trace id, its lowest (OpenTelemetry specification, as above)."""
+
+ALL = 1 << RANDOM_BITS
 """Randomness and thresholds are below it."""
 
 UNKNOWN = (1 << 64) - 1

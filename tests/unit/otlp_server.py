@@ -228,7 +228,7 @@ def _grpc(server: Server, port: int, tls: Tls | None) -> Iterator[None]:
         return reply.response
 
     pool = ThreadPoolExecutor(4)
-    made = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
+    made = grpc.server(pool, options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20)])
     method = grpc.unary_unary_rpc_method_handler(export)
     name = "opentelemetry.proto.collector.trace.v1.TraceService"
     made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": method}),))

@@ -8,7 +8,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 from otel_qemu.export.attributes import key_values
 from otel_qemu.export.spans.times import LAST_NS, later, unix_ns
-from otel_qemu.export.spans.wire import Block, Field, IntegerAttribute, Remembered, double_tag, joined, tag_of
+from otel_qemu.export.spans.wire import Block, BytesCache, Field, IntegerAttribute, double_tag, joined, tag_of
 
 numbers = st.integers(0, 2**64 - 1) | st.integers(0, 63).map(lambda bits: 1 << bits)
 
@@ -49,7 +49,7 @@ def test_rows_are_joined_side_by_side() -> None:
         joined([b"a"], [])
 
 
-def test_what_is_remembered_is_made_once_and_bounded() -> None:
+def test_what_is_cache_is_made_once_and_bounded() -> None:
     """Beyond the bound all is forgotten, and made again."""
     made: list[int] = []
 
@@ -57,12 +57,12 @@ def test_what_is_remembered_is_made_once_and_bounded() -> None:
         made.append(key)
         return bytes([key])
 
-    remembered = Remembered(make, most=3)
-    assert remembered.column([1, 2, 1, 3, 2]) == [b"\1", b"\2", b"\1", b"\3", b"\2"]
+    cache = BytesCache(make, most=3)
+    assert cache.column([1, 2, 1, 3, 2]) == [b"\1", b"\2", b"\1", b"\3", b"\2"]
     assert made == [1, 2, 3]
-    assert remembered.column([4, 1]) == [b"\4", b"\1"]
+    assert cache.column([4, 1]) == [b"\4", b"\1"]
     assert made == [1, 2, 3, 4, 1]
-    assert len(remembered) <= 3
+    assert len(cache) <= 3
 
 
 @given(st.lists(st.integers(0, LAST_NS), max_size=5), st.integers(-(2**70), 2**70))

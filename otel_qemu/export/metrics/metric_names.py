@@ -5,7 +5,7 @@ What the kernel's counts are called: a disk's counts of one operation into the s
 import functools
 from typing import NamedTuple
 
-from otel_qemu.events import Layer, RbdOperation
+from otel_qemu.events import Layer
 from otel_qemu.export import semconv
 from otel_qemu.export.text import printable
 from otel_qemu.trace import scsi
@@ -35,9 +35,6 @@ class Counted(NamedTuple):
     layer: int
     operation: int
     failed: bool
-
-
-_RBD_DIRECTIONS: dict[int, str] = {RbdOperation.READ: "read", RbdOperation.WRITE: "write"}
 
 
 def disk_attributes(disk: Disk | None, device: int) -> Attributes:
@@ -96,7 +93,7 @@ def _scsi(opcode: int) -> tuple[str | None, Attributes]:
 
 def _rbd(operation: int) -> tuple[str | None, Attributes]:
     name = semconv.RBD_OPERATIONS.get(operation, "other")
-    return _RBD_DIRECTIONS.get(operation), ((semconv.RBD_OPERATION_NAME, name),)
+    return semconv.RBD_DIRECTIONS.get(operation), ((semconv.RBD_OPERATION_NAME, name),)
 
 
 def _known(texts: dict[str, str | None]) -> Attributes:

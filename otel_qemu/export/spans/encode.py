@@ -2,8 +2,8 @@
 Whole traces into OTLP spans, serialised: one a SCSI request, one a librbd call, one a wait that is worth seeing.
 
 In: a batch of `Traces` and what people call things.  Out: an `EncodedTrace` each, its root first.  Pure: the same input
-and ids give the same bytes.  All is done by the column: a span is its ids and times (`wire.Block`), what it has in
-common with many (`kinds`), its disk, its trace state, and the numbers that are its own, one behind the other.
+and ids give the same bytes.  All is done by the column.  A span is a concatenation: ids and times (`wire.Block`), its
+template (`span_templates`), its disk, its trace state, and the numbers that are its own.
 """
 
 from collections.abc import Iterable
@@ -16,15 +16,16 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 from otel_qemu.events import Ending
 from otel_qemu.export.attributes import serialised_disk, serialised_image
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.spans import span_fields, span_templates, tracestate
+from otel_qemu.export.spans import span_fields, span_templates
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.spans.ids import IdColumn, Ids
 from otel_qemu.export.spans.span_fields import CHILD, ROOT
 from otel_qemu.export.spans.times import Times, unix_ns
 from otel_qemu.export.spans.wait_spans import Rows, Waits, find_waits
-from otel_qemu.export.spans.wire import Field, Remembered, joined
+from otel_qemu.export.spans.wire import BytesCache, Field, joined
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
+from otel_qemu.trace.sample import UNKNOWN
 from otel_qemu.trace.traces import Join, Table, Traces
 
 _SPANS = Field(ScopeSpans(spans=[Span()]))
@@ -44,7 +45,7 @@ def encode(
         names: of the guests, disks and images in them.
         resources: of the guests.
         ids: where trace and span ids come from.
-        threshold: from when on a wait has a span of its own.
+        threshold: the least wait that has a span of its own.
     """
     encoder = _Encoder(names, resources, ids, traces.unix_offset_ns)
     calls = traces.calls
@@ -60,11 +61,11 @@ def orphaned_calls(traces: Traces) -> int:
 
 class _Roots(NamedTuple):
     """
-    The roots of a batch, and what the spans below have of them; each of shape (n,).
+    The roots of a batch, and what the spans below take from them; each of shape (n,).
 
     Attributes:
-        trace_ids, span_ids: theirs.
-        thresholds: what their traces were sampled by.
+        trace_ids, span_ids: of the roots.
+        thresholds: with which their traces were sampled.
         disks: serialised.
     """
 
@@ -75,14 +76,14 @@ class _Roots(NamedTuple):
 
 
 class _Encoder:
-    """Encodes one batch: what names and resources give is asked for once."""
+    """Encodes one batch; each name and resource is looked up once."""
 
     def __init__(self, names: Names, resources: Resources, ids: Ids, unix_offset_ns: int) -> None:
         self._ids = ids
         self._unix_offset_ns = unix_offset_ns
-        self._disks = Remembered[tuple[int, int]](lambda key: serialised_disk(names.disk(*key)))
-        self._images = Remembered[tuple[int, int]](lambda key: serialised_image(names.image(*key)))
-        self._resources = Remembered[int](lambda pid: resources.of(names.guest(pid)))
+        self._disks = BytesCache[tuple[int, int]](lambda key: serialised_disk(names.disk(*key)))
+        self._images = BytesCache[tuple[int, int]](lambda key: serialised_image(names.image(*key)))
+        self._resources = BytesCache[int](lambda pid: resources.of(names.guest(pid)))
 
     def requests(self, requests: Table, calls: Table, threshold: WaitThreshold) -> list[EncodedTrace]:
         """Traces of requests, with their waits and calls."""
@@ -97,7 +98,7 @@ class _Encoder:
         return self._traces(requests, roots.trace_ids, roots.span_ids, spans, counts)
 
     def calls(self, calls: Table) -> list[EncodedTrace]:
-        """Traces of one call each; one without an end lasts no time."""
+        """Traces of one call each; a call without an end has a duration of 0."""
         if not len(calls):
             return []
         trace_ids, span_ids = self._ids.trace_ids(calls["randomness"]), self._ids.span_ids(len(calls))
@@ -110,8 +111,8 @@ class _Encoder:
         return self._traces(calls, trace_ids, span_ids, _SPANS.column(spans), repeat(1))
 
     def _roots(self, requests: Table) -> _Roots:
-        # Of what hangs, nobody knows how many others there are.
-        thresholds = np.where(requests["ending"] == Ending.HUNG, tracestate.UNKNOWN, requests["threshold"])
+        # A request that hangs claims no probability: nobody knows how many others there are.
+        thresholds = np.where(requests["ending"] == Ending.HUNG, UNKNOWN, requests["threshold"])
         return _Roots(
             self._ids.trace_ids(requests["randomness"]),
             self._ids.span_ids(len(requests)),
@@ -144,8 +145,8 @@ class _Encoder:
         return joined(CHILD.column(len(owners), **shared, **own), states)
 
     def _of_calls(self, calls: Table) -> tuple[list[bytes], ...]:
-        of_kind = span_templates.CALLS.column(calls, has_ended=calls["complete_ns"] > 0)
-        return of_kind, self._images.column(_keys(calls, "image")), *span_fields.of_calls(calls)
+        template = span_templates.CALLS.column(calls, has_ended=calls["complete_ns"] > 0)
+        return template, self._images.column(_keys(calls, "image")), *span_fields.of_calls(calls)
 
     def _traces(
         self, rows: Table, trace_ids: IdColumn, root_ids: IdColumn, spans: list[bytes], counts: Iterable[int]
@@ -164,7 +165,7 @@ def _keys(table: Table, pointer: str) -> Iterable[tuple[int, int]]:
 
 
 def _by_owner(owners: Rows, spans: list[bytes]) -> tuple[list[int], list[bytes]]:
-    """How many spans each owner has, and these behind each other, in their order; every owner has one."""
+    """The number of each owner's spans, and their concatenation in order; every owner has one or more."""
     ordered = [spans[row] for row in np.argsort(owners, kind="stable").tolist()]
     counts: list[int] = np.bincount(owners).tolist()
     ends = accumulate(counts, initial=0)

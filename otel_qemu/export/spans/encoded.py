@@ -1,5 +1,5 @@
 """
-Traces as bytes: encoded once, they wait, are sent, retried and split without being looked into again.
+Traces as bytes: encoded once, they wait, are sent, tried again and split without being decoded.
 
 Concatenating two serialised messages of one type merges them: repeated fields are appended (Protocol Buffers,
 "Encoding", section "Last One Wins").  So requests are put together from encoded parts by concatenation.

@@ -1,4 +1,4 @@
-"""What ``error.type`` says of a request or a call: a text of low cardinality, or nothing for a success."""
+"""The ``error.type`` of a request or a call: a text of low cardinality, or none for a success."""
 
 import errno
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def request_error(row: Mapping[str, int]) -> str | None:
 
 
 def call_error(row: Mapping[str, int]) -> str | None:
-    """The name of the errno that librbd returned, such as ``EIO``; None when it returned none, or was not seen to."""
+    """The name of the errno that librbd returned, such as ``EIO``; None for a success or an unseen result."""
     value = row["return_value"]
     if value >= 0 or value == RETURN_UNKNOWN:
         return None

@@ -5,7 +5,7 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.export.spans.tracestate import RANDOM_BITS
+from otel_qemu.trace.sample import RANDOM_BITS
 
 TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8

@@ -1,4 +1,4 @@
-"""What every span has of its own: ids, times, durations, addresses and sizes, serialised by the column."""
+"""Fields that differ from span to span (ids, times, durations, addresses, sizes), serialised by the column."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def _durations(requests: Table) -> list[bytes]:
     return _DURATIONS.column(len(requests), **seconds)
 
 
-def _where(told: NDArray[np.bool_], column: list[bytes]) -> list[bytes]:
-    for row in np.flatnonzero(~told).tolist():
+def _where(present: NDArray[np.bool_], column: list[bytes]) -> list[bytes]:
+    for row in np.flatnonzero(~present).tolist():
         column[row] = b""
     return column

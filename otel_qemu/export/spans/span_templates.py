@@ -1,8 +1,8 @@
 """
-What many spans have in common, serialised once: their name, kind, status, flags and attributes of few values.
+Templates of spans: parts that many spans share, serialised once: name, kind, status, flags, attributes of few values.
 
-A kind is the columns of a request or call that have few values; its bytes are its key.  Guests choose some of them, so
-what is remembered is bounded.
+A template's key is the bytes of those columns of a request or call that have few values.  Guests choose some of them,
+so the number of templates is bounded.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,20 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
+from otel_qemu.events import RETURN_UNKNOWN, Ending
 from otel_qemu.export import semconv
 from otel_qemu.export.attributes import Values, key_values
 from otel_qemu.export.spans.error_type import CHECK_CONDITION, call_error, request_error
 from otel_qemu.export.spans.tracestate import FLAGS, ratio, trace_state
-from otel_qemu.export.spans.wire import Remembered
+from otel_qemu.export.spans.wire import BytesCache
 from otel_qemu.trace.scsi import OPERATIONS, READS, WRITES, status_name
 from otel_qemu.trace.traces import CALL, REQUEST, Join, Table
 
 Row = Mapping[str, int]
-"""The columns of one kind, by name."""
+"""The columns of one key, by name."""
 
 _DIRECTIONS = {**dict.fromkeys(READS, "read"), **dict.fromkeys(WRITES, "write")}
-_RBD_DIRECTIONS = {RbdOperation.READ: "read", RbdOperation.WRITE: "write"}
 _JOINS = {join.value: join.label for join in Join}
 _SUCCESS, _FAILURE = Status(), Status(code=Status.STATUS_CODE_ERROR)
 
@@ -36,26 +35,32 @@ _OF_REQUEST = (
 _OF_CALL = ("operation", "join", "disagrees", "return_value")
 
 
-class Kinds:
+class SpanTemplates:
     """
-    Kinds of one sort of span.
+    Templates of one sort of span.
 
     Args:
-        dtype: the columns that make a kind, without holes.
-        make: the serialised `Span` of a kind.
+        dtype: the columns that make a key, without holes.
+        make: the serialised `Span` of a key.
     """
 
     def __init__(self, dtype: np.dtype[np.void], make: Callable[[Row], bytes]) -> None:
         self._dtype = dtype
         self._names = dtype.names or ()
         self._make = make
-        self._made = Remembered(self._span)
+        self._made = BytesCache(self._span)
 
     def __len__(self) -> int:
         return len(self._made)
 
     def column(self, table: Table, **computed: NDArray[Any]) -> list[bytes]:
-        """A serialised `Span` with what the kind of each row says, shape (n,); columns that a table lacks are given."""
+        """
+        The template of each row, a serialised `Span`, shape (n,).
+
+        Args:
+            table: n rows.
+            computed: columns of the key that the table lacks.
+        """
         keys = np.empty(len(table), self._dtype)
         for name in self._names:
             keys[name] = computed[name] if name in computed else table[name]
@@ -108,15 +113,15 @@ def _call(row: Row) -> bytes:
         semconv.PEER_SERVICE: semconv.CEPH,
         semconv.JOIN: _JOINS.get(row["join"], semconv.OTHER),
     }
-    if row["operation"] in _RBD_DIRECTIONS:
-        values[semconv.DISK_IO_DIRECTION] = _RBD_DIRECTIONS[RbdOperation(row["operation"])]
+    if row["operation"] in semconv.RBD_DIRECTIONS:
+        values[semconv.DISK_IO_DIRECTION] = semconv.RBD_DIRECTIONS[row["operation"]]
     if row["disagrees"]:
         values[semconv.DISAGREEMENT] = True
     return serialised(f"{semconv.RBD_SPAN_PREFIX}{name}", Span.SPAN_KIND_CLIENT, values | _result(row))
 
 
 def _result(row: Row) -> Values:
-    """What the call returned, if it did, and what is wrong with it."""
+    """Return value and error of a call that has ended."""
     if not row["has_ended"]:
         return {semconv.INCOMPLETE: True}
     values: Values = {}
@@ -137,8 +142,8 @@ def serialised(name: str, kind: "Span.SpanKind.ValueType", values: Values) -> by
 
 
 WAIT = serialised(semconv.BLOCK_WAIT, Span.SPAN_KIND_INTERNAL, {})
-REQUESTS = Kinds(np.dtype([(name, REQUEST[name]) for name in _OF_REQUEST]), _request)
-CALLS = Kinds(np.dtype([*((name, CALL[name]) for name in _OF_CALL), ("has_ended", "?")]), _call)
+REQUESTS = SpanTemplates(np.dtype([(name, REQUEST[name]) for name in _OF_REQUEST]), _request)
+CALLS = SpanTemplates(np.dtype([*((name, CALL[name]) for name in _OF_CALL), ("has_ended", "?")]), _call)
 
 
 def _state(threshold: int) -> bytes:
@@ -151,7 +156,7 @@ def _root_state(threshold: int) -> bytes:
     return Span(trace_state=trace_state(threshold), attributes=key_values(values)).SerializeToString()
 
 
-STATES = Remembered(_state, most=1024)
-"""What spans below a root say of how their trace was sampled, by its threshold: a serialised `Span`."""
-ROOT_STATES = Remembered(_root_state, most=1024)
-"""The same of a root: who multiplies spans by an attribute looks for it there."""
+STATES = BytesCache(_state, most=1024)
+"""The trace state of spans below a root, by the threshold that their trace was sampled with: a serialised `Span`."""
+ROOT_STATES = BytesCache(_root_state, most=1024)
+"""Trace state and sampling ratio of a root; a backend that weighs spans by an attribute looks for it on roots."""

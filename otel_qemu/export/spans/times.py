@@ -17,6 +17,6 @@ def unix_ns(times_ns: Times, offset_ns: int) -> Times:
 
 
 def later(times_ns: Times, by_ns: Times | np.uint64) -> Times:
-    """Each time so much later, `LAST_NS` at most."""
+    """The sum of each time and its delay, `LAST_NS` at most."""
     moved = times_ns + by_ns
     return np.where(moved < times_ns, np.uint64(LAST_NS), moved)

@@ -25,8 +25,8 @@ _SHIFTS = np.arange(0, 7 * _INT64_SIZE, 7, dtype="u8")
 _DIGIT = np.uint64(0x7F)
 
 
-class Remembered(dict[_Key, bytes]):
-    """Bytes by what they are made of, made when first asked for; when there are too many, all are forgotten."""
+class BytesCache(dict[_Key, bytes]):
+    """Bytes by key, made when first asked for; when there are too many, all are forgotten."""
 
     def __init__(self, make: Callable[[_Key], bytes], most: int = 8192) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Block:
             self._template[f"{name} tag"] = np.void(tag)
 
     def column(self, count: int, **columns: NDArray[Any]) -> list[bytes]:
-        """So many messages, with a column of values for each field."""
+        """`count` messages, with a column of values for each field."""
         rows = np.repeat(self._template, count)
         for name, values in columns.items():
             rows[name] = values
@@ -69,17 +69,17 @@ class Block:
 
 
 def tag_of(message: Span, value_bytes: int) -> bytes:
-    """What protobuf writes before the value of a message's only field, which is so long."""
+    """Everything that protobuf writes before the value of a message's only field, a value of this size."""
     return message.SerializeToString()[:-value_bytes]
 
 
 def double_tag(key: str) -> bytes:
-    """What stands before the value of an attribute that is a double."""
+    """Everything that stands before the value of an attribute that is a double."""
     return tag_of(Span(attributes=key_values({key: 1.0})), 8)
 
 
 class IntegerAttribute:
-    """A span's attribute that is a number, 0 or more, and seldom the same twice."""
+    """An attribute of spans that is a number, 0 or more, and seldom the same twice."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -117,7 +117,7 @@ class Field:
 
     def __init__(self, example: Message) -> None:
         self._tag = example.SerializeToString().removesuffix(b"\0")
-        self._heads = Remembered(self._head)
+        self._heads = BytesCache(self._head)
 
     def of(self, content: bytes) -> bytes:
         """The serialised message with this serialised one in the field."""

@@ -1,5 +1,5 @@
 """
-One OTLP request out, and what became of it.
+The outcome of one OTLP request.
 
 Source: OpenTelemetry protocol specification 1.x, "OTLP/gRPC" and "OTLP/HTTP": which answers may be tried again.  The
 libraries of gRPC and HTTP are imported when they are chosen: gRPC alone costs tens of megabytes.
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
-    """What became of a request."""
+    """The outcome of a request."""
 
     SENT = auto()
     RETRY = auto()
@@ -38,12 +38,12 @@ class Outcome(Enum):
 @dataclass(frozen=True)
 class Answer:
     """
-    What became of a request.
+    The outcome of a request, and what comes with it.
 
     Attributes:
-        outcome: in a word.
+        outcome: of the request.
         reason: why it was not sent, or why part of it was rejected; one printable line.
-        rejected: spans or data points that the endpoint did not want of one that was sent.
+        rejected: the number of spans or data points that the endpoint rejected of a request that it took.
         retry_after_s: how long the endpoint asks to be left alone; None: it does not say.
     """
 
@@ -88,8 +88,8 @@ def accepted(signal: Signal, body: bytes) -> Answer:
     An answer that says yes, but perhaps not to all.
 
     Args:
-        signal: that was sent.
-        body: of the answer: a serialised ``Export...ServiceResponse``.
+        signal: of the request.
+        body: of the answer, a serialised ``Export...ServiceResponse``.
     """
     try:
         partial = _response(signal, body).partial_success

@@ -1,16 +1,16 @@
-"""How long to leave an endpoint alone."""
+"""Pauses between tries."""
 
 import random
 
 
 class Backoff:
     """
-    Exponential, with full jitter: a fleet whose backend was away does not come back all at once.
+    Exponential pauses with full jitter, so that a fleet whose backend was away does not come back all at once.
 
     Args:
-        first_s: the most that is waited after the first failure; it doubles with each further one.
-        longest_s: the most that is ever waited of our own accord.
-        longest_asked_s: the most that is waited because the endpoint asks for it.
+        first_s: the longest pause after the first failure; it doubles with each further one.
+        longest_s: the longest pause of our own accord.
+        longest_asked_s: the longest pause that an endpoint may ask for.
     """
 
     def __init__(self, first_s: float = 1.0, longest_s: float = 30.0, longest_asked_s: float = 300.0) -> None:

@@ -21,10 +21,10 @@ def check_authorities(path: str) -> str:
 
 def check_pair(certificate: str, key: str | None) -> None:
     """
-    Have a client certificate and its key; the one file may hold both.
+    Check a client certificate and its key; one file may hold both.
 
     Raises:
-        ValueError: they are none, or not of each other; the text says why.
+        ValueError: they cannot be read, or do not belong to each other; the text says why.
     """
     try:
         # The password is asked for at the terminal, if nobody answers.

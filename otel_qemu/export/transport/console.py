@@ -1,4 +1,4 @@
-"""OTLP for a person, or for a file: a JSON object a request."""
+"""OTLP for a person or a file: one JSON object per request."""
 
 import base64
 import json
@@ -20,11 +20,11 @@ _IDS = ("traceId", "spanId", "parentSpanId")
 
 class ConsoleTransport:
     """
-    Writes requests instead of sending them, a line each, as OTLP/JSON.
+    Writes requests instead of sending them, one line each, as OTLP/JSON.
 
     Args:
-        signal: that they are of.
-        out: where to.
+        signal: of the requests.
+        out: receives the lines.
     """
 
     def __init__(self, signal: Signal, out: TextIO) -> None:
@@ -43,7 +43,7 @@ class ConsoleTransport:
 
 def otlp_json(signal: Signal, body: bytes) -> dict[str, Any]:
     """
-    A serialised ``Export...ServiceRequest`` as OTLP/JSON has it.
+    A serialised ``Export...ServiceRequest`` as OTLP/JSON.
 
     Ids are hexadecimal and enumerations are numbers there, unlike in Protocol Buffers' JSON (OTLP specification, "JSON
     Protobuf Encoding").
@@ -54,7 +54,7 @@ def otlp_json(signal: Signal, body: bytes) -> dict[str, Any]:
 
 
 def _write_ids_in_hexadecimal(decoded: Any) -> None:
-    """Of spans and exemplars, wherever they are; nothing else has fields of these names."""
+    """Rewrite the ids of spans and exemplars, wherever they are; nothing else has fields of these names."""
     if isinstance(decoded, dict):
         decoded.update({key: base64.b64decode(decoded[key]).hex() for key in _IDS if key in decoded})
     if isinstance(decoded, dict | list):

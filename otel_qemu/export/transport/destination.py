@@ -12,11 +12,11 @@ from otel_qemu.export.transport.installed import OURS, exporter
 @dataclass(frozen=True)
 class Destination:
     """
-    Where a signal goes.
+    The place that a signal is sent to.
 
     Attributes:
-        transport: takes requests there; None: they are to be thrown away.
-        name: of the endpoint, as a person knows it; without the password that its URL may hold.
+        transport: sends requests there; None: they are thrown away.
+        name: of the endpoint, as a person knows it, without the password that its URL may hold.
     """
 
     transport: Transport | None

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 
 class Signal(StrEnum):
-    """What is sent; its name in variables, paths and settings."""
+    """The kind of telemetry; its value is its name in variables, paths and settings."""
 
     TRACES = "traces"
     METRICS = "metrics"
@@ -37,11 +37,12 @@ class Endpoint:
     One place to send to, and how.
 
     Attributes:
-        signal: what is sent there.
+        signal: that is sent there.
         protocol: `GRPC` or `HTTP`.
         url: whole; of gRPC, only scheme and authority count.
         headers: sent with each request.
-        certificate, client_key, client_certificate: paths of PEM files; None for the system's, and for none.
+        certificate: path of a PEM file with the authorities to trust; None: the system's.
+        client_key, client_certificate: paths of PEM files; None: the client has none.
         gzip: whether requests are compressed.
         timeout_s: for each request.
     """
@@ -70,7 +71,7 @@ class Endpoint:
 
 def endpoint(signal: Signal) -> Endpoint:
     """
-    Where the environment wants a signal to go: over gRPC to this machine by default.
+    The endpoint that the environment names for a signal; by default this machine, over gRPC.
 
     Raises:
         BadInput: a variable has a value that it must not have; it says which, and what is allowed.
@@ -108,7 +109,7 @@ def _parsed(variables: tuple[str, str], parse: Callable[[str], _T], default: _T)
 
 
 def _url(signal: Signal, protocol: str) -> str:
-    """Of HTTP, the general one is a folder, and the one of the signal is used as it is."""
+    """The URL; for HTTP the general variable gives a folder, and the signal's own is used as it is."""
     own, general = _variables(signal, "ENDPOINT")
     variable, url = environment.setting(own, general)
     url = url or _DEFAULT_URLS[protocol]
@@ -133,7 +134,7 @@ def _with_scheme(signal: Signal, url: str) -> str:
 
 
 def _is_url(url: str) -> bool:
-    """Whether there is a host, and what stands for the port, if anything does, is one."""
+    """Whether it has a scheme of ours, a host, and no port or a valid one."""
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

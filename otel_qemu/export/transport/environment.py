@@ -1,5 +1,5 @@
 """
-What the standard ``OTEL_*`` variables ask for.
+Values of the standard ``OTEL_*`` variables.
 
 An empty variable is an unset one, as the specification says.
 """
@@ -23,7 +23,7 @@ EXPORT_TIMEOUT_MS = "OTEL_BSP_EXPORT_TIMEOUT"
 
 
 def setting(*variables: str) -> tuple[str, str]:
-    """The first of these variables that is set, and its value; the last of them and an empty text if none is."""
+    """The first of these variables that is set, and its value; without one, the last variable and an empty text."""
     for variable in variables:
         if value := os.environ.get(variable, "").strip():
             return variable, value
@@ -45,10 +45,16 @@ def choice(default: str, allowed: tuple[str, ...], *variables: str) -> str:
 
 def number(default: _T, least: _T, variable: str, kind: Callable[[str], _T]) -> _T:
     """
-    A number, of a kind such as `int`.
+    A number.
+
+    Args:
+        default: where the variable is not set.
+        least: that it may be.
+        variable: its name.
+        kind: `int` or `float`.
 
     Raises:
-        BadInput: it is none, or less than it may be.
+        BadInput: the value is not a number of this kind, or less than the least.
     """
     _, text = setting(variable)
     try:
@@ -65,7 +71,7 @@ def pairs(variable: str) -> tuple[tuple[str, str], ...]:
     ``key=value,key=value``, values percent-encoded (W3C Baggage, without properties).
 
     Raises:
-        BadInput: a part of it is none.
+        BadInput: a part of the value is not a pair.
     """
     _, text = setting(variable)
     try:
@@ -75,7 +81,7 @@ def pairs(variable: str) -> tuple[tuple[str, str], ...]:
 
 
 def pairs_of(text: str) -> tuple[tuple[str, str], ...]:
-    """The same of a text; ValueError says which part is wrong, and not what it is: it may be a secret."""
+    """The same of a text; ValueError gives the number of a wrong part but not its text, which may be a secret."""
     parts = [part.partition("=") for part in text.split(",") if part.strip()]
     for number, (key, equals, _) in enumerate(parts, 1):
         if not equals or not key.strip():

@@ -101,7 +101,7 @@ def _failure(error: Any) -> Answer:
 
 
 def _retry_info_s(error: Any) -> float | None:
-    """The delay of a ``google.rpc.RetryInfo`` among the details of the status; None: there is none."""
+    """The delay of a ``google.rpc.RetryInfo`` among the details of the status; None without one."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             try:
