@@ -76,6 +76,7 @@ class Collector(Daemon):
             "OTELCOL_PROMETHEUS": f"{LOOPBACK}:{prometheus}",
             "OTELCOL_METRICS_PORT": str(own),
             "OTELCOL_INSECURE": "true",
+            "OTELCOL_QUEUE": str(directory / f"queue-{grpc}"),
             **variables,
         }
 
@@ -97,6 +98,15 @@ class Collector(Daemon):
     @property
     def variables(self) -> Mapping[str, str]:
         return self._variables
+
+    def kill(self) -> None:
+        """
+        End it as a crash does: it saves nothing.
+        """
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
 
     def metrics(self) -> str:
         """
