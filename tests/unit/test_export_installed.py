@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,14 @@ from .sending import LIMITS, WAIT_S, is_final, until
 RECORDINGS = sorted((Path(__file__).parents[1] / "replay/recordings").glob("*.otq"))
 
 
+REASONS = {
+    "fails": "the exporter has failed, and gives no reason",
+    "logs": "last reason: status code: 418",
+    "raises": r"ConnectionError: nobody\nthere",
+}
+"""What is said of guests for which the exporter below fails; nothing of it is logged by anybody else."""
+
+
 class Exporter(SpanExporter):
     """In a package's place: notes what it is given; fails, raises or hangs for guests by their names."""
 
@@ -51,9 +60,11 @@ class Exporter(SpanExporter):
         self.given.append((guest, [span.name for span in spans]))
         if guest == "hangs":
             self.goes_on.wait(WAIT_S)
+        if guest == "logs":
+            logging.getLogger("opentelemetry.exporter.of.a.package").error("status code: %d", 418)
         if guest == "raises":
             raise ConnectionError("nobody\nthere")
-        return SpanExportResult.FAILURE if guest == "fails" else SpanExportResult.SUCCESS
+        return SpanExportResult.FAILURE if guest in ("fails", "logs") else SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
         self.shut_down.set()
@@ -122,7 +133,7 @@ def test_each_guest_is_exported_by_itself_in_whole_traces() -> None:
     assert exporter.shut_down.is_set()
 
 
-@pytest.mark.parametrize("guest", ["fails", "raises"])
+@pytest.mark.parametrize("guest", REASONS)
 def test_a_failure_is_a_refusal(guest: str, caplog: pytest.LogCaptureFixture) -> None:
     """Of all, or of a guest: its spans are rejected then, and nobody hears of the request's traces as sent."""
     told: list[EncodedTrace] = []
@@ -136,7 +147,8 @@ def test_a_failure_is_a_refusal(guest: str, caplog: pytest.LogCaptureFixture) ->
     assert (stats[Fate.REJECTED].spans, stats[Fate.SENT].spans) == (3, 4)
     assert is_final(stats)
     assert not told
-    assert caplog.messages[0].endswith({"fails": "gives no reason", "raises": r"ConnectionError: nobody\nthere"}[guest])
+    assert caplog.messages[0].endswith(REASONS[guest])
+    assert {record.name for record in caplog.records} == {"otel_qemu.export.delivery.losses"}
 
 
 def test_an_exporter_that_hangs_is_away() -> None:

@@ -13,6 +13,7 @@ from otel_qemu.export.transport.answer import Answer, Outcome
 from otel_qemu.export.transport.endpoint import Signal
 from otel_qemu.export.transport.installed import load
 from otel_qemu.export.transport.readable import readable_spans
+from otel_qemu.export.transport.sdk_log import logged
 
 _DEFAULT_TIMEOUT_MS = 30_000
 
@@ -78,11 +79,13 @@ class _Export(threading.Thread):
         self.ended.set()
 
     def _failure(self, spans: Sequence[ReadableSpan]) -> str:
-        try:
-            result = self._exporter.export(spans)
-        except Exception as error:  # the exporter's, whatever it is
-            return printable(f"{type(error).__name__}: {error}")
-        return "" if result is SpanExportResult.SUCCESS else "the exporter has failed, and gives no reason"
+        with logged() as reasons:
+            try:
+                if self._exporter.export(spans) is SpanExportResult.SUCCESS:
+                    return ""
+            except Exception as error:  # the exporter's, whatever it is
+                return printable(f"{type(error).__name__}: {error}")
+        return reasons[-1] if reasons else "the exporter has failed, and gives no reason"
 
 
 def open_span_exporter(name: str) -> SpanExporterTransport:
