@@ -18,7 +18,7 @@ FIO = (
     f" --iodepth={DEPTH} --time_based --runtime=600 > /dev/null 2>&1 & echo $! > /tmp/fio.pid"
 )
 WINDOWS = 50
-RECORDINGS = 3
+RECORDINGS = 2
 
 
 @pytest.fixture(scope="module")
