@@ -18,10 +18,10 @@ from .config import LOOPBACK
 from .jaeger import wait_for
 
 WAIT_S = 60.0
-MEMORY_MIB = 48
+MEMORY_MIB = 96
 SIDECAR_SPANS = 2_000
 """Room that the sidecar has; more than that waits at the agent, or is lost."""
-BATCH, SPANS, PADDING_BYTES = 100, 2, 400
+BATCH, SPANS, PADDING_BYTES = 100, 2, 2_000
 
 
 class Load:
