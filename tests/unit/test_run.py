@@ -195,10 +195,15 @@ def test_exemplars_are_of_traces_that_arrived(
     run("--one-in", "0", "--bounds", "1ms,100ms", acts=trace)
     (root,) = (span for span in spans(server) if not span.parent_span_id)
     (line,) = capsys.readouterr().out.splitlines()
+    metrics = [
+        metric
+        for resource in json.loads(line)["resourceMetrics"]
+        for of_scope in resource["scopeMetrics"]
+        for metric in of_scope["metrics"]
+    ]
     points = [
         point
-        for resource in json.loads(line)["resourceMetrics"]
-        for metric in resource["scopeMetrics"][0]["metrics"]
+        for metric in metrics
         if metric["name"] == "qemu.scsi.request.duration"
         for point in metric["histogram"]["dataPoints"]
     ]
@@ -206,6 +211,8 @@ def test_exemplars_are_of_traces_that_arrived(
     (shown,) = [each for point in points for each in point.get("exemplars", ())]
     assert (shown["traceId"], shown["spanId"]) == (root.trace_id.hex(), root.span_id.hex())
     assert shown["asDouble"] == 0.005
+    (sent,) = (metric["sum"] for metric in metrics if metric["name"] == "otel_qemu.spans.sent")
+    assert int(sent["dataPoints"][0]["asInt"]) == len(spans(server))  # the last metrics come after the last traces
 
 
 def test_exponential_histograms_have_bounds_of_their_own(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
