@@ -55,11 +55,6 @@ def tally_of(traces: Sequence[EncodedTrace]) -> Tally:
     return Tally(sum(trace.span_count for trace in traces), len(traces))
 
 
-def total_of(tallies: Mapping[Fate, Tally], fates: Sequence[Fate]) -> Tally:
-    """Of some fates together."""
-    return Tally(sum(tallies[fate].spans for fate in fates), sum(tallies[fate].traces for fate in fates))
-
-
 @dataclass(frozen=True)
 class Stats:
     """
@@ -79,7 +74,7 @@ class Stats:
     @property
     def lost(self) -> Tally:
         """What was to be sent and never will be."""
-        return total_of(self.by_fate, LOSSES)
+        return Tally(sum(self[fate].spans for fate in LOSSES), sum(self[fate].traces for fate in LOSSES))
 
 
 class Ledger:
