@@ -4,7 +4,7 @@ The usual way: BCC's ring-buffer callback, an event object a record, dictionarie
 The ring itself is left out, which is in the usual way's favour: a loop in C hands the address of one record after the
 other to a ctypes callback, as libbpf's ``ring_buffer__consume`` does, and bcc's own wrapper of it (``ringbuf_cb_``
 in bcc/table.py) calls what the script gave it.  What the script then makes is what `otel_qemu.trace` makes of the same
-records, an object a request and a call with the same fields: `tests/unit/test_bench.py` compares the two.
+records: one object per request and per call, with the same fields: `tests/unit/test_bench.py` compares the two.
 """
 
 import ctypes
@@ -107,8 +107,8 @@ class Call:
         fits = fits and request.submit_ns <= self.submit_ns <= request.complete_ns
         self.disagrees = not (fits and self.complete_ns <= request.complete_ns and self.image == image)
         start = request.lba * request.block_bytes
-        told = request.operation in ("READ", "WRITE") and self.operation != RbdOperation.FLUSH
-        in_range = told and start <= self.offset and self.offset + self.length <= start + request.bytes
+        has_range = request.operation in ("READ", "WRITE") and self.operation != RbdOperation.FLUSH
+        in_range = has_range and start <= self.offset and self.offset + self.length <= start + request.bytes
         self.join, self.device = "walk+range" if in_range else "walk", request.device
 
 

@@ -1,4 +1,4 @@
-"""``python -m bench.export``: what a span costs from the trace to the bytes of a request, against the SDK's own way."""
+"""``python -m bench.export``: the cost of a span from the trace to the bytes of a request, against the SDK."""
 
 import json
 import sys

@@ -32,10 +32,10 @@ class Figure:
     @classmethod
     def of(cls, name: str, samples: Sequence[float], aim: float | None = None) -> "Figure":
         """
-        What the samples say.
+        The figure of some samples.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no samples.
         """
         if not samples:
             raise ValueError(f"{name}: nothing was measured")
@@ -53,7 +53,7 @@ def added(samples: Mapping[str, Sequence[float]], name: str, base: str) -> list[
 
 
 def ratios(numerators: Iterable[float], denominators: Iterable[float]) -> list[float]:
-    """Quotients repetition by repetition; where the denominator is not above 0, noise was larger, and there is none."""
+    """Quotients repetition by repetition; without those whose denominator is not above 0, where noise was larger."""
     return [above / below for above, below in zip(numerators, denominators, strict=True) if below > 0]
 
 

@@ -143,7 +143,7 @@ def _scraped(gateway: Collector) -> Scrape:
 
 
 def _settled(gateway: Collector, exported_spans: float) -> Usage:
-    """Once it has handed on so many spans; at the latest when it should have."""
+    """The gateway's usage once it has exported these spans, or at the deadline."""
     deadline = time.monotonic() + SETTLE_S
     while (usage := _usage(gateway)).exported_spans < exported_spans and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -151,12 +151,12 @@ def _settled(gateway: Collector, exported_spans: float) -> Usage:
 
 
 def _check(sent: Sent, before: Usage, after: Usage) -> None:
-    """What the sidecars were told is what the gateway says that it took, and handed on."""
+    """Compare what was sent with what the gateway reports as accepted and exported."""
     taken = after.spans - before.spans, after.data_points - before.data_points
     if taken != (sent.spans, sent.data_points) and not sent.failed:
         raise RuntimeError(f"sent {sent.spans} spans and {sent.data_points} data points, the gateway has {taken}")
     if after.exported_spans - before.exported_spans != taken[0] and not sent.failed:
-        raise RuntimeError(f"the gateway handed on {after.exported_spans - before.exported_spans} of {taken[0]} spans")
+        raise RuntimeError(f"the gateway exported {after.exported_spans - before.exported_spans} of {taken[0]} spans")
 
 
 def _usage(gateway: Collector) -> Usage:

@@ -44,7 +44,7 @@ _WAIT_S = 60
 
 class TraceTemplate:
     """
-    A request with so many traces, which `fresh` gives new ids.
+    A request with a given number of traces; `fresh` gives them new ids.
 
     Args:
         captured: requests of the export.
@@ -164,7 +164,7 @@ def _pairs(texts: dict[str, str]) -> list[KeyValue]:
 
 def metrics_request(captured: list[bytes], guests: int, host: str) -> tuple[bytes, int]:
     """
-    A request with the metrics of so many guests with one disk each, and how many data points it has.
+    A request with the metrics of guests that have one disk each, and its number of data points.
 
     Args:
         captured: requests of the export, for their resource.

@@ -23,7 +23,7 @@ class Load:
     Attributes:
         traces: in each request; 0: none.
         guests: with one disk each, in each request with metrics; 0: none.
-        traces_every_s: so often a request with traces.
+        traces_every_s: interval between requests with traces.
         metrics_every_s: so often one with metrics.
     """
 
@@ -76,7 +76,7 @@ def send_load(
         captured: requests of the export, of which traces are made.
         sidecars: how many, each with a connection of its own for each signal.
         load: of each.
-        duration_s: for so long.
+        duration_s: how long to send.
         processes: that share the sidecars.
     """
     numbers = [range(process, sidecars, processes) for process in range(processes)]

@@ -1,9 +1,9 @@
 """
 A real guest on the lab: what tracing adds, ours against the two bpftrace scripts that would be written by hand.
 
-fio in one guest, random reads and writes of 4 KiB, 32 in flight; phases in turn, so that all drift alike.  Where guests
-are emulated, a virtual CPU always runs, and noise in it is larger than any probe: so QEMU's CPU time is also told
-without its virtual CPUs, which no probe is in.
+fio in one guest: random reads and writes of 4 KiB, 32 in flight.  The phases alternate, so that all drift alike.  Where
+guests are emulated, a virtual CPU always runs, and its noise exceeds the cost of any probe.  So QEMU's CPU time is also
+reported without its virtual CPUs, which no probe runs in.
 """
 
 import os
@@ -34,7 +34,7 @@ Tracers = AbstractContextManager["list[int]"]
 
 @dataclass(frozen=True)
 class Phase:
-    """What one phase cost, a request."""
+    """The cost of one phase per request."""
 
     iops: float
     qemu_us: float
@@ -44,7 +44,7 @@ class Phase:
 
 
 def measure(repetitions: int) -> list[Figure]:
-    """Requests a second, and CPU time a request of QEMU, of the tracer and of the BPF programs, by tracer."""
+    """Requests per second, and CPU time per request of QEMU, the tracer and the BPF programs, by tracer."""
     with tempfile.TemporaryDirectory(prefix="otel-qemu-bench-") as folder:
         with Lab.up(Path(tempfile.gettempdir()) / f"otel-qemu-bench-lab-{os.getpid()}") as lab:
             disk = Disk(NAME, size_mib=256)
@@ -99,7 +99,7 @@ def _spent(pid: int, tracers: list[int]) -> tuple[int, int, int, int]:
 
 
 def summarised(phases: dict[str, list[Phase]]) -> list[Figure]:
-    """The means of each phase, and what a tracer adds a request: in QEMU beside its virtual CPUs, and in itself."""
+    """The means of each phase, and what a tracer adds per request: in QEMU without its virtual CPUs, and in itself."""
     figures = []
     for name, some in phases.items():
         for quantity in Phase.__dataclass_fields__:

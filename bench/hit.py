@@ -91,7 +91,7 @@ def _site(program: Path, kind: str) -> Site:
 
 
 def measure(repetitions: int) -> list[Figure]:
-    """ns a hit by instruction, and what single-stepping costs more."""
+    """ns per hit by instruction, and the extra cost of single-stepping."""
     samples: Samples = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="otel-qemu-bench-") as folder:
         program = compile_into(Path(folder))

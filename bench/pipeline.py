@@ -76,7 +76,7 @@ def measure(requests: int, repetitions: int) -> list[Figure]:
 
 
 def summarised(samples: Samples) -> list[Figure]:
-    """What the samples, ns a request, come to."""
+    """The figures of the samples, in ns per request."""
     figures = [Figure.of(f"{name}_ns", samples[name], AIM_NS if name == "usual" else None) for name in SHAPES]
     rates = (Figure.of(f"{name}_requests_per_s", [1e9 / ns for ns in samples[name]]) for name in (*SHAPES, "callback"))
     share = Figure.of("usual_to_callback_ratio", ratios(samples["usual"], samples["callback"]), AIM_SHARE)
@@ -94,7 +94,7 @@ def write(path: Path, shape: Shape) -> None:
 
 
 def ours_ns(path: Path, name: str) -> float:
-    """CPU time of a whole recording, a request."""
+    """CPU time of a whole recording, per request."""
     sampler = Sampler(1) if name == "kept_all" else Sampler(ONE_IN, MOST_PER_S)
     recording, before = Recording.open(path), time.process_time_ns()
     requests = run(recording.batches(), sampler, Histograms())

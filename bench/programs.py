@@ -33,7 +33,7 @@ Mode = Callable[[FakeQemu], AbstractContextManager[object]]
 
 
 def measure(repetitions: int) -> list[Figure]:
-    """ns a request and a hit, by what is attached, for two builds of QEMU; and ns a run of each program."""
+    """ns per request and per hit, by what is attached, for two builds of QEMU; and ns per run of each program."""
     figures: list[Figure] = []
     for variant in (QEMU_7_2, QEMU_11_1):
         prefix = f"qemu_{variant.name.replace('.', '_')}"
@@ -81,7 +81,7 @@ def _by_mode(variant: Variant, prefix: str, repetitions: int) -> list[Figure]:
 
 
 def summarised(prefix: str, samples: Samples) -> list[Figure]:
-    """Of CPU ns a request by mode: those, what each adds a hit, and ours by the empty program's."""
+    """From CPU ns per request by mode: these, what each mode adds per hit, and the quotient of our programs and the empty one."""
     figures = [Figure.of(f"{prefix}_{name}_request_ns", values) for name, values in samples.items()]
     hits = {name: [ns / HITS for ns in added(samples, name, "untraced")] for name in samples if name != "untraced"}
     figures += [Figure.of(f"{prefix}_{name}_hit_ns", values) for name, values in hits.items()]

@@ -12,7 +12,7 @@ class Costs:
     What `bench.fleet` measured.
 
     Attributes:
-        spans_per_trace: of a request that makes librbd calls.
+        spans_per_trace: spans of a request that makes librbd calls.
         span_bytes, point_bytes: on the wire, by gzip.
         stored_span_bytes: as protobuf, before a backend compresses it.
         points_per_disk: of the metrics of a disk that reads, writes and flushes.
@@ -63,7 +63,7 @@ class Hypervisor:
 
 @dataclass(frozen=True)
 class Need:
-    """What so many hypervisors need, everywhere together."""
+    """What a number of hypervisors needs, at all backends together."""
 
     hypervisors: int
     spans_per_s: float
@@ -76,7 +76,7 @@ class Need:
 
 
 def need(hypervisors: int, one: Hypervisor | None = None, costs: Costs | None = None) -> Need:
-    """What so many of them need; cores and memory are those of busy gateways."""
+    """What this number of hypervisors needs; cores and memory are those of busy gateways."""
     one, costs = one or Hypervisor(), costs or Costs()
     spans = hypervisors * one.traces_per_s * costs.spans_per_trace
     points = hypervisors * one.disks * costs.points_per_disk / one.interval_s

@@ -24,7 +24,7 @@ class Shape:
         requests: how many.
         guests, disks: of the host, and of each guest.
         rate_per_s: at which requests begin, in the records' time.
-        mean_s: of a request's duration; beside the rate, it says how many are in flight.
+        mean_s: mean duration of a request; with the rate, it gives how many are in flight.
         walked: whether the kernel joined; else every call is a record of its own, without parent.
         calls_each: of a READ or WRITE: 1 on a raw image, more above a format.
         multi: share of WRITEs with FUA, which have a flush as well.
@@ -69,7 +69,7 @@ def records_of(shape: Shape, seed: int = 1) -> Records:
 
 
 def batches_of(records: Records, length: int) -> Iterator[Batch]:
-    """The recording as the ring gives it, so many records at a time."""
+    """The recording as the ring gives it, `length` records at a time."""
     for at in range(0, len(records), length):
         yield Batch(records[at : at + length], 1_700_000_000_000_000_000)
 

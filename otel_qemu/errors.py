@@ -1,10 +1,10 @@
 """
-Everything that can go wrong and that a person can do something about.
+The errors that a person can do something about.
 
     OtelQemuError
     ├── NothingToTrace   exit 3: no QEMU process, or none that can be traced
     ├── NotPossible      exit 4: rights or parts are missing here
-    └── BadInput         exit 2: a setting, a file or an argument is not what it must be
+    └── BadInput         exit 2: a setting, a file or an argument is invalid
 
 Only `cli.main` prints them: one line, ``error: what, about which thing: what to do``.
 """
@@ -17,7 +17,7 @@ class OtelQemuError(Exception):
 
 
 class BadInput(OtelQemuError):
-    """A setting, a file or an argument is not what it must be."""
+    """A setting, a file or an argument is invalid."""
 
     exit_code = 2
 

@@ -2,7 +2,7 @@
 The record a probe emits, as numpy sees it: the dtype, the counters and the enums of ``bpf/events.h``.
 
 The header is the one source: its fields and counters are parsed from its text, the few enums that Python code speaks
-of are repeated.  ``tests/bpf`` compares all three with what a C compiler makes of the header.
+use are repeated.  ``tests/bpf`` compares all three with what a C compiler makes of the header.
 """
 
 import re
@@ -104,7 +104,7 @@ class Chain(IntEnum):
 
 
 class Ending(IntEnum):
-    """`ending`: how a SCSI request ended; HUNG has not, and was reported because it takes so long."""
+    """`ending`: how a SCSI request ended.  A HUNG one has not ended: it is reported because it takes too long."""
 
     COMPLETED = 1
     FAILED = 2
@@ -148,7 +148,7 @@ class RbdOperation(IntEnum):
 
 
 class Link(IntEnum):
-    """`link`: how the kernel found a call's parent, or why it has none."""
+    """`link`: how the kernel found a call's parent, or why the call has none."""
 
     NONE = 0
     WALK = 1
@@ -171,7 +171,7 @@ on the cut.
 @dataclass(frozen=True)
 class Batch:
     """
-    What one reading of the ring gave.
+    The records of one reading of the ring.
 
     Attributes:
         records: dtype `RECORD`, any cut of the stream.
@@ -189,7 +189,7 @@ class Batch:
         return len(self.records)
 
     def parts(self) -> Iterator["Batch"]:
-        """The same in batches of at most `MOST_AT_ONCE`; an empty one is one."""
+        """The same records in batches of at most `MOST_AT_ONCE`; an empty batch yields itself."""
         for at in range(0, max(len(self), 1), MOST_AT_ONCE):
             end = at + MOST_AT_ONCE
             yield Batch(self.records[at:end], self.unix_offset_ns, self.read_ns if end >= len(self) else 0)

@@ -1,8 +1,8 @@
 """
-Tell the service manager how it goes: systemd's notification protocol (sd_notify(3)).
+Report the service's state to its manager: systemd's notification protocol (sd_notify(3)).
 
-One datagram of ``NAME=value`` lines to the socket in ``NOTIFY_SOCKET``.  Without that variable nobody listens, and
-nothing is sent.  A manager that cannot be reached is no reason to stop tracing.
+One datagram of ``NAME=value`` lines to the socket in ``NOTIFY_SOCKET``.  Without that variable nothing is sent.
+Tracing goes on when the manager cannot be reached.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import os
 import socket
 from collections.abc import Mapping
 
-_PATIENCE_S = 0.2  # of a manager that is busy; the loop waits meanwhile
+_PATIENCE_S = 0.2  # for a busy manager; the loop waits this time at most
 
 
 class Notifier:
-    """What a service tells its manager."""
+    """Sends the service's state to its manager."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        """Read where the manager listens; ``@`` begins an abstract name, unix(7)."""
+        """Take the manager's socket from the environment; ``@`` begins an abstract name, unix(7)."""
         name = environment.get("NOTIFY_SOCKET", "")
         self._address = f"\0{name[1:]}" if name.startswith("@") else name
         self._status = ""
@@ -27,17 +27,17 @@ class Notifier:
         self._send("READY=1")
 
     def alive(self) -> None:
-        """The loop went round; when this stays away for ``WatchdogSec``, we are killed and started again."""
+        """The loop has gone round once; without this for ``WatchdogSec``, systemd kills the service and starts it again."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``; told when it has changed."""
+        """One line for ``systemctl status``; sent when it has changed."""
         if text != self._status:
             self._status = text
             self._send(f"STATUS={' '.join(text.split())}")
 
     def stopping(self) -> None:
-        """We end, and have begun to."""
+        """The service has begun to end."""
         self._send("STOPPING=1")
 
     def _send(self, state: str) -> None:

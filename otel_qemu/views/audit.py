@@ -10,8 +10,8 @@ from otel_qemu.trace.correlate import Stats
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Join
 
-MOST_TOLD = 10
-"""Differences of each comparison that are explained; the others are only counted."""
+MOST_EXPLAINED = 10
+"""How many differences of each comparison are explained; the rest are only counted."""
 
 
 def audit_lines(audit: Audit, stats: Stats) -> Iterator[str]:
@@ -33,10 +33,10 @@ def audit_lines(audit: Audit, stats: Stats) -> Iterator[str]:
         yield f"  silent, {count}: {why}"
     for differences, tallies in ((audit.differences, audit.joins), (audit.unwalked_differences, audit.unwalked)):
         wrong_first = sorted(differences, key=lambda difference: difference.outcome)
-        yield from (f"  {difference_line(difference)}" for difference in wrong_first[:MOST_TOLD])
+        yield from (f"  {difference_line(difference)}" for difference in wrong_first[:MOST_EXPLAINED])
         count = sum(tally.differ + tally.missed for tally in tallies.values())
-        if count > MOST_TOLD:
-            yield f"  ... and {count - MOST_TOLD} more like these"
+        if count > MOST_EXPLAINED:
+            yield f"  ... and {count - MOST_EXPLAINED} more like these"
 
 
 def _table(title: str, tallies: dict[Join, Tally]) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _trace_id(*identity: str | int) -> str:
 
 
 def histogram_line(row: HistogramRow) -> dict[str, Any]:
-    """One histogram; ``disk`` is null for calls without parent."""
+    """One histogram as plain data; ``disk`` is null for calls without a parent."""
     return {
         "domain": row.domain,
         "pid": row.pid,

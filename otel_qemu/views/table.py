@@ -55,7 +55,7 @@ def print_histograms(rows: Sequence[HistogramRow], file: TextIO) -> None:
 
 def summary_table(rows: Iterable[HistogramRow]) -> Table:
     """
-    A line a histogram; p50 and p99 are estimates within their bucket, max the bucket of the slowest.
+    One line per histogram.  p50 and p99 are estimates within their bucket; max is the bucket of the slowest request.
 
     Lines that belong together, such as ``WRITE`` in scsi and wait and ``write`` in rbd, stand together.
     """

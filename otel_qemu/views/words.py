@@ -1,5 +1,5 @@
 """
-How views say things: statuses, results, joins, durations; and names that other people chose, made safe to print.
+Statuses, results, joins, durations and sizes as text; and strangers' names made safe to print.
 """
 
 import errno
