@@ -81,7 +81,7 @@ def _by_mode(variant: Variant, prefix: str, repetitions: int) -> list[Figure]:
 
 
 def summarised(prefix: str, samples: Samples) -> list[Figure]:
-    """From CPU ns per request by mode: these, what each mode adds per hit, and the quotient of our programs and the empty one."""
+    """CPU ns per request by mode, what each mode adds per hit, and the quotient of our programs and the empty one."""
     figures = [Figure.of(f"{prefix}_{name}_request_ns", values) for name, values in samples.items()]
     hits = {name: [ns / HITS for ns in added(samples, name, "untraced")] for name in samples if name != "untraced"}
     figures += [Figure.of(f"{prefix}_{name}_hit_ns", values) for name, values in hits.items()]

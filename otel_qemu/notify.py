@@ -27,7 +27,7 @@ class Notifier:
         self._send("READY=1")
 
     def alive(self) -> None:
-        """The loop has gone round once; without this for ``WatchdogSec``, systemd kills the service and starts it again."""
+        """The loop has gone round once.  Without this for ``WatchdogSec``, systemd restarts the service."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
