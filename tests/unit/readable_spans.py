@@ -1,5 +1,5 @@
 """
-Traces into `ReadableSpan`, span by span, for the SDK's own encoder: the reference that `export.spans` is held to.
+Traces into `ReadableSpan`, span by span, for the SDK's own encoder: the reference for `export.spans`.
 
 It is what a user of the SDK would write, and what `bench.export` compares the encoder with.
 """
@@ -14,15 +14,13 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.trace.span import TraceState
 
 from otel_qemu import __version__
-from otel_qemu.events import Ending
-from otel_qemu.export import semconv
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
-from otel_qemu.trace.traces import Join, Table, Traces
+from otel_qemu.trace.traces import Table, Traces
 from tests.unit import readable_attributes as attributes
 from tests.unit.readable_attributes import Row, Values
 
-_SCOPE = InstrumentationScope(semconv.SCOPE_NAME, __version__)
+_SCOPE = InstrumentationScope("otel_qemu", __version__)
 _FLAGS = TraceFlags(0x03)
 
 
@@ -49,7 +47,7 @@ def spans_of(
         first = request["first_call"]
         builder.add_request(request, calls[first : first + request["calls"]])
     for call in calls:
-        if call["parent"] < 0 and call["join"] != Join.PARENT_LOST:
+        if call["parent"] < 0 and call["join"] != attributes.PARENT_LOST:
             builder.add_orphan(call)
     return builder.spans
 
@@ -74,7 +72,7 @@ class _Builder:
         disk = self.names.disk(request["pid"], request["device"])
         values = attributes.of_request(request, disk)
         state = _state(request)
-        name = str(values[semconv.SCSI_OPERATION_NAME])
+        name = str(values["scsi.operation.name"])
         parent = self._span(name, SpanKind.SERVER, request["pid"], interval, values, state)
         for wait in waits_of(self.threshold, request, calls):
             values = attributes.of_disk(disk)
@@ -89,7 +87,7 @@ class _Builder:
     def _add_call(self, call: Row, end_ns: int, state: TraceState, parent: SpanContext | None) -> None:
         values = attributes.of_call(call, self.names.image(call["pid"], call["image"]))
         values |= {} if parent else attributes.sampled(call)
-        name = f"rbd.{values[semconv.RBD_OPERATION_NAME]}"
+        name = f"rbd.{values['ceph.rbd.operation.name']}"
         self._span(name, SpanKind.CLIENT, call["pid"], (call["submit_ns"], end_ns), values, state, parent)
 
     def _span(
@@ -113,7 +111,7 @@ class _Builder:
                 self.resources[pid],
                 values,
                 kind=kind,
-                status=Status(StatusCode.ERROR if semconv.ERROR_TYPE in values else StatusCode.UNSET),
+                status=Status(StatusCode.ERROR if "error.type" in values else StatusCode.UNSET),
                 start_time=_clamped(begin_ns + self.unix_offset_ns),
                 end_time=_clamped(max(begin_ns, end_ns) + self.unix_offset_ns),
                 instrumentation_scope=_SCOPE,
@@ -123,8 +121,8 @@ class _Builder:
 
 
 def waits_of(threshold: WaitThreshold, request: Row, calls: Sequence[Row]) -> list[tuple[int, int]]:
-    """The waits of a request that are worth seeing, as (begin, end) in the records' time."""
-    if request["ending"] == Ending.LOST:
+    """The waits of a request that have a span of their own, as (begin, end) in the records' time."""
+    if request["ending"] == attributes.LOST:
         return []
     if not calls:
         begin_ns = request["submit_ns"]
@@ -145,7 +143,7 @@ def _gaps(request: Row, calls: Sequence[Row]) -> Iterator[tuple[int, int]]:
 
 def _state(row: Row) -> TraceState:
     """``ot=th:``, then the threshold as a fraction of 16**14 in hexadecimal digits; nothing where it is not known."""
-    if row.get("ending") == Ending.HUNG or row["threshold"] >= 2**56:
+    if row.get("ending") == attributes.HUNG or row["threshold"] >= 2**56:
         return TraceState()
     digits, rest = "", row["threshold"]
     while rest:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from otel_qemu.events import Batch, Link, RbdOperation, Records
 from otel_qemu.trace.correlate import Correlator
-from otel_qemu.trace.ranges import CONVINCING_VOTES, MOST_VOTES
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit.builders import DEVICE, IMAGE, PID, UNIX_OFFSET_NS, Hit, Submitted
 
 Interval = tuple[int, int]
+
+CONVINCING_VOTES, MOST_VOTES = 3, 8
+"""By how many calls an image's disk must lead, and how many are remembered, as `trace.ranges` documents."""
 
 DIRECT = {
     "READ": {RbdOperation.READ},
