@@ -199,7 +199,7 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
         call.request_submit_ns = parent->submit_ns;
         call.device = parent->device;
         call.index = parent->calls;
-    } else if (call.link == LINK_NOT_IN_FLIGHT && is_stage(STAGE_ENDING)) {
+    } else if (call.link == LINK_NOT_IN_FLIGHT && !is_stage(STAGE_TRACING)) {
         count(COUNT_RBD_NOT_TAKEN);   /* not walked, it is taken: it may be of a request in flight */
         return 0;
     }

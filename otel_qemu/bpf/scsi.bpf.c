@@ -175,7 +175,7 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
         count(COUNT_FOREIGN);
         return 0;
     }
-    if (is_stage(STAGE_ENDING) && !requests.lookup(&key)) {   /* in flight, it goes on after an error */
+    if (!is_stage(STAGE_TRACING) && !requests.lookup(&key)) {   /* one in flight goes on, after an error */
         count(COUNT_SCSI_NOT_TAKEN);
         return 0;
     }
