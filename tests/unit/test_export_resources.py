@@ -1,5 +1,6 @@
 """One resource a guest: whose telemetry it is, and what the environment may change of it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from otel_qemu import __version__
 from otel_qemu.errors import BadInput
-from otel_qemu.export.resources import Resources
+from otel_qemu.export.resources import Resources, sdk_resource
 from otel_qemu.trace.names import Guest
 
 from .builders import ALPHA
@@ -106,3 +107,28 @@ def test_a_guest_has_one_resource(machine_id: Path) -> None:
     assert resources.of(ALPHA) is resources.of(Guest(ALPHA.pid, ALPHA.executable, ALPHA.uuid, ALPHA.name))
     assert resources.of(ALPHA) != resources.of(Guest(ALPHA.pid + 1, ALPHA.executable, ALPHA.uuid, ALPHA.name))
     assert resources.of(ALPHA) == Resources(machine_id).of(ALPHA)
+
+
+def test_detectors_find_the_host_for_all_and_the_process_for_us(
+    machine_id: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's, by its variable: what they find out about this process is nothing about a guest's."""
+    monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "os,process")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.namespace=prod")
+    resources = Resources(machine_id)
+    ours, guests = resources.sidecar().attributes, resource_of(resources.of(ALPHA))
+    for values in (ours, guests):
+        assert (values["os.type"], values["service.namespace"], values["host.name"]) == ("linux", "prod", "hv1")
+    assert not [key for key in guests if key.startswith("process.runtime")]
+    assert guests["process.pid"] == ALPHA.pid
+    assert ours["process.runtime.name"] == "cpython"
+    assert (ours["process.pid"], ours["service.name"]) == (os.getpid(), "otel-qemu")
+    assert (ours["telemetry.sdk.name"], guests["telemetry.sdk.name"]) == ("opentelemetry", "otel-qemu")
+    assert ours["telemetry.distro.name"] == "otel-qemu"
+
+
+def test_the_sdk_has_the_same_of_a_guest(machine_id: Path) -> None:
+    """Every attribute, of its type; and each guest's resource is made once."""
+    resource = Resources(machine_id).of(ALPHA)
+    assert dict(sdk_resource(resource).attributes) == resource_of(resource)
+    assert sdk_resource(resource) is sdk_resource(resource)
