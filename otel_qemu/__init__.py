@@ -10,7 +10,7 @@ part may import (`tests/unit/test_architecture.py` holds both).
     policy    what an operator decides: which traces are kept, which waits are shown
     settings  the settings of `run`, by click, from flags, environment and one file  [click]
     probe     processes, symbols, layouts, tracer, ring: kernel and QEMU's memory into batches  [elftools, capstone]
-    export    traces and counts into OTLP  [opentelemetry, grpc]
+    export    traces and counts into OTLP  [opentelemetry, grpc, requests]
     views     traces and settings into something a person reads
     sinks     where the loop's results go
     meters    what is known at one moment, for those who export numbers

@@ -1,4 +1,4 @@
-"""Who exports numbers, and what is known at one moment, put together when they want it."""
+"""Who exports numbers, and the snapshots that they are given when they want one."""
 
 import time
 from collections.abc import Sequence
@@ -8,29 +8,32 @@ from typing import Protocol
 from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
-from otel_qemu.trace.measurements import Measurements, ProcessCounts
+from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
 from otel_qemu.trace.pipeline import Pipeline
 
 
 class Meter(Protocol):
-    """Takes what is known at one moment, now and then."""
+    """Takes snapshots now and then; no method waits for the network."""
 
     def is_due(self) -> bool:
-        """Whether it wants a measurement now; asked often, so answered at once."""
+        """Whether it wants a snapshot now; asked often, so answered at once."""
 
-    def measure(self, measurements: Measurements) -> None:
-        """One that it wanted, or one of guests that have ended meanwhile; never waits for the network."""
+    def measure(self, snapshot: Snapshot) -> None:
+        """Take a snapshot that it wanted, or the last one."""
+
+    def depart(self, departed: Departed) -> None:
+        """Take the last counts of guests that have ended."""
 
 
 class Meters:
     """
-    Hands measurements to meters.
+    Gives snapshots to meters.
 
     Args:
         meters: that want them.
         selection: of the guests that are measured.
         naming: of their disks.
-        pipeline: whose counts are part of it.
+        pipeline: whose counts are part of each snapshot.
     """
 
     def __init__(self, meters: Sequence[Meter], selection: Selection, naming: Naming, pipeline: Pipeline) -> None:
@@ -40,29 +43,34 @@ class Meters:
         self._pipeline = pipeline
 
     def due(self, tracer: Tracer) -> None:
-        """Measure for those meters that want it now."""
+        """Give a snapshot to those meters that want one now."""
         if due := [meter for meter in self._meters if meter.is_due()]:
-            self._hand_out(due, self._measured(tracer))
+            snapshot = self._snapshot(tracer)
+            for meter in due:
+                meter.measure(snapshot)
 
     def last(self, tracer: Tracer) -> None:
-        """Measure for all of them, once more."""
+        """Give the last snapshot to all of them."""
         if self._meters:
-            self._hand_out(self._meters, replace(self._measured(tracer), last=True))
+            snapshot = replace(self._snapshot(tracer), last=True)
+            for meter in self._meters:
+                meter.measure(snapshot)
 
     def ended(self, counts: Sequence[ProcessCounts]) -> None:
-        """The last counts of processes, under names that another guest with their ids may take over now."""
+        """Give them the last counts of processes, under names that another guest with their ids may take over now."""
         if self._meters and counts:
-            moment = time.time_ns(), time.monotonic_ns()
-            self._hand_out(self._meters, Measurements(*moment, self._naming.names.copy(), ended=tuple(counts)))
+            departed = Departed(self._naming.names.copy(), tuple(counts))
+            for meter in self._meters:
+                meter.depart(departed)
 
-    def _measured(self, tracer: Tracer) -> Measurements:
+    def _snapshot(self, tracer: Tracer) -> Snapshot:
         self._selection.describe_all()
         self._naming.learn_guests(self._selection.guests)
         moment = time.time_ns(), time.monotonic_ns()
         processes, in_flight = tracer.counts(), tracer.in_flight()
         for rows in (*(process.series for process in processes), in_flight):
             self._naming.learn_devices(rows)
-        return Measurements(
+        return Snapshot(
             *moment,
             self._naming.names.copy(),
             tuple(processes),
@@ -71,7 +79,3 @@ class Meters:
             correlated=replace(self._pipeline.stats),
             probes=tracer.probes,
         )
-
-    def _hand_out(self, meters: Sequence[Meter], measurements: Measurements) -> None:
-        for meter in meters:
-            meter.measure(measurements)

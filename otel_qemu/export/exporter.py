@@ -8,7 +8,6 @@ from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.sink import CLOSE_TIMEOUT_S, ExportSink
 from otel_qemu.export.transport.destination import destination
-from otel_qemu.export.transport.endpoint import Signal
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.sample import Sampler
 
@@ -62,7 +61,7 @@ class Exporter:
         Raises:
             BadInput: a variable has a value that it must not have; nothing has been started then.
         """
-        target, limits = destination(Signal.TRACES), Limits.from_environment(settings.queue_bytes)
+        target, limits = destination(), Limits.from_environment(settings.queue_bytes)
         ledger, sampler = Ledger(), Sampler(settings.one_in, settings.guest_traces_per_s)
         meter = MetricsClient.from_environment(
             settings.bounds_s, trace_stats=lambda: ledger.stats, over_rate=lambda: sampler.over_rate

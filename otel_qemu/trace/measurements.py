@@ -1,7 +1,7 @@
 """
-A measurement for those who export numbers: exact counts, requests in flight, and our own counters, at one moment.
+What meters are given: a snapshot of exact counts, requests in flight and our own counters, or a guest's last counts.
 
-A snapshot: nothing in it changes any more, so another thread may take its time over it.
+Nothing in either changes any more, so another thread may take its time over it.
 """
 
 from collections.abc import Mapping
@@ -33,30 +33,42 @@ class ProcessCounts:
 
 
 @dataclass(frozen=True)
-class Measurements:
+class Snapshot:
     """
-    All numbers at one moment.
+    Everything that is known at one moment.
 
     Attributes:
         time_unix_ns: just before the kernel's tables were read.
         monotonic_ns: the same moment on the records' clock.
         names: as they were then.
         processes: those that are traced.
-        ended: those that have just ended, with their last counts; where there are any, all other fields are empty.
         in_flight: SCSI requests, dtype `RECORD`.
         counters: the kernel's, by name.
-        correlated: what the correlator has done so far.
+        correlated: the correlator's counts so far.
         probes: how many are attached.
-        last: there will be no other.
+        last: no other snapshot will follow.
     """
 
     time_unix_ns: int
     monotonic_ns: int
     names: Names
     processes: tuple[ProcessCounts, ...] = ()
-    ended: tuple[ProcessCounts, ...] = ()
     in_flight: Records = field(default_factory=lambda: NO_RECORDS)
     counters: Mapping[str, int] = field(default_factory=dict)
     correlated: Stats = field(default_factory=Stats)
     probes: int = 0
     last: bool = False
+
+
+@dataclass(frozen=True)
+class Departed:
+    """
+    Processes that have just ended.
+
+    Attributes:
+        names: as they were then; another guest may take over a process id afterwards.
+        processes: with their last counts.
+    """
+
+    names: Names
+    processes: tuple[ProcessCounts, ...]

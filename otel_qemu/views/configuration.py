@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from otel_qemu.export.delivery.limits import Limits
-from otel_qemu.export.metrics.metric_settings import MetricSettings
+from otel_qemu.export.metrics.export_settings import MetricSettings
 from otel_qemu.export.resources import asked_for
 from otel_qemu.export.text import MASK, printable, without_secrets
 from otel_qemu.export.transport.endpoint import Endpoint, Signal, endpoint

@@ -47,7 +47,6 @@ def running(qemu: FakeQemu) -> Iterator[Service]:
             service.stop()
             join(thread)
     assert "did not arrive" not in client.report.summary()
-    assert client.report.rejected_points == 0
 
 
 def stored(prometheus: Prometheus, pid: int) -> Rows:

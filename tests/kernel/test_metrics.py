@@ -8,23 +8,22 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.sdk.metrics.export import MetricExportResult
 
 from otel_qemu import service as service_module
 from otel_qemu.events import Layer
 from otel_qemu.export.metrics.client import MetricsClient
-from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
-from otel_qemu.export.transport.answer import Answer, Outcome
-from otel_qemu.export.transport.destination import Destination
+from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
 from otel_qemu.policy import COUNTS_ONLY
 from otel_qemu.service import Service
-from otel_qemu.trace.measurements import Measurements
+from otel_qemu.trace.measurements import Departed, Snapshot
 from otel_qemu.trace.names import Names
 from tests.children import join
 from tests.kernel.fake.build import QEMU_11_1
 from tests.kernel.fake_qemu import DEVICE_ALIAS, FakeQemu
 from tests.kernel.test_keeping import COMMANDS, total
 from tests.kernel.tracing import Those, Tracing
-from tests.unit.metering import attributes_of, data_points
+from tests.unit.metering import ImitatedExporter, attributes_of, data_points
 
 WAIT_S = 120.0
 LAYERS = {"qemu.scsi.request.duration": "scsi", "qemu.block.wait.duration": "wait",
@@ -33,26 +32,24 @@ ACTIVE, OLDEST = "qemu.scsi.request.active", "qemu.scsi.request.oldest.age"
 Found = dict[tuple[str, int], list[tuple[dict[str, str], Any]]]
 
 
-class Store:
+class Store(ImitatedExporter):
     """An endpoint that takes every request, and keeps the newest."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[Found] = []
 
-    def send(self, body: bytes) -> Answer:
+    def take(self, request: ExportMetricsServiceRequest) -> MetricExportResult:
         """Take one."""
         found: Found = {}
-        for resource in (request := ExportMetricsServiceRequest.FromString(body)).resource_metrics:
+        for resource in request.resource_metrics:
             pid = next(each.value.int_value for each in resource.resource.attributes if each.key == "process.pid")
             part = ExportMetricsServiceRequest(resource_metrics=[resource])
             for _, metric, point in data_points(part):
                 found.setdefault((metric.name, pid), []).append((attributes_of(point), point))
         assert request.resource_metrics
         self.requests.append(found)
-        return Answer(Outcome.SENT)
-
-    def close(self) -> None:
-        """Nothing to let go of."""
+        return MetricExportResult.SUCCESS
 
     def of(self, metric: str, pid: int) -> list[tuple[dict[str, str], Any]]:
         """Attributes and data points of a guest's metric, as they came last."""
@@ -63,7 +60,7 @@ class Store:
 def exporting(selection: Those, **settings: Any) -> Iterator[Store]:
     """The service, with a store that is sent metrics ten times a second."""
     store, ready = Store(), threading.Event()
-    client = MetricsClient(MetricSettings(interval_s=0.1, **settings), Destination(store, "store"))
+    client = MetricsClient(MetricSettings(interval_s=0.1, **settings), store, "store")
     service = Service(selection, [], COUNTS_ONLY, client.settings.bounds_s, [client])
     thread = threading.Thread(
         target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
@@ -206,7 +203,7 @@ def test_a_tracer_gives_what_ended_processes_counted(qemu: FakeQemu) -> None:
 
 
 class Patient:
-    """A meter that wants nothing but what it is handed of its own accord."""
+    """A meter that is never due."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -214,9 +211,12 @@ class Patient:
     def is_due(self) -> bool:
         return False
 
-    def measure(self, measurements: Measurements) -> None:
-        """Of guests that have ended, and the last one."""
-        self.ended += len(measurements.ended)
+    def measure(self, _snapshot: Snapshot) -> None:
+        """Take the last one."""
+
+    def depart(self, departed: Departed) -> None:
+        """Count guests that have ended."""
+        self.ended += len(departed.processes)
 
 
 def test_nothing_is_kept_of_guests_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:

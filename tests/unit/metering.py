@@ -5,16 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 
 from otel_qemu.events import NO_RECORDS, Layer, Records
-from otel_qemu.export.metrics.metric_settings import MetricSettings
-from otel_qemu.export.metrics.metrics import Metrics
-from otel_qemu.export.metrics.series_totals import Point
+from otel_qemu.export.metrics.entries import Entry, metrics_data
+from otel_qemu.export.metrics.export_settings import MetricSettings
+from otel_qemu.export.metrics.readings import Readings
+from otel_qemu.export.metrics.series_totals import Totals
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.kernel_histograms import LATENCY, SERIES
-from otel_qemu.trace.measurements import Measurements, ProcessCounts
+from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
 from otel_qemu.trace.names import Names
 from tests.unit.builders import DEVICE, PID, names
 
@@ -23,6 +26,8 @@ SECOND_NS = 10**9
 IDENTITY = (PID, 1)
 READ, WRITE, UNMAP, INQUIRY = 0x28, 0x2A, 0x42, 0x12
 CUMULATIVE, DELTA = 2, 1
+RESOURCES = Resources()
+"""Made once: the SDK's detectors have a thread each."""
 
 
 class Kernel:
@@ -70,39 +75,60 @@ class Kernel:
 
 @dataclass
 class Meter:
-    """A `Metrics` and a clock that ticks with each measurement."""
+    """`Readings`, and a clock that ticks with each snapshot."""
 
     settings: MetricSettings = field(default_factory=MetricSettings)
     now_s: int = 0
     set_by_ns: int = 0
     """How much the clock was set since the start, but for the records' own."""
+    most_ended: int = 10_000
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.settings, Resources(), START_UNIX_NS, 0)
+        totals = Totals(START_UNIX_NS, self.most_ended)
+        self.readings = Readings(self.settings, RESOURCES, START_UNIX_NS, 0, totals=totals)
 
     def measure(
         self, *kernels: Kernel, known: Names | None = None, in_flight: Records = NO_RECORDS, **others: Any
-    ) -> list[Point]:
+    ) -> list[Entry]:
         """A minute later: what there is to send."""
         self.now_s += 60
         processes = tuple(kernel.counts() for kernel in kernels)
         moment = (START_UNIX_NS + self.set_by_ns + self.now_s * SECOND_NS, self.now_s * SECOND_NS)
-        self.metrics.fold(Measurements(*moment, known or names(), processes, in_flight=in_flight, **others))
-        return self.metrics.points()
+        self.readings.fold(Snapshot(*moment, known or names(), processes, in_flight=in_flight, **others))
+        return self.readings.entries({})
 
     def end(self, kernel: Kernel, known: Names | None = None) -> None:
         """A process ends."""
-        self.metrics.fold(Measurements(START_UNIX_NS, 0, known or names(), ended=(kernel.counts(),)))
+        self.readings.depart(Departed(known or names(), (kernel.counts(),)))
 
-    def request(self, points: Iterable[Point]) -> ExportMetricsServiceRequest:
-        """As it arrives."""
-        return ExportMetricsServiceRequest.FromString(self.metrics.request(points, {}))
-
-    def send(self, points: list[Point]) -> dict[tuple[str, str], Any]:
+    def send(self, entries: list[Entry]) -> dict[tuple[str, str], Any]:
         """Deliver these; the data points, by metric and attributes."""
-        request = self.request(points)
-        self.metrics.deliver(points)
-        return by_series(request)
+        self.readings.deliver(entries)
+        return by_series(otlp(entries))
+
+
+def otlp(entries: Iterable[Entry]) -> ExportMetricsServiceRequest:
+    """As it arrives."""
+    return ExportMetricsServiceRequest.FromString(encode_metrics(metrics_data(entries)).SerializeToString())
+
+
+class ImitatedExporter(MetricExporter):
+    """Imitates an exporter of the SDK's: what would leave is given to `take`, which says what becomes of it."""
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
+        """Encode a request, as OTLP's exporters do."""
+        return self.take(ExportMetricsServiceRequest.FromString(encode_metrics(metrics_data).SerializeToString()))
+
+    def take(self, request: ExportMetricsServiceRequest) -> MetricExportResult:
+        """A request has arrived."""
+        raise NotImplementedError
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Nothing is kept."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+        """Let go."""
 
 
 def by_series(request: ExportMetricsServiceRequest) -> dict[tuple[str, str], Any]:

@@ -22,6 +22,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -30,6 +31,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from tests.children import join
 
 GRPC, HTTP = "grpc", "http/protobuf"
+TRACES, METRICS = "traces", "metrics"
+REQUESTS: dict[str, Any] = {TRACES: ExportTraceServiceRequest, METRICS: ExportMetricsServiceRequest}
+SERVICES = {
+    TRACES: "opentelemetry.proto.collector.trace.v1.TraceService",
+    METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
+}
 RELEASE_S = 60.0
 
 
@@ -76,7 +83,7 @@ class Reply:
         return message.SerializeToString()
 
 
-Behaviour = Callable[[ExportTraceServiceRequest, int], Reply]
+Behaviour = Callable[[Any, int], Reply]
 """Of a request and how many there were before: how it is answered."""
 
 
@@ -85,8 +92,9 @@ class Server:
     """What arrived, and where to send it."""
 
     behaviour: Behaviour = lambda _request, _index: Reply()
+    signal: str = TRACES
     url: str = ""
-    taken: list[ExportTraceServiceRequest] = field(default_factory=list)
+    taken: list[Any] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     sizes_bytes: list[int] = field(default_factory=list)
     arrivals_s: list[float] = field(default_factory=list)
@@ -95,7 +103,7 @@ class Server:
 
     def receive(self, body: bytes, headers: dict[str, str]) -> Reply:
         """Note a request; how to answer it."""
-        request = ExportTraceServiceRequest.FromString(body)
+        request = REQUESTS[self.signal].FromString(body)
         with self._lock:
             reply = self.behaviour(request, len(self.arrivals_s))
             self.arrivals_s.append(time.monotonic())
@@ -114,10 +122,14 @@ def script(*replies: Reply) -> Behaviour:
 
 @contextlib.contextmanager
 def serving(
-    protocol: str, behaviour: Behaviour | None = None, port: int = 0, tls: "Tls | None" = None
+    protocol: str,
+    behaviour: Behaviour | None = None,
+    port: int = 0,
+    tls: "Tls | None" = None,
+    signal: str = TRACES,
 ) -> Iterator[Server]:
     """A server of a protocol, on a free port or a given one."""
-    server = Server(behaviour or script())
+    server = Server(behaviour or script(), signal)
     with (_grpc if protocol == GRPC else _http)(server, port, tls):
         try:
             yield server
@@ -171,7 +183,7 @@ def _http(server: Server, port: int, tls: Tls | None) -> Iterator[None]:
     listener = _HttpServer(("127.0.0.1", port), Handler)
     if tls:
         listener.socket = tls.context().wrap_socket(listener.socket, server_side=True, do_handshake_on_connect=False)
-    server.url = f"http{'s' if tls else ''}://localhost:{listener.server_address[1]}/v1/traces"
+    server.url = f"http{'s' if tls else ''}://localhost:{listener.server_address[1]}/v1/{server.signal}"
     thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -230,8 +242,7 @@ def _grpc(server: Server, port: int, tls: Tls | None) -> Iterator[None]:
     pool = ThreadPoolExecutor(4)
     made = grpc.server(pool, options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20)])
     method = grpc.unary_unary_rpc_method_handler(export)
-    name = "opentelemetry.proto.collector.trace.v1.TraceService"
-    made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": method}),))
+    made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICES[server.signal], {"Export": method}),))
     address = f"127.0.0.1:{port}"
     bound = made.add_secure_port(address, tls.credentials()) if tls else made.add_insecure_port(address)
     assert bound

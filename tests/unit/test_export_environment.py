@@ -10,7 +10,6 @@ from otel_qemu.export.delivery.client import TraceClient
 from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.transport.destination import destination
-from otel_qemu.export.transport.endpoint import Signal
 
 from .encoded_traces import encoded, many
 from .test_export_queue import is_conserved
@@ -77,7 +76,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "77")
-    assert destination(Signal.TRACES).name == "http://localhost:4318/v1/traces"
+    assert destination().name == "http://localhost:4318/v1/traces"
     assert Limits.from_environment() == Limits(queue_spans=77)
 
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from otel_qemu.events import Ending, RbdOperation
 from otel_qemu.export.metrics import exemplars as module
+from otel_qemu.export.metrics.entries import GuestEntries
 from otel_qemu.export.metrics.exemplars import Exemplars
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.traces import Traces
 from tests.unit.builders import DEVICE, UNIX_OFFSET_NS, Call, Request, names, traces, write
-from tests.unit.metering import SECOND_NS, START_UNIX_NS, Kernel, Meter, by_series
+from tests.unit.metering import RESOURCES, SECOND_NS, START_UNIX_NS, Kernel, Meter, by_series, otlp
 
 MS = 1_000_000
 EVER = (1 << 63, UNIX_OFFSET_NS)
@@ -24,7 +25,7 @@ RBD = "ceph.rbd.client.operation.duration"
 
 @pytest.fixture
 def exemplars() -> Exemplars:
-    return Exemplars(DEFAULT_BOUNDS_S, Meter().metrics.resource_of)
+    return Exemplars(DEFAULT_BOUNDS_S, RESOURCES.of)
 
 
 def sent(*randomness: int) -> list[EncodedTrace]:
@@ -145,12 +146,13 @@ def test_they_leave_with_their_series(start_s: int, shown: int) -> None:
     meter = Meter()
     kernel = Kernel(DEFAULT_BOUNDS_S)
     kernel.request(0x28, 30 * MS, device=DEVICE)
-    exemplars = Exemplars(DEFAULT_BOUNDS_S, meter.metrics.resource_of)
+    exemplars = Exemplars(DEFAULT_BOUNDS_S, meter.readings.resource_of)
     consider(exemplars, traces(read(30, 2)))
     exemplars.on_sent(sent(2))
-    points = [point._replace(start_unix_ns=start_s) for point in meter.measure(kernel)]
-    request = type(meter.request(points)).FromString(meter.metrics.request(points, exemplars.collect(*EVER)))
-    (point,) = (each for key, each in by_series(request).items() if key[0] == SCSI)
+    meter.measure(kernel)
+    points = [point._replace(start_unix_ns=start_s) for point in meter.readings.points()]
+    entries = GuestEntries(DEFAULT_BOUNDS_S, False, frozenset()).of(points, exemplars.collect(*EVER))
+    (point,) = (each for key, each in by_series(otlp(entries)).items() if key[0] == SCSI)
     assert [(each.as_double, each.trace_id, each.span_id, each.time_unix_nano) for each in point.exemplars] == [
         (0.03, sent(2)[0].trace_id, sent(2)[0].root_id, UNIX_OFFSET_NS + 1_000 + 30 * MS)
     ] * shown
@@ -159,7 +161,7 @@ def test_they_leave_with_their_series(start_s: int, shown: int) -> None:
 @given(st.lists(st.tuples(st.integers(1, 10**10), st.booleans()), max_size=30), st.integers(1, 7))
 def test_agrees_with_choosing_one_by_one(made: list[tuple[int, bool]], step: int) -> None:
     """In any cut: of those that were sent, in each bucket, one at least as slow as all others of its batches."""
-    exemplars = Exemplars(DEFAULT_BOUNDS_S, Meter().metrics.resource_of)
+    exemplars = Exemplars(DEFAULT_BOUNDS_S, RESOURCES.of)
     requests = [read(duration_ns / MS, index + 1) for index, (duration_ns, _) in enumerate(made)]
     for at in range(0, len(requests), step):
         consider(exemplars, traces(*requests[at : at + step]))

@@ -26,7 +26,6 @@ from otel_qemu.export.spans.encode import encode
 from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
 from otel_qemu.export.spans.ids import Ids
 from otel_qemu.export.transport.destination import Destination, destination
-from otel_qemu.export.transport.endpoint import Signal
 from otel_qemu.export.transport.readable import readable_spans
 from otel_qemu.export.transport.span_exporter import SpanExporterTransport
 from otel_qemu.trace.pipeline import Pipeline
@@ -188,7 +187,7 @@ def test_an_exporter_that_hangs_delays_no_close() -> None:
 def test_it_is_chosen_by_its_name(install: Callable[[str], None]) -> None:
     """That of its entry point, as it is written."""
     install("Exporter")
-    target = destination(Signal.TRACES)
+    target = destination()
     assert isinstance(target.transport, SpanExporterTransport)
     assert target.name == "Exporter"
 
@@ -206,7 +205,7 @@ def test_what_cannot_be_is_refused_at_the_start(name: str, words: list[str], ins
     """With what is installed."""
     install(name)
     with pytest.raises(BadInput, match=r"^OTEL_TRACES_EXPORTER is ") as raised:
-        destination(Signal.TRACES)
+        destination()
     assert all(word in str(raised.value) for word in words)
 
 
@@ -214,7 +213,7 @@ def test_what_cannot_be_is_refused_at_the_start(name: str, words: list[str], ins
 def test_our_own_names_are_ours(name: str, install: Callable[[str], None]) -> None:
     """Although packages offer them too."""
     install(name)
-    assert not isinstance(destination(Signal.TRACES).transport, SpanExporterTransport)
+    assert not isinstance(destination().transport, SpanExporterTransport)
 
 
 class Zipkin(http.server.ThreadingHTTPServer):

@@ -1,69 +1,75 @@
-"""The client of metrics against endpoints that take, refuse, cut, wait and hang."""
+"""The client of metrics against exporters that take, refuse, raise, wait and hang."""
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from otel_qemu.export.delivery.fates import Fate, Stats, Tally
-from otel_qemu.export.metrics import client as module
-from otel_qemu.export.metrics import series_totals
 from otel_qemu.export.metrics.client import MetricsClient
-from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
-from otel_qemu.export.transport.answer import Answer, Outcome
-from otel_qemu.export.transport.destination import Destination
+from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
-from otel_qemu.trace.measurements import Measurements
+from otel_qemu.trace.measurements import Departed, Snapshot
 from tests.unit.builders import names
-from tests.unit.metering import READ, WRITE, Kernel, attributes_of, by_series, data_points
+from tests.unit.metering import READ, WRITE, ImitatedExporter, Kernel, attributes_of, by_series, data_points
 
 WAIT_S = 120.0
-SENT, RETRY = Answer(Outcome.SENT), Answer(Outcome.RETRY, "not now", retry_after_s=0.01)
-REFUSED, TOO_LARGE = Answer(Outcome.REFUSED, "UNIMPLEMENTED"), Answer(Outcome.TOO_LARGE, "too large")
 SCSI = "qemu.scsi.request.duration"
+library = logging.getLogger("opentelemetry.exporter.imitated")
 
 
-@dataclass
-class Transport:
-    """Answers as it is told, and then says yes."""
+class Exporter(ImitatedExporter):
+    """
+    Imitates an exporter of the SDK's, which logs why it fails and returns no more than that it did.
 
-    answers: list[Answer] = field(default_factory=list)
-    most_points: int = 10**9
-    hangs: threading.Event = field(default_factory=threading.Event)
-    requests: list[ExportMetricsServiceRequest] = field(default_factory=list)
-    """Those it said yes to."""
-    asked: int = 0
-    tries: int = 0
-    closed: bool = False
+    Args:
+        reasons: of the first exports' failures; an empty one is of an export that does not fail.
+    """
 
-    def send(self, body: bytes) -> Answer:
-        """Take a request."""
+    def __init__(self, *reasons: str) -> None:
+        super().__init__()
+        self.reasons = list(reasons)
+        self.most_points = 10**9
+        self.hangs = threading.Event()
+        self.requests: list[ExportMetricsServiceRequest] = []
+        """Those it took."""
+        self.asked = 0
+        self.timeouts_ms: list[float] = []
+        self.is_shut_down = threading.Event()
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
+        """Take a request after a while, if at all."""
         self.asked += 1
+        self.timeouts_ms.append(timeout_millis)
         while self.hangs.is_set():
-            time.sleep(0.005)
-        self.tries += 1
-        request = ExportMetricsServiceRequest.FromString(body)
-        if len(list(data_points(request))) > self.most_points:
-            return TOO_LARGE
-        answer = self.answers.pop(0) if self.answers else SENT
-        if answer.outcome is Outcome.SENT:
-            self.requests.append(request)
-        return answer
+            self.is_shut_down.wait(0.005)
+        return super().export(metrics_data)
 
-    def close(self) -> None:
+    def take(self, request: ExportMetricsServiceRequest) -> MetricExportResult:
+        """Take a request, or say why not."""
+        reason = self.reasons.pop(0) if self.reasons else ""
+        if len(list(data_points(request))) > self.most_points:
+            reason = "Failed to export metrics batch code: 413, reason: Too Large"
+        if reason:
+            library.error("%s", reason)
+            return MetricExportResult.FAILURE
+        self.requests.append(request)
+        return MetricExportResult.SUCCESS
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
         """Let go."""
-        self.closed = True
+        self.is_shut_down.set()
 
 
 @pytest.fixture
-def transport() -> Transport:
-    return Transport()
+def exporter() -> Exporter:
+    return Exporter()
 
 
 @pytest.fixture
@@ -78,14 +84,10 @@ def started() -> Iterator[Callable[..., MetricsClient]]:
     """Makes clients, which are closed in the end."""
     made: list[MetricsClient] = []
 
-    def start(
-        transport: Transport,
-        trace_stats: Callable[[], Stats] | None = None,
-        over_rate: Callable[[], int] | None = None,
-        **settings: Any,
-    ) -> MetricsClient:
-        target, asked = Destination(transport, "there"), MetricSettings(**{"interval_s": 1e-3, **settings})
-        made.append(MetricsClient(asked, target, trace_stats=trace_stats, over_rate=over_rate))
+    def start(exporter: Exporter, limits: dict[str, int] | None = None, trace_stats: Any = None,
+              over_rate: Any = None, **settings: Any) -> MetricsClient:  # fmt: skip
+        chosen = MetricSettings(**{"interval_s": 1e-3, **settings})
+        made.append(MetricsClient(chosen, exporter, "there", trace_stats, over_rate, **(limits or {})))
         return made[-1]
 
     yield start
@@ -93,8 +95,8 @@ def started() -> Iterator[Callable[..., MetricsClient]]:
         client.close(1.0)
 
 
-def measurements(kernel: Kernel, **others: Any) -> Measurements:
-    return Measurements(time.time_ns(), time.monotonic_ns(), names(), (kernel.counts(),), **others)
+def snapshot(kernel: Kernel, **others: Any) -> Snapshot:
+    return Snapshot(time.time_ns(), time.monotonic_ns(), names(), (kernel.counts(),), **others)
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -108,206 +110,178 @@ def wait_for_failures(client: MetricsClient, count: int) -> None:
     wait_until(lambda: client.report.failed == count)
 
 
-def read_counts(transport: Transport) -> list[int]:
+def read_counts(exporter: Exporter) -> list[int]:
     """Of READ in every request that was taken."""
-    found = [by_series(request).get((SCSI, "read ua-ceph-root sda READ")) for request in transport.requests]
+    found = [by_series(request).get((SCSI, "read ua-ceph-root sda READ")) for request in exporter.requests]
     return [point.count for point in found if point]
 
 
-def test_a_measurement_is_sent(started: Any, transport: Transport, kernel: Kernel) -> None:
+def test_a_measurement_is_sent(started: Any, exporter: Exporter, kernel: Kernel) -> None:
     """Once it is due, and what came after that with the next."""
-    client = started(transport)
+    client = started(exporter)
     wait_until(client.is_due)
-    client.measure(measurements(kernel))
-    wait_until(lambda: read_counts(transport) == [1])
+    client.measure(snapshot(kernel))
+    wait_until(lambda: read_counts(exporter) == [1])
     kernel.request(READ, 5)
-    client.measure(measurements(kernel))
-    wait_until(lambda: read_counts(transport) == [1, 2])
+    client.measure(snapshot(kernel))
+    wait_until(lambda: read_counts(exporter) == [1, 2])
 
 
-def test_nothing_is_due_before_its_time(started: Any, transport: Transport) -> None:
+def test_nothing_is_due_before_its_time(started: Any, exporter: Exporter) -> None:
     """With the default it is a minute; asked often meanwhile."""
-    client = started(transport, interval_s=60.0)
+    client = started(exporter, interval_s=60.0)
     assert not any(client.is_due() for _ in range(1000))
 
 
-def test_an_export_is_due_once(started: Any, transport: Transport, kernel: Kernel) -> None:
+def test_an_export_is_due_once(started: Any, exporter: Exporter, kernel: Kernel) -> None:
     """Also while the endpoint hangs: what is measured meanwhile leaves with one request when it answers."""
-    transport.hangs.set()
-    client = started(transport, interval_s=0.05)
+    exporter.hangs.set()
+    client = started(exporter, interval_s=0.05)
     for _ in range(3):
         wait_until(client.is_due)
         assert not client.is_due()
-        client.measure(measurements(kernel))
+        client.measure(snapshot(kernel))
         kernel.request(READ, 5)
-    wait_until(lambda: transport.asked == 1)
-    client.measure(measurements(kernel))
-    transport.hangs.clear()
-    wait_until(lambda: read_counts(transport)[1:] == [4])
+    wait_until(lambda: exporter.asked == 1)
+    client.measure(snapshot(kernel))
+    exporter.hangs.clear()
+    wait_until(lambda: read_counts(exporter)[1:] == [4])
 
 
-def test_guests_that_end_while_the_endpoint_hangs_take_no_room(
-    started: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their last counts are kept for the endpoint, so many at most; those that are given up are counted."""
-    monkeypatch.setattr(series_totals, "MOST_ENDED", 50)
-    transport.hangs.set()
-    client = started(transport)
-    client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names()))
-    wait_until(lambda: transport.asked == 1)
+def test_guests_that_end_while_the_endpoint_hangs_take_no_room(started: Any, exporter: Exporter) -> None:
+    """Their last counts are kept for the endpoint, up to a bound; those that are given up are counted."""
+    exporter.hangs.set()
+    client = started(exporter, {"most_ended": 50})
+    client.measure(Snapshot(time.time_ns(), time.monotonic_ns(), names()))
+    wait_until(lambda: exporter.asked == 1)
     for pid in range(1, 1001):
         ended = Kernel(DEFAULT_BOUNDS_S, (pid, 1))
         ended.request(READ, 5)
-        client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names(), ended=(ended.counts(),)))
+        client.depart(Departed(names(), (ended.counts(),)))
         if pid % 100 == 0:
-            client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names()))
-    series = sum(name.instrument == SCSI for name in client._metrics._totals)
+            client.measure(Snapshot(time.time_ns(), time.monotonic_ns(), names()))
+    series = sum(point.name.instrument == SCSI for point in client.readings.points())
     assert 0 < series <= 50
-    assert client._metrics.lost_series > 900
-    transport.hangs.clear()
-    wait_until(lambda: len(transport.requests) == 2)
-    client.measure(Measurements(time.time_ns(), time.monotonic_ns(), names()))
-    wait_until(lambda: len(transport.requests) == 3)
-    (lost,) = (point.as_int for _, metric, point in data_points(transport.requests[2])
+    assert client.readings.lost_series > 900
+    exporter.hangs.clear()
+    wait_until(lambda: len(exporter.requests) == 2)
+    client.measure(Snapshot(time.time_ns(), time.monotonic_ns(), names()))
+    wait_until(lambda: len(exporter.requests) == 3)
+    (lost,) = (point.as_int for _, metric, point in data_points(exporter.requests[2])
                if metric.name == "otel_qemu.metrics.series.lost")  # fmt: skip
-    assert lost == client._metrics.lost_series
+    assert lost == client.readings.lost_series
 
 
 @pytest.mark.parametrize("kind", Temporality)
-def test_a_failed_export_loses_nothing(started: Any, transport: Transport, kernel: Kernel, kind: Temporality) -> None:
-    """Whether refused or out of time: the next carries what was not taken."""
-    transport.answers = [REFUSED, Answer(Outcome.RETRY, "not now")]
-    client = started(transport, temporality=kind, timeout_s=0.0)
+def test_a_failed_export_loses_nothing(started: Any, exporter: Exporter, kernel: Kernel, kind: Temporality) -> None:
+    """The next carries what was not taken."""
+    exporter.reasons = ["UNIMPLEMENTED", "UNAVAILABLE"]
+    client = started(exporter, temporality=kind)
     for failed in (0, 1, 2):
         wait_for_failures(client, failed)
-        client.measure(measurements(kernel))
+        client.measure(snapshot(kernel))
         kernel.request(READ, 7)
-    wait_until(lambda: read_counts(transport) == [3])
+    wait_until(lambda: read_counts(exporter) == [3])
     assert (client.report.failed, client.report.sent) == (2, 1)
-    client.measure(measurements(kernel))
-    wait_until(lambda: read_counts(transport) == [3, 1 if kind != Temporality.CUMULATIVE else 4])
+    client.measure(snapshot(kernel))
+    wait_until(lambda: read_counts(exporter) == [3, 1 if kind != Temporality.CUMULATIVE else 4])
 
 
-def test_it_tries_again_while_there_is_time(started: Any, transport: Transport, kernel: Kernel) -> None:
-    """The same bytes, after the time that the endpoint asks for."""
-    transport.answers = [RETRY, RETRY]
-    client = started(transport)
-    client.measure(measurements(kernel))
-    wait_until(lambda: read_counts(transport) == [1])
-    assert transport.tries == 3
-    assert (client.report.failed, client.report.sent) == (2, 1)
-
-
-def test_an_endpoint_that_asks_for_patience_is_left_alone(started: Any, transport: Transport, kernel: Kernel) -> None:
-    """Also by the exports that are due meanwhile, and at the end; that is said."""
-    transport.answers = [Answer(Outcome.RETRY, "not now", retry_after_s=1e6)]
-    client = started(transport)
-    client.measure(measurements(kernel))
-    wait_until(lambda: client.report.failed == 1)
-    client.measure(measurements(kernel))
-    client.measure(measurements(kernel, last=True))
-    client.close(WAIT_S)
-    assert transport.tries == 1
-    assert client.report.summary().endswith("the last export did not arrive")
-
-
-def test_without_being_asked_to_wait_it_backs_off(
-    started: Any, transport: Transport, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the pauses that traces make too, until the time of one export is over; from the shortest after a success."""
-    pauses_s: list[float] = []
-    transport.answers = [Answer(Outcome.RETRY, "UNAVAILABLE")] * 5
-    client = started(transport)
-    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
-
-    def pause(pause_s: float, _deadline_s: float) -> bool:
-        pauses_s.append(pause_s)
-        return len(pauses_s) < 5
-
-    monkeypatch.setattr(client, "_pause", pause)
-    client.measure(measurements(kernel))
-    wait_until(lambda: client.report.summary().endswith("did not arrive"))
-    assert pauses_s == [1, 2, 4, 8, 16]
-    assert transport.tries == 5
-    client.measure(measurements(kernel))
-    wait_until(lambda: client.report.sent == 1)
-    assert client._backoff.next_s() == 1
-
-
-def test_what_is_too_large_is_halved(started: Any, transport: Transport, kernel: Kernel) -> None:
+def test_what_is_too_large_is_halved(started: Any, exporter: Exporter, kernel: Kernel) -> None:
     """Until it is taken; everything arrives, and nothing twice."""
     kernel.request(WRITE, 5, wait_ns=1, completion_ns=1)
-    transport.most_points = 3
-    client = started(transport)
-    client.measure(measurements(kernel))
+    exporter.most_points = 3
+    client = started(exporter)
+    client.measure(snapshot(kernel))
     client.close(WAIT_S)
     everything = [
         (service, metric.name, tuple(sorted(attributes_of(point).items())))
-        for request in transport.requests
+        for request in exporter.requests
         for service, metric, point in data_points(request)
     ]
     assert len(everything) == len(set(everything)) == client.report.sent_points
     assert sum(name == SCSI for _, name, _ in everything) == 2
 
 
-def test_many_points_are_several_requests(
-    started: Any, transport: Transport, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_points_are_several_requests(started: Any, exporter: Exporter, kernel: Kernel) -> None:
     """A request is bounded from the start; one that fails keeps only its own points back."""
-    monkeypatch.setattr(module, "MOST_POINTS", 4)
-    transport.answers = [REFUSED]
-    client = started(transport, temporality=Temporality.DELTA)
-    client.measure(measurements(kernel, counters={"records": 1}))
+    exporter.reasons = ["UNIMPLEMENTED"]
+    client = started(exporter, {"most_points": 4}, temporality=Temporality.DELTA)
+    client.measure(snapshot(kernel, counters={"records": 1}))
     wait_until(lambda: client.report.sent > 0)
-    client.measure(measurements(kernel, counters={"records": 1}))
+    client.measure(snapshot(kernel, counters={"records": 1}))
     client.close(WAIT_S)
-    assert all(len(list(data_points(request))) <= 4 for request in transport.requests)
-    assert read_counts(transport) == [1]
+    assert all(len(list(data_points(request))) <= 4 for request in exporter.requests)
+    assert read_counts(exporter) == [1]
 
 
-def test_an_endpoint_that_is_not_there_is_asked_once(
-    started: Any, transport: Transport, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", Temporality)
+def test_our_own_numbers_are_not_lost_either(
+    started: Any, exporter: Exporter, kernel: Kernel, kind: Temporality
 ) -> None:
-    """An export of many requests does not wait for each in vain; the next has everything."""
-    monkeypatch.setattr(module, "MOST_POINTS", 4)
-    transport.answers = [Answer(Outcome.RETRY, "UNAVAILABLE")]
-    client = started(transport, timeout_s=0.0)
-    client.measure(measurements(kernel))
-    wait_until(lambda: client.report.failed == 1)
-    client.measure(measurements(kernel))
+    """Counters that the SDK has collected and could not send are part of what is collected next."""
+    exporter.reasons = ["UNAVAILABLE", "UNAVAILABLE"]
+    client = started(exporter, temporality=kind)
+    for failed, records in enumerate((1, 3, 7)):
+        wait_for_failures(client, failed)
+        client.measure(snapshot(kernel, counters={"records": records}))
+    wait_until(lambda: own_counts(exporter, "records") == [7])
+    client.measure(snapshot(kernel, counters={"records": 12}))
+    wait_until(lambda: own_counts(exporter, "records") == [7, 5 if kind is Temporality.DELTA else 12])
+
+
+def own_counts(exporter: Exporter, event: str) -> list[int]:
+    """Of a kernel counter in every request that was taken."""
+    return [
+        point.as_int
+        for request in exporter.requests
+        for _, metric, point in data_points(request)
+        if metric.name == "otel_qemu.bpf.events" and attributes_of(point) == {"otel_qemu.bpf.event": event}
+    ]
+
+
+def test_one_export_has_a_time(started: Any, exporter: Exporter, kernel: Kernel) -> None:
+    """An exporter is told how much of it is left; what had no time is part of the next export."""
+    exporter.hangs.set()
+    client = started(exporter, {"most_points": 4}, timeout_s=0.2)
+    client.measure(snapshot(kernel))
+    wait_until(lambda: exporter.asked == 1)
+    assert 0 < exporter.timeouts_ms[0] <= 200
+    time.sleep(0.2)
+    exporter.hangs.clear()
+    wait_until(lambda: client.report.sent == 1)
+    exporter.hangs.set()
+    client.measure(snapshot(kernel))
+    wait_until(lambda: exporter.asked == 2)
+    exporter.hangs.clear()
     client.close(WAIT_S)
-    assert client.report.failed == 1
-    assert read_counts(transport) == [1]
+    assert read_counts(exporter)[-1:] == [1]
 
 
-def test_what_is_rejected_is_counted_and_told(
-    started: Any, transport: Transport, kernel: Kernel, caplog: pytest.LogCaptureFixture
+def test_an_exporter_that_raises_has_failed(
+    started: Any, exporter: Exporter, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A partial success is a success: what the endpoint did not want is not sent again."""
-    transport.answers = [Answer(Outcome.SENT, "too old", rejected=2)]
-    client = started(transport, temporality=Temporality.DELTA)
+    """It is a stranger's code; the next export is made."""
+    monkeypatch.setattr(exporter, "export", None)
+    client = started(exporter)
     with caplog.at_level(logging.WARNING):
-        client.measure(measurements(kernel))
-        wait_until(lambda: transport.requests)
-        kernel.request(READ, 5)
-        client.measure(measurements(kernel))
-        wait_until(lambda: read_counts(transport) == [1, 1])
-    assert client.report.rejected_points == 2
-    assert "there did not want 2 data points: too old" in caplog.text
-    rejected = [point.as_int for _, metric, point in data_points(transport.requests[1])
-                if metric.name == "otel_qemu.metrics.rejected"]  # fmt: skip
-    assert rejected == [2]
+        client.measure(snapshot(kernel))
+        wait_for_failures(client, 1)
+    assert "metrics do not arrive: endpoint there: TypeError: 'NoneType' object is not callable" in caplog.text
+    monkeypatch.undo()
+    client.measure(snapshot(kernel))
+    wait_until(lambda: read_counts(exporter) == [1])
 
 
 def test_failures_are_told_once_in_a_while(
-    started: Any, transport: Transport, kernel: Kernel, caplog: pytest.LogCaptureFixture
+    started: Any, exporter: Exporter, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the endpoint, its reason and what can be done."""
-    transport.answers = [REFUSED] * 5
-    client = started(transport)
+    """With the endpoint, the reason that the library logged, and what can be done; nothing else is logged."""
+    exporter.reasons = ["UNIMPLEMENTED"] * 5
+    client = started(exporter)
     with caplog.at_level(logging.WARNING):
         for failed in range(1, 6):
-            client.measure(measurements(kernel))
+            client.measure(snapshot(kernel))
             wait_for_failures(client, failed)
     (record,) = caplog.records
     assert record.message.startswith("metrics do not arrive: endpoint there: UNIMPLEMENTED")
@@ -315,31 +289,31 @@ def test_failures_are_told_once_in_a_while(
 
 
 def test_a_defect_of_ours_ends_nothing(
-    started: Any, transport: Transport, kernel: Kernel, caplog: pytest.LogCaptureFixture
+    started: Any, exporter: Exporter, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is told, and the next export is made."""
-    client = started(transport)
-    broken = replace(measurements(kernel), names=None)  # type: ignore[arg-type]
+    client = started(exporter)
+    broken = replace(snapshot(kernel), names=None)  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING):
         client.measure(broken)
-        client.measure(measurements(kernel))
-        wait_until(lambda: read_counts(transport) == [1])
+        client.measure(snapshot(kernel))
+        wait_until(lambda: read_counts(exporter) == [1])
     assert "metrics could not be made, which is a defect: AttributeError" in caplog.text
 
 
-def test_close_sends_the_last_measurement(started: Any, transport: Transport, kernel: Kernel) -> None:
+def test_close_sends_the_last_measurement(started: Any, exporter: Exporter, kernel: Kernel) -> None:
     """With what became of traces until then; nothing is sent after it, and closing twice is closing once."""
     stats = Stats()
-    client = started(transport, trace_stats=lambda: stats, interval_s=60.0)
-    client.measure(measurements(kernel, last=True))
+    client = started(exporter, trace_stats=lambda: stats, interval_s=60.0)
+    client.measure(snapshot(kernel, last=True))
     stats = Stats(Tally(3, 2), {**Stats().by_fate, Fate.SENT: Tally(2, 1), Fate.QUEUE_FULL: Tally(1, 1)})
     client.close(WAIT_S)
     client.close(WAIT_S)
-    assert read_counts(transport) == [1]
-    wait_until(lambda: transport.closed)
+    assert read_counts(exporter) == [1]
+    wait_until(exporter.is_shut_down.is_set)
     told = {
         (metric.name, *attributes_of(point).values()): point.as_int
-        for _, metric, point in data_points(transport.requests[0])
+        for _, metric, point in data_points(exporter.requests[0])
         if metric.name.startswith(("otel_qemu.traces", "otel_qemu.spans"))
     }
     assert told["otel_qemu.spans.sent",] == 2
@@ -347,12 +321,12 @@ def test_close_sends_the_last_measurement(started: Any, transport: Transport, ke
     assert told["otel_qemu.spans.lost", "queue_full"] == 1
     assert told["otel_qemu.spans.queued",] == 0
     assert ("otel_qemu.spans.lost", "disabled") not in told
-    client.measure(measurements(kernel))
+    client.measure(snapshot(kernel))
     assert not client.is_due()
     assert client.report.summary().endswith("data points sent to there")
 
 
-def test_others_are_asked_by_who_measures(started: Any, transport: Transport, kernel: Kernel) -> None:
+def test_others_are_asked_by_who_measures(started: Any, exporter: Exporter, kernel: Kernel) -> None:
     """What the sampler and the client of traces count is of the loop's thread, and is changed by it meanwhile."""
     asked: list[threading.Thread] = []
 
@@ -360,23 +334,20 @@ def test_others_are_asked_by_who_measures(started: Any, transport: Transport, ke
         asked.append(threading.current_thread())
         return 7
 
-    client = started(transport, over_rate=over_rate)
-    client.measure(measurements(kernel))
+    client = started(exporter, over_rate=over_rate)
+    client.measure(snapshot(kernel))
     client.close(WAIT_S)
     assert asked == [threading.current_thread()]
 
 
-def test_close_ends_in_time(started: Any, transport: Transport, kernel: Kernel) -> None:
-    """An endpoint that never answers, or always asks for patience, delays nobody for longer than was said."""
-    for silent in (True, False):
-        transport = Transport(answers=[Answer(Outcome.RETRY, "not now", retry_after_s=0.05)] * 10_000)
-        if silent:
-            transport.hangs.set()
-        client = started(transport)
-        client.measure(measurements(kernel))
-        client.measure(measurements(kernel, last=True))
-        began = time.monotonic()
-        client.close(0.4)
-        assert time.monotonic() - began < 60
-        assert client.report.summary().endswith("the last export did not arrive")
-        transport.hangs.clear()
+def test_close_ends_in_time(started: Any, exporter: Exporter, kernel: Kernel) -> None:
+    """An endpoint that never answers delays nobody for longer than was said."""
+    exporter.hangs.set()
+    client = started(exporter)
+    client.measure(snapshot(kernel))
+    client.measure(snapshot(kernel, last=True))
+    began = time.monotonic()
+    client.close(0.4)
+    assert time.monotonic() - began < 5
+    assert client.report.summary().endswith("the last export did not arrive")
+    exporter.hangs.clear()

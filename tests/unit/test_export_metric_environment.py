@@ -9,12 +9,12 @@ import pytest
 from otel_qemu.errors import BadInput
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.metrics.exemplars import Exemplar
-from otel_qemu.export.metrics.metric_names import SeriesName
-from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
+from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
+from otel_qemu.export.metrics.series_names import SeriesName
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from tests.unit.metering import READ, Kernel, Meter
 
-from .test_export_metric_client import SCSI, measurements
+from .test_export_metric_client import SCSI, snapshot
 
 
 def one_read() -> Kernel:
@@ -33,8 +33,8 @@ def test_off_means_off(variable: str, value: str, monkeypatch: pytest.MonkeyPatc
         assert threading.active_count() == before
         assert not client.is_due()
         assert client.exemplars is None
-        client.measure(measurements(one_read()))
-    assert not client._metrics.points()
+        client.measure(snapshot(one_read()))
+    assert not client.readings.points()
 
 
 def test_the_console_prints_a_request_a_line(
@@ -47,7 +47,7 @@ def test_the_console_prints_a_request_a_line(
         exemplar = Exemplar(5_000, time.time_ns(), bytes(range(16)), bytes(range(8)))
         (name,) = (each for each in named(kernel) if each.instrument == SCSI)
         monkeypatch.setattr(client.exemplars, "collect", lambda *_: {name: [exemplar]})
-        client.measure(measurements(kernel, last=True))
+        client.measure(snapshot(kernel, last=True))
     (line,) = capsys.readouterr().out.splitlines()
     metrics = {metric["name"]: metric for resource in json.loads(line)["resourceMetrics"]
                for metric in resource["scopeMetrics"][0]["metrics"]}  # fmt: skip
@@ -59,7 +59,9 @@ def test_the_console_prints_a_request_a_line(
 
 def named(kernel: Kernel) -> list[SeriesName]:
     """The series of what a kernel has counted."""
-    return [point.name for point in Meter().measure(kernel)]
+    meter = Meter()
+    meter.measure(kernel)
+    return [point.name for point in meter.readings.points()]
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

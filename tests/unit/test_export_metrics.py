@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from otel_qemu.events import RECORD, RbdOperation
+from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
 from otel_qemu.export.metrics.instruments import INSTRUMENTS, Kind
-from otel_qemu.export.metrics.metric_settings import MetricSettings, Temporality
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, in_ns
 from otel_qemu.trace.names import Disk, Guest, Names
 from tests.unit.builders import ALPHA, DEVICE, PID, ROOT, names
@@ -25,6 +25,7 @@ from tests.unit.metering import (
     attributes_of,
     by_series,
     data_points,
+    otlp,
     temporality,
 )  # fmt: skip
 
@@ -132,14 +133,14 @@ def test_a_clock_that_is_set_back_is_followed(kernel: Kernel, kind: Temporality)
     kernel.request(READ, 5)
     kernel.request(WRITE, 5)
     meter.set_by_ns = -3600 * SECOND_NS
-    points = meter.measure(kernel)
-    sent = meter.send(points)
+    entries = meter.measure(kernel)
+    sent = meter.send(entries)
     start_unix_ns = START_UNIX_NS + meter.set_by_ns
     for name, began_s in ((f"read {SDA} READ", 60 * (kind is not Temporality.CUMULATIVE)), (f"write {SDA} WRITE", 60)):
         point = sent[SCSI, name]
         assert point.start_time_unix_nano == start_unix_ns + began_s * SECOND_NS
         assert point.time_unix_nano == start_unix_ns + 120 * SECOND_NS
-    assert {point.start_unix_ns < point.time_unix_ns for point in points} == {True}
+    assert {each.point.start_unix_ns < each.point.time_unix_ns for each in entries if each.point} == {True}
 
 
 def test_series_start_when_nothing_of_them_was_there(kernel: Kernel) -> None:
@@ -174,7 +175,7 @@ def test_what_could_not_be_sent_of_a_guest_that_ended_is_kept(kernel: Kernel) ->
     kernel.request(READ, 5)
     meter.end(kernel)
     for _ in range(3):
-        assert counts(by_series(meter.request(meter.measure(known=Names()))), SCSI) == [1]
+        assert counts(by_series(otlp(meter.measure(known=Names()))), SCSI) == [1]
     meter.send(meter.measure(known=Names()))
     assert meter.send(meter.measure(known=Names())) == {}
 
@@ -189,7 +190,7 @@ def test_a_process_id_that_is_used_again_is_another_process(kernel: Kernel) -> N
     again = Kernel(DEFAULT_BOUNDS_S, (PID, 2))
     again.request(READ, 5)
     beta = Names({PID: Guest(PID, ALPHA.executable, "beta-uuid", "beta")}, {(PID, DEVICE): ROOT})
-    request = meter.request(meter.measure(again, known=beta))
+    request = otlp(meter.measure(again, known=beta))
     found = {}
     for resource in request.resource_metrics:
         domain = {each.key: each.value.string_value for each in resource.resource.attributes}.get("qemu.domain.name")
@@ -232,12 +233,12 @@ def test_delta_sends_what_is_new(kernel: Kernel) -> None:
     """And nothing where nothing is; levels are levels in any temporality."""
     meter = Meter(SETTINGS[Temporality.DELTA])
     kernel.request(READ, 5)
-    request = meter.request(meter.measure(kernel))
+    request = otlp(meter.measure(kernel))
     kinds = {metric.name: temporality(metric) for _, metric, _ in data_points(request)}
     for name, kind in kinds.items():
         wanted = {Kind.HISTOGRAM: DELTA, Kind.COUNTER: DELTA, Kind.UP_DOWN_COUNTER: CUMULATIVE, Kind.GAUGE: None}
         assert kind == wanted[INSTRUMENTS[name].kind], name
-    meter.send(meter.metrics.points())
+    meter.send(meter.readings.entries({}))
     assert {key[0] for key in meter.send(meter.measure(kernel))} == {ACTIVE, OLDEST}
     kernel.request(READ, 9)
     third = meter.send(meter.measure(kernel))
@@ -251,7 +252,7 @@ def test_lowmemory_is_delta_for_histograms_only(kernel: Kernel) -> None:
     """Counters that are read in the kernel are observed, as OpenTelemetry calls it."""
     kernel.request(READ, 5)
     meter = Meter(SETTINGS[Temporality.LOWMEMORY])
-    kinds = {metric.name: temporality(metric) for _, metric, _ in data_points(meter.request(meter.measure(kernel)))}
+    kinds = {metric.name: temporality(metric) for _, metric, _ in data_points(otlp(meter.measure(kernel)))}
     for name, kind in kinds.items():
         wanted = {Kind.HISTOGRAM: DELTA, Kind.GAUGE: None}
         assert kind == wanted.get(INSTRUMENTS[name].kind, CUMULATIVE), name
@@ -265,7 +266,7 @@ def test_every_metric_is_as_it_is_registered(kernel: Kernel) -> None:
     points = meter.measure(kernel, in_flight=in_flight(1), counters={"records": 3, "scsi_table_full": 4})
     shapes = {Kind.HISTOGRAM: "histogram", Kind.GAUGE: "gauge"}
     seen = set()
-    for _, metric, point in data_points(meter.request(points)):
+    for _, metric, point in data_points(otlp(points)):
         instrument = INSTRUMENTS[metric.name]
         seen.add(metric.name)
         assert (metric.unit, metric.description) == (instrument.unit, instrument.description)
@@ -283,7 +284,7 @@ def test_losses_are_apart_from_other_events() -> None:
     points = meter.measure(counters={"records": 3, "ring_full_request": 4})
     found = {
         metric.name: {attributes_of(each)["otel_qemu.bpf.event"]: each.as_int for each in metric.sum.data_points}
-        for _, metric, _ in data_points(meter.request(points))
+        for _, metric, _ in data_points(otlp(points))
         if metric.name.startswith("otel_qemu.bpf")
     }
     assert found == {
@@ -294,7 +295,7 @@ def test_losses_are_apart_from_other_events() -> None:
 def test_we_are_a_service_of_our_own() -> None:
     """On the same host, under our name, the same after a restart."""
     meter = Meter()
-    (resource,) = meter.request(meter.measure()).resource_metrics
+    (resource,) = otlp(meter.measure()).resource_metrics
     values = {each.key: each.value for each in resource.resource.attributes}
     assert values["service.name"].string_value == "otel-qemu"
     host = values["host.id"] if "host.id" in values else values["host.name"]
@@ -307,20 +308,19 @@ def counts(sent: dict[tuple[str, str], Any], metric: str) -> list[int]:
     return [point.count for key, point in sent.items() if key[0] == metric]
 
 
-def test_ended_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_series_are_bounded() -> None:
     """An endpoint that is not there for long costs the oldest of them, and that is counted."""
-    monkeypatch.setattr("otel_qemu.export.metrics.series_totals.MOST_ENDED", 6)
-    meter = Meter()
+    meter = Meter(most_ended=6)
     for start in range(1, 6):
         kernel = Kernel(DEFAULT_BOUNDS_S, (PID + start, start))
         kernel.request(INQUIRY, 5)
         meter.end(kernel, Names())
     meter.measure(known=Names())
-    assert meter.metrics.lost_series == 0
+    assert meter.readings.lost_series == 0
     for start in range(6, 9):
         kernel = Kernel(DEFAULT_BOUNDS_S, (PID + start, start))
         kernel.request(INQUIRY, 5)
         meter.end(kernel, Names())
-    points = meter.measure(known=Names())
-    assert meter.metrics.lost_series == 2
-    assert len([point for point in points if point.name.instrument == SCSI]) == 6
+    entries = meter.measure(known=Names())
+    assert meter.readings.lost_series == 2
+    assert len([entry for entry in entries if entry.metric.name == SCSI]) == 6

@@ -25,7 +25,7 @@ from otel_qemu.probe.tracer import unix_offset_ns
 from otel_qemu.service import Intervals
 from otel_qemu.settings import SETTINGS
 from otel_qemu.sinks import Sink
-from otel_qemu.trace.measurements import Measurements
+from otel_qemu.trace.measurements import Snapshot
 from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.sample import threshold_of
 from otel_qemu.trace.traces import Traces
@@ -190,7 +190,7 @@ def test_exemplars_are_of_traces_that_arrived(
         write = Request("WRITE", now_ns, 5 * MS, fields={"kept": Kept.SAMPLED})  # and yet none is to be kept
         stage.hand_out(traces(read, write, unix_offset_ns=unix_offset_ns()))
         moment = time.time_ns(), time.monotonic_ns()
-        stage.meters[0].measure(Measurements(*moment, names(), (kernel.counts(),), last=True))
+        stage.meters[0].measure(Snapshot(*moment, names(), (kernel.counts(),), last=True))
 
     run("--one-in", "0", "--bounds", "1ms,100ms", acts=trace)
     (root,) = (span for span in spans(server) if not span.parent_span_id)

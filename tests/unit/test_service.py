@@ -18,7 +18,7 @@ from otel_qemu.probe.selection import Selection
 from otel_qemu.service import Intervals, Service
 from otel_qemu.trace.histograms import Histograms
 from otel_qemu.trace.kernel_histograms import SERIES
-from otel_qemu.trace.measurements import Measurements, ProcessCounts
+from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
 
 QUICK = Intervals(drain_s=0.01, refresh_s=60.0, look_s=60.0, end_s=0.2)
 
@@ -102,13 +102,16 @@ class Minute:
     """A meter that is never due."""
 
     def __init__(self) -> None:
-        self.taken: list[Measurements] = []
+        self.taken: list[Snapshot] = []
 
     def is_due(self) -> bool:
         return False
 
-    def measure(self, measurements: Measurements) -> None:
-        self.taken.append(measurements)
+    def measure(self, snapshot: Snapshot) -> None:
+        self.taken.append(snapshot)
+
+    def depart(self, departed: Departed) -> None:
+        raise AssertionError(departed)
 
 
 @pytest.fixture
@@ -148,8 +151,8 @@ def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
     service.stop()
     thread.join(60)
     assert not thread.is_alive()
-    assert tracer.calls[-4:] == ["take_no_more", "detach", "read", "close"]
-    assert [measurements.last for measurements in minute.taken] == [True]
+    assert tracer.calls[-3:] == ["detach", "read", "close"]
+    assert [snapshot.last for snapshot in minute.taken] == [True]
 
 
 def test_what_keeps_it_from_tracing_is_said_before_there_is_a_guest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,5 +220,5 @@ def test_a_signal_while_it_starts_is_an_orderly_end(
     began_s, minute = time.monotonic(), Minute()
     Service(Nobody(), [], meters=[minute], intervals=QUICK).run(duration_s=60, wait=True)
     assert time.monotonic() - began_s < 30
-    assert tracer.calls == ["refresh", "take_no_more", "detach", "read", "close"]
-    assert [measurements.last for measurements in minute.taken] == [True]
+    assert tracer.calls == ["refresh", "detach", "read", "close"]
+    assert [snapshot.last for snapshot in minute.taken] == [True]

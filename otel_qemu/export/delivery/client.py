@@ -20,7 +20,6 @@ from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace
 from otel_qemu.export.transport.answer import Transport, abandon
 from otel_qemu.export.transport.backoff import Backoff
 from otel_qemu.export.transport.destination import Destination, destination
-from otel_qemu.export.transport.endpoint import Signal
 
 _GRACE_S = 1.0
 
@@ -62,7 +61,7 @@ class TraceClient:
         Raises:
             BadInput: a variable has a value that it must not have.
         """
-        return cls(destination(Signal.TRACES), limits or Limits.from_environment())
+        return cls(destination(), limits or Limits.from_environment())
 
     def __enter__(self) -> Self:
         return self

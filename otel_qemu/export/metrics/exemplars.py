@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, Layer
-from otel_qemu.export.metrics.metric_names import Counted, SeriesName, disk_attributes, series_of
+from otel_qemu.export.metrics.series_names import Counted, SeriesName, disk_attributes, series_of
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.spans.error_type import GOOD
 from otel_qemu.trace.histograms import in_ns

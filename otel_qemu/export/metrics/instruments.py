@@ -5,21 +5,21 @@ Units are UCUM's, as OpenTelemetry writes them.  A metric has no other attribute
 are few, and never an address, an offset or a process id.
 """
 
-from enum import Enum, auto
+from enum import StrEnum
 from typing import NamedTuple
 
 from otel_qemu.export import semconv
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """What a metric's numbers are."""
 
-    HISTOGRAM = auto()
-    COUNTER = auto()
+    HISTOGRAM = "histogram"
+    COUNTER = "counter"
     """A sum that only grows."""
-    UP_DOWN_COUNTER = auto()
+    UP_DOWN_COUNTER = "up_down_counter"
     """A sum that comes and goes, of which that of several disks or hosts makes sense."""
-    GAUGE = auto()
+    GAUGE = "gauge"
     """A value of which it does not."""
 
 
@@ -37,7 +37,7 @@ _DISK = (semconv.DISK_ALIAS, semconv.DISK_TARGET)
 _SCSI = (*_DISK, semconv.SCSI_OPERATION_NAME, semconv.DISK_IO_DIRECTION, semconv.ERROR_TYPE)
 _RBD = (*_DISK, semconv.RBD_POOL, semconv.RBD_OPERATION_NAME, semconv.DISK_IO_DIRECTION, semconv.ERROR_TYPE)
 
-_GUEST = (
+GUEST_INSTRUMENTS = (
     Instrument(semconv.SCSI_REQUEST_DURATION, Kind.HISTOGRAM, "s",
                "From a SCSI request's submit by the guest to its end", _SCSI),
     Instrument(semconv.BLOCK_WAIT_METRIC, Kind.HISTOGRAM, "s",
@@ -56,7 +56,7 @@ _GUEST = (
                "How long the oldest of them has been; 0 while there is none", _DISK),
 )  # fmt: skip
 
-_OWN = (
+OWN_INSTRUMENTS = (
     Instrument(semconv.BPF_EVENTS, Kind.COUNTER, "{event}",
                "What the probes did, each hit and what stands beside it", (semconv.BPF_EVENT,)),
     Instrument(semconv.BPF_EVENTS_LOST, Kind.COUNTER, "{event}",
@@ -75,10 +75,7 @@ _OWN = (
     Instrument(semconv.SPANS_SENT, Kind.COUNTER, "{span}", "Their spans"),
     Instrument(semconv.SPANS_LOST, Kind.COUNTER, "{span}", "Spans of the lost ones", (semconv.REASON,)),
     Instrument(semconv.SPANS_QUEUED, Kind.UP_DOWN_COUNTER, "{span}", "Spans that wait or are on their way"),
-    Instrument(semconv.METRIC_EXPORTS, Kind.COUNTER, "{request}",
-               "Requests with metrics, retries included", (semconv.OUTCOME,)),
-    Instrument(semconv.DATA_POINTS_REJECTED, Kind.COUNTER, "{data_point}",
-               "Data points that the endpoint did not want of requests that it took"),
+    Instrument(semconv.METRIC_EXPORTS, Kind.COUNTER, "{request}", "Requests with metrics", (semconv.OUTCOME,)),
     Instrument(semconv.SERIES_LOST, Kind.COUNTER, "{series}",
                "Series of disks and guests that are gone whose last counts could not be kept until they were sent"),
     Instrument(semconv.PROBES_ATTACHED, Kind.UP_DOWN_COUNTER, "{probe}", "Sites in binaries that have a probe"),
@@ -88,5 +85,5 @@ _OWN = (
     Instrument(semconv.PROCESS_MEMORY_USAGE, Kind.UP_DOWN_COUNTER, "By", "Resident memory of the sidecar"),
 )  # fmt: skip
 
-INSTRUMENTS = {instrument.name: instrument for instrument in (*_GUEST, *_OWN)}
+INSTRUMENTS = {instrument.name: instrument for instrument in (*GUEST_INSTRUMENTS, *OWN_INSTRUMENTS)}
 """Every metric by its name: those of guests, then those about ourselves."""

@@ -13,12 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.export.metrics.metric_names import SeriesName
+from otel_qemu.export.metrics.series_names import SeriesName
 
-MOST_ENDED = 10_000
-"""Ended series that wait for an endpoint that is not there."""
-
-Values = NDArray[np.uint64]
+Counts = NDArray[np.uint64]
 """Of a histogram: the sum in ns, then the counts of its buckets; else one number, in ns where the unit is s."""
 
 
@@ -37,16 +34,16 @@ class Point(NamedTuple):
     name: SeriesName
     start_unix_ns: int
     time_unix_ns: int
-    values: Values
-    total: Values
+    values: Counts
+    total: Counts
     last: bool
 
 
 @dataclass
 class _Series:
     start_unix_ns: int
-    total: Values
-    delivered: Values
+    total: Counts
+    delivered: Counts
     delivered_unix_ns: int = 0
     ended: bool = False
 
@@ -57,10 +54,12 @@ class Totals:
 
     Args:
         start_unix_ns: nothing was counted before.
+        most_ended: ended series that wait for an endpoint that is not there; of more, the oldest are given up.
     """
 
-    def __init__(self, start_unix_ns: int) -> None:
+    def __init__(self, start_unix_ns: int, most_ended: int = 10_000) -> None:
         self._before_unix_ns = start_unix_ns
+        self._most_ended = most_ended
         self._series: dict[SeriesName, _Series] = {}
         self.lost = 0
         """Ended series that were given up."""
@@ -71,7 +70,7 @@ class Totals:
     def __iter__(self) -> Iterator[SeriesName]:
         return iter(self._series)
 
-    def add(self, name: SeriesName, grown: Values) -> None:
+    def add(self, name: SeriesName, grown: Counts) -> None:
         """Count what has been added to a series; one that is new began after the moment of `settle`."""
         series = self._series.get(name)
         if series is None:
@@ -92,7 +91,7 @@ class Totals:
         for name, series in self._series.items():
             series.ended = name not in alive
         ended = [name for name, series in self._series.items() if series.ended]
-        for name in ended[: max(0, len(ended) - MOST_ENDED)]:
+        for name in ended[: max(0, len(ended) - self._most_ended)]:
             del self._series[name]
             self.lost += 1
 
@@ -133,5 +132,5 @@ class Totals:
                 del self._series[point.name]
 
 
-def _point(name: SeriesName, series: _Series, start_unix_ns: int, time_unix_ns: int, values: Values) -> Point:
+def _point(name: SeriesName, series: _Series, start_unix_ns: int, time_unix_ns: int, values: Counts) -> Point:
     return Point(name, start_unix_ns, time_unix_ns, values, series.total, series.ended)

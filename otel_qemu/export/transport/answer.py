@@ -13,11 +13,9 @@ from typing import Any, Protocol
 
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from otel_qemu.export.text import printable
-from otel_qemu.export.transport.endpoint import Signal
 
 LONGEST_ANSWER_BYTES = 1 << 16
 log = logging.getLogger(__name__)
@@ -77,30 +75,22 @@ def _close(transport: Transport) -> None:
         log.debug("closing the transport: %s", error)
 
 
-_RESPONSES: dict[Signal, Any] = {
-    Signal.TRACES: ExportTraceServiceResponse,
-    Signal.METRICS: ExportMetricsServiceResponse,
-}
-
-
-def accepted(signal: Signal, body: bytes) -> Answer:
+def accepted(body: bytes) -> Answer:
     """
     An answer that says yes, but perhaps not to all.
 
     Args:
-        signal: of the request.
-        body: of the answer, a serialised ``Export...ServiceResponse``.
+        body: of the answer, a serialised ``ExportTraceServiceResponse``.
     """
     try:
-        partial = _response(signal, body).partial_success
+        partial = _response(body).partial_success
     except (DecodeError, ParseError):
         return Answer(Outcome.REFUSED, "its answer is not OTLP: something else listens there")
-    rejected = partial.rejected_spans if signal == Signal.TRACES else partial.rejected_data_points
-    return Answer(Outcome.SENT, printable(partial.error_message), max(0, rejected))
+    return Answer(Outcome.SENT, printable(partial.error_message), max(0, partial.rejected_spans))
 
 
-def _response(signal: Signal, body: bytes) -> Any:
+def _response(body: bytes) -> Any:
     """The answer's message; some endpoints answer in JSON, whatever they are sent."""
     if body[:1] == b"{":  # in protobuf it begins a group, which OTLP has none of
-        return Parse(body, _RESPONSES[signal](), ignore_unknown_fields=True)
-    return _RESPONSES[signal].FromString(body)
+        return Parse(body, ExportTraceServiceResponse(), ignore_unknown_fields=True)
+    return ExportTraceServiceResponse.FromString(body)

@@ -5,16 +5,11 @@ import json
 from typing import Any, TextIO
 
 from google.protobuf.json_format import MessageToDict
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from otel_qemu.export.transport.answer import Answer, Outcome
-from otel_qemu.export.transport.endpoint import Signal
 
-_REQUESTS: dict[Signal, Any] = {
-    Signal.TRACES: ExportTraceServiceRequest,
-    Signal.METRICS: ExportMetricsServiceRequest,
-}
 _IDS = ("traceId", "spanId", "parentSpanId")
 
 
@@ -23,17 +18,15 @@ class ConsoleTransport:
     Writes requests instead of sending them, one line each, as OTLP/JSON.
 
     Args:
-        signal: of the requests.
         out: receives the lines.
     """
 
-    def __init__(self, signal: Signal, out: TextIO) -> None:
-        self._signal = signal
+    def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def send(self, body: bytes) -> Answer:
         """Write a serialised request."""
-        self._out.write(f"{json.dumps(otlp_json(self._signal, body))}\n")
+        self._out.write(f"{json.dumps(otlp_json(ExportTraceServiceRequest.FromString(body)))}\n")
         self._out.flush()
         return Answer(Outcome.SENT)
 
@@ -41,14 +34,14 @@ class ConsoleTransport:
         """Leave the stream as it is."""
 
 
-def otlp_json(signal: Signal, body: bytes) -> dict[str, Any]:
+def otlp_json(request: Message) -> dict[str, Any]:
     """
-    A serialised ``Export...ServiceRequest`` as OTLP/JSON.
+    An ``Export...ServiceRequest`` as OTLP/JSON.
 
     Ids are hexadecimal and enumerations are numbers there, unlike in Protocol Buffers' JSON (OTLP specification, "JSON
     Protobuf Encoding").
     """
-    decoded: dict[str, Any] = MessageToDict(_REQUESTS[signal].FromString(body), use_integers_for_enums=True)
+    decoded: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
     _write_ids_in_hexadecimal(decoded)
     return decoded
 

@@ -1,4 +1,4 @@
-"""The transport that the ``OTEL_*`` variables ask for, of either signal."""
+"""The transport of traces that the ``OTEL_*`` variables ask for."""
 
 import sys
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from otel_qemu.export.transport.installed import OURS, exporter
 @dataclass(frozen=True)
 class Destination:
     """
-    The place that a signal is sent to.
+    The place that traces are sent to.
 
     Attributes:
         transport: sends requests there; None: they are thrown away.
@@ -34,19 +34,19 @@ def open_transport(endpoint: Endpoint) -> Transport:
     return HttpTransport(endpoint)
 
 
-def destination(signal: Signal) -> Destination:
+def destination() -> Destination:
     """
     The destination that the environment asks for: OTLP over gRPC to this machine by default.
 
     Raises:
         BadInput: a variable has a value that it must not have.
     """
-    name = exporter(signal)
+    name = exporter(Signal.TRACES)
     if name == "otlp":
-        place = endpoint(signal)
+        place = endpoint(Signal.TRACES)
         return Destination(open_transport(place), place.name)
     if name in OURS:
-        return Destination(ConsoleTransport(signal, sys.stdout) if name == "console" else None, name)
+        return Destination(ConsoleTransport(sys.stdout) if name == "console" else None, name)
     from otel_qemu.export.transport.span_exporter import open_span_exporter
 
     return Destination(open_span_exporter(name), name)

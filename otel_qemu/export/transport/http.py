@@ -92,7 +92,7 @@ class HttpTransport:
         if not answer.isclosed():
             connection.close()
         if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            return accepted(self._endpoint.signal, content)
+            return accepted(content)
         return _failure(answer)
 
 

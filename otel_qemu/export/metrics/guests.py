@@ -5,13 +5,12 @@ Guests' measurements into series: what the kernel has counted since the measurem
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from otel_qemu.export import semconv
-from otel_qemu.export.metrics.metric_names import Attributes, Counted, SeriesName, disk_attributes, series_of
-from otel_qemu.export.metrics.series_totals import Totals, Values
+from otel_qemu.export.metrics.series_names import Attributes, Counted, SeriesName, disk_attributes, series_of
+from otel_qemu.export.metrics.series_totals import Counts, Totals
 from otel_qemu.trace.kernel_histograms import LATENCY
-from otel_qemu.trace.measurements import Measurements, ProcessCounts
+from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
 from otel_qemu.trace.names import Guest, Names
 
 _WORDS = LATENCY.itemsize // 8
@@ -38,17 +37,17 @@ class GuestMetrics:
     def __init__(self, totals: Totals, resource_of: Callable[[Guest], bytes]) -> None:
         self._totals = totals
         self._resource_of = resource_of
-        self._seen: dict[tuple[int, int], dict[tuple[int, ...], Values]] = {}
+        self._seen: dict[tuple[int, int], dict[tuple[int, ...], Counts]] = {}
 
-    def fold(self, measured: Measurements) -> set[SeriesName]:
+    def fold(self, snapshot: Snapshot) -> set[SeriesName]:
         """Add what is new; returns the series of processes that are still traced."""
-        living: set[SeriesName] = set()
-        for process in measured.ended:
-            self._fold_process(process, measured.names)
+        return set().union(*(self._fold_process(process, snapshot.names) for process in snapshot.processes))
+
+    def depart(self, departed: Departed) -> None:
+        """Add the last counts of processes that have ended."""
+        for process in departed.processes:
+            self._fold_process(process, departed.names)
             self._seen.pop(process.identity, None)
-        for process in measured.processes:
-            living |= self._fold_process(process, measured.names)
-        return living
 
     def _fold_process(self, process: ProcessCounts, names: Names) -> set[SeriesName]:
         seen, found = self._seen.setdefault(process.identity, {}), set()
@@ -69,22 +68,22 @@ class GuestMetrics:
         resource = self._resource_of(names.guest(pid))
         return series_of(resource, Counted(layer, operation, bool(failed)), disk_attributes(disk, device), pool)
 
-    def in_flight(self, measured: Measurements, living: Iterable[SeriesName]) -> dict[SeriesName, int]:
+    def in_flight(self, snapshot: Snapshot, living: Iterable[SeriesName]) -> dict[SeriesName, int]:
         """
         How many requests each disk has in flight, and since when the oldest, in ns; 0 for disks that have none.
 
         Args:
-            measured: now.
+            snapshot: of now.
             living: what `fold` gave for it; says which disks there are.
         """
         disks = {(name.resource, _disk_of(name)) for name in living if name.instrument == semconv.SCSI_REQUEST_DURATION}
         found = {name: 0 for disk in disks for name in _gauges(*disk)}
-        requests = measured.in_flight[["pid", "device", "submit_ns"]].tolist()
+        requests = snapshot.in_flight[["pid", "device", "submit_ns"]].tolist()
         for pid, device, submit_ns in requests:
-            disk = disk_attributes(measured.names.devices.get((pid, device)), device)
-            active, oldest = _gauges(self._resource_of(measured.names.guest(pid)), disk)
+            disk = disk_attributes(snapshot.names.devices.get((pid, device)), device)
+            active, oldest = _gauges(self._resource_of(snapshot.names.guest(pid)), disk)
             found[active] = found.get(active, 0) + 1
-            found[oldest] = max(found.get(oldest, 0), measured.monotonic_ns - submit_ns)
+            found[oldest] = max(found.get(oldest, 0), snapshot.monotonic_ns - submit_ns)
         return found
 
 
@@ -95,9 +94,3 @@ def _disk_of(name: SeriesName) -> Attributes:
 def _gauges(resource: bytes, disk: Attributes) -> tuple[SeriesName, SeriesName]:
     active = SeriesName(resource, semconv.SCSI_REQUEST_ACTIVE, disk)
     return active, SeriesName(resource, semconv.SCSI_REQUEST_OLDEST_AGE, disk)
-
-
-def bucket_counts(values: NDArray[np.uint64], bounds: int) -> list[int]:
-    """The counts of a histogram's values, one more than it has bounds."""
-    counts: list[int] = values[1 : bounds + 2].tolist()
-    return counts

@@ -7,45 +7,29 @@ only, from 122 µs to 4 s.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from otel_qemu.trace.exponential import upper_bound_ns
 
 SCALE = 0
 _LOWEST, _HIGHEST = -18, 12
-ZERO_THRESHOLD_S = 2.0**_LOWEST
-"""What took no longer, 3.8 µs, is in the zero bucket."""
-
 
 BOUNDS_S = tuple(upper_bound_ns(exponent - 1, SCALE) / 1e9 for exponent in range(_LOWEST, _HIGHEST + 1))
 """For the kernel: 31 powers of two, from 3.8 µs to 4096 s, cut to whole ns."""
 
 
-class Buckets(NamedTuple):
+def positive_buckets(counts: Sequence[int]) -> tuple[int, Sequence[int]]:
     """
-    The counts of an exponential histogram at `SCALE`.
-
-    Attributes:
-        zero_count: of values up to `ZERO_THRESHOLD_S`.
-        offset: index of the first bucket.
-        counts: of consecutive buckets; none before the first and after the last that count anything.
-    """
-
-    zero_count: int
-    offset: int
-    counts: tuple[int, ...]
-
-
-def buckets_of(counts: Sequence[int]) -> Buckets:
-    """
-    The same counts in buckets.
+    The buckets of the same counts at `SCALE`, without those of the zero bucket, the first.
 
     Args:
         counts: with `BOUNDS_S`, one more than those; the last is of what took longer than 4096 s and has no upper
             bound, which buckets cannot say: it is put above 4096 s and up to 8192 s.
+
+    Returns:
+        Index of the first bucket, and the counts of consecutive ones; none before the first and after the last that
+        count anything.
     """
     filled = [index for index, count in enumerate(counts) if count and index]
     if not filled:
-        return Buckets(int(counts[0]), 0, ())
-    first, last = filled[0], filled[-1]
-    return Buckets(int(counts[0]), _LOWEST + first - 1, tuple(int(count) for count in counts[first : last + 1]))
+        return 0, ()
+    return _LOWEST + filled[0] - 1, counts[filled[0] : filled[-1] + 1]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from otel_qemu.export.metrics import exponential
+from otel_qemu.export.metrics.exponential_buckets import BOUNDS_S
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, Kind
 from otel_qemu.export.transport import environment
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 
@@ -33,6 +34,14 @@ class Temporality(StrEnum):
     CUMULATIVE = "cumulative"
     DELTA = "delta"
     LOWMEMORY = "lowmemory"
+
+
+_DELTA: dict[Temporality, frozenset[Kind]] = {
+    Temporality.CUMULATIVE: frozenset(),
+    Temporality.DELTA: frozenset({Kind.HISTOGRAM, Kind.COUNTER}),
+    Temporality.LOWMEMORY: frozenset({Kind.HISTOGRAM}),
+}
+"""Kinds of which points hold only what is new."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,17 @@ class MetricSettings:
     @property
     def bounds_s(self) -> tuple[float, ...]:
         """What the kernel has to count with."""
-        return exponential.BOUNDS_S if self.exponential else self.explicit_bounds_s
+        return BOUNDS_S if self.exponential else self.explicit_bounds_s
+
+    @property
+    def delta(self) -> frozenset[Kind]:
+        """Kinds of which points hold only what is new."""
+        return _DELTA[self.temporality]
+
+    @property
+    def delta_instruments(self) -> frozenset[str]:
+        """Metrics of these kinds."""
+        return frozenset(name for name, each in INSTRUMENTS.items() if each.kind in self.delta)
 
     @classmethod
     def from_environment(cls, explicit_bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S) -> Self:

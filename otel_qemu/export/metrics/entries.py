@@ -1,0 +1,142 @@
+"""
+Series into the SDK's `MetricsData`, which any exporter of metrics takes.
+
+Source: `opentelemetry.sdk.metrics.export`.  Of an exponential histogram it holds no zero threshold, of a gauge its OTLP
+exporters send no start.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import NamedTuple
+
+from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
+from opentelemetry.sdk.metrics import export as sdk
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_qemu import __version__
+from otel_qemu.export import semconv
+from otel_qemu.export.metrics.exemplars import Exemplar
+from otel_qemu.export.metrics.exponential_buckets import SCALE, positive_buckets
+from otel_qemu.export.metrics.instruments import GUEST_INSTRUMENTS, Instrument, Kind
+from otel_qemu.export.metrics.series_names import SeriesName
+from otel_qemu.export.metrics.series_totals import Point
+from otel_qemu.export.resources import sdk_resource
+
+DataPoint = sdk.NumberDataPoint | sdk.HistogramDataPoint | sdk.ExponentialHistogramDataPoint
+_SCOPE = InstrumentationScope(semconv.SCOPE_NAME, __version__)
+_TEMPORALITIES = {True: sdk.AggregationTemporality.DELTA, False: sdk.AggregationTemporality.CUMULATIVE}
+
+
+class Entry(NamedTuple):
+    """
+    One data point, and where it belongs.
+
+    Attributes:
+        resource: whose it is.
+        metric: what it is of, without data points; the same object for all of one metric.
+        data_point: for the exporter.
+        point: what has been delivered when it has arrived; None of health and of levels.
+    """
+
+    resource: Resource
+    metric: sdk.Metric
+    data_point: DataPoint
+    point: Point | None = None
+
+
+def metrics_data(entries: Iterable[Entry]) -> sdk.MetricsData:
+    """Entries for an exporter: those of one resource, and in it of one metric, must stand together."""
+    found = []
+    for _, of_resource in groupby(entries, key=lambda entry: id(entry.resource)):
+        its = [list(of_metric) for _, of_metric in groupby(of_resource, key=lambda entry: id(entry.metric))]
+        metrics = [_filled(some[0].metric, [entry.data_point for entry in some]) for some in its]
+        found.append(sdk.ResourceMetrics(its[0][0].resource, [sdk.ScopeMetrics(_SCOPE, metrics, "")], ""))
+    return sdk.MetricsData(found)
+
+
+def _filled(metric: sdk.Metric, data_points: Sequence[DataPoint]) -> sdk.Metric:
+    return replace(metric, data=replace(metric.data, data_points=data_points))  # type: ignore[arg-type]
+
+
+class GuestEntries:
+    """
+    Makes entries of guests' points.
+
+    Args:
+        bounds_s: that histograms are counted with.
+        is_exponential: whether they leave as exponential ones; the bounds are `exponential_buckets.BOUNDS_S` then.
+        delta: kinds of which points hold only what is new.
+    """
+
+    def __init__(self, bounds_s: Sequence[float], is_exponential: bool, delta: frozenset[Kind]) -> None:
+        self._bounds_s = bounds_s
+        self._data_point = self._exponential if is_exponential else self._explicit
+        self._metrics = {each.name: _metric(each, is_exponential, delta) for each in GUEST_INSTRUMENTS}
+
+    def of(self, points: Iterable[Point], exemplars: Mapping[SeriesName, Sequence[Exemplar]]) -> list[Entry]:
+        """Points in the order of their names, with those exemplars that they count."""
+        return [self._entry(each, exemplars.get(each.name, ())) for each in sorted(points, key=lambda each: each.name)]
+
+    def _entry(self, point: Point, exemplars: Sequence[Exemplar]) -> Entry:
+        metric = self._metrics[point.name.instrument]
+        is_number = isinstance(metric.data, sdk.Sum | sdk.Gauge)
+        data_point = _number(point, metric.unit) if is_number else self._data_point(point, exemplars)
+        return Entry(sdk_resource(point.name.resource), metric, data_point, point)
+
+    def _explicit(self, point: Point, exemplars: Sequence[Exemplar]) -> sdk.HistogramDataPoint:
+        counts = self._counts(point)
+        return sdk.HistogramDataPoint(
+            dict(point.name.attributes), point.start_unix_ns, point.time_unix_ns, sum(counts), _seconds(point), counts,
+            self._bounds_s, *_NO_RANGE, _exemplars(point, exemplars),
+        )  # fmt: skip
+
+    def _exponential(self, point: Point, exemplars: Sequence[Exemplar]) -> sdk.ExponentialHistogramDataPoint:
+        counts = self._counts(point)
+        return sdk.ExponentialHistogramDataPoint(
+            dict(point.name.attributes), point.start_unix_ns, point.time_unix_ns, sum(counts), _seconds(point), SCALE,
+            counts[0], sdk.Buckets(*positive_buckets(counts)), sdk.Buckets(0, ()), 0, *_NO_RANGE,
+            _exemplars(point, exemplars),
+        )  # fmt: skip
+
+    def _counts(self, point: Point) -> list[int]:
+        """The counts of a histogram's buckets, one more than it has bounds."""
+        counts: list[int] = point.values[1 : len(self._bounds_s) + 2].tolist()
+        return counts
+
+
+_NO_RANGE: tuple[float, float] = (None, None)  # type: ignore[assignment]
+"""Least and greatest value: the kernel does not keep them, and OTLP does not need them."""
+
+
+def _metric(instrument: Instrument, is_exponential: bool, delta: frozenset[Kind]) -> sdk.Metric:
+    temporality = _TEMPORALITIES[instrument.kind in delta]
+    data: sdk.Sum | sdk.Gauge | sdk.Histogram | sdk.ExponentialHistogram
+    if instrument.kind is Kind.HISTOGRAM:
+        data = sdk.ExponentialHistogram([], temporality) if is_exponential else sdk.Histogram([], temporality)
+    elif instrument.kind is Kind.GAUGE:
+        data = sdk.Gauge([])
+    else:
+        data = sdk.Sum([], temporality, is_monotonic=instrument.kind is Kind.COUNTER)
+    return sdk.Metric(instrument.name, instrument.description, instrument.unit, data)
+
+
+def _number(point: Point, unit: str | None) -> sdk.NumberDataPoint:
+    value = _seconds(point) if unit == "s" else int(point.values[0])
+    return sdk.NumberDataPoint(dict(point.name.attributes), point.start_unix_ns, point.time_unix_ns, value)
+
+
+def _seconds(point: Point) -> float:
+    return int(point.values[0]) / 1e9
+
+
+def _exemplars(point: Point, exemplars: Sequence[Exemplar]) -> list[SdkExemplar]:
+    """Of what a point counts: a trace that was sent late belongs to a delta that has left."""
+    return [
+        SdkExemplar(
+            {}, each.value_ns / 1e9, each.time_unix_ns, int.from_bytes(each.span_id), int.from_bytes(each.trace_id)
+        )
+        for each in exemplars
+        if point.start_unix_ns < each.time_unix_ns <= point.time_unix_ns
+    ]

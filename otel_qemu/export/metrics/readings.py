@@ -1,0 +1,101 @@
+"""
+Snapshots into everything there is to export: guests' exact counts and requests in flight, and our own health.
+
+No clock, no network: whoever sends the entries says which have arrived, and what has not is part of the next export.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from otel_qemu.export.metrics import health
+from otel_qemu.export.metrics.entries import Entry, GuestEntries
+from otel_qemu.export.metrics.exemplars import Exemplar
+from otel_qemu.export.metrics.export_settings import MetricSettings
+from otel_qemu.export.metrics.guests import GuestMetrics
+from otel_qemu.export.metrics.series_names import SeriesName
+from otel_qemu.export.metrics.series_totals import Point, Totals
+from otel_qemu.export.resources import Resources
+from otel_qemu.trace.measurements import Departed, Snapshot
+
+
+class Readings:
+    """
+    All series of all guests, and our health.
+
+    Args:
+        settings: kind of histograms, and temporality.
+        resources: of this hypervisor's guests.
+        start_unix_ns, start_ns: nothing was counted before; the same moment on the records' clock.
+        others: further numbers of our own, asked for at each snapshot.
+        totals: of guests' series.
+    """
+
+    def __init__(
+        self,
+        settings: MetricSettings,
+        resources: Resources,
+        start_unix_ns: int,
+        start_ns: int,
+        others: Callable[[], health.Numbers] = dict,
+        totals: Totals | None = None,
+    ) -> None:
+        self.resource_of = resources.of
+        self._delta_instruments = settings.delta_instruments
+        self._guest_entries = GuestEntries(settings.bounds_s, settings.exponential, settings.delta)
+        self._health = health.Health(resources.sidecar(), settings.delta)
+        self._others = others
+        self._totals = totals or Totals(start_unix_ns)
+        self._guests = GuestMetrics(self._totals, self.resource_of)
+        self._levels: dict[SeriesName, int] = {}
+        self._start_unix_ns = start_unix_ns
+        self._time_unix_ns, self._time_ns = start_unix_ns, start_ns
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Of the last snapshot: on the records' clock, and what makes that Unix time, in ns."""
+        return self._time_ns, self._time_unix_ns - self._time_ns
+
+    def fold(self, snapshot: Snapshot) -> None:
+        """Take a snapshot: it adds counts, and says what lives."""
+        self._follow_clock(snapshot)
+        living = self._guests.fold(snapshot)
+        # A disk that is gone has nothing in flight any more: that is said once.
+        gone = {name: 0 for name, level in self._levels.items() if level}
+        self._levels = gone | self._guests.in_flight(snapshot, living)
+        self._totals.settle(living, snapshot.time_unix_ns)
+        self._health.observe({**health.of_snapshot(snapshot), **self._others(), **health.of_process()})
+
+    def depart(self, departed: Departed) -> None:
+        """Add the last counts of guests that have ended."""
+        self._guests.depart(departed)
+
+    def _follow_clock(self, snapshot: Snapshot) -> None:
+        """If the clock was set back, all that was noted would lie in the future: it goes back by as much."""
+        passed_unix_ns, passed_ns = snapshot.time_unix_ns - self._time_unix_ns, snapshot.monotonic_ns - self._time_ns
+        if passed_unix_ns < 0:
+            self._start_unix_ns += passed_unix_ns - passed_ns
+            self._totals.move(passed_unix_ns - passed_ns)
+        self._time_unix_ns, self._time_ns = snapshot.time_unix_ns, snapshot.monotonic_ns
+
+    def points(self) -> list[Point]:
+        """What there is to send of guests."""
+        points = self._totals.points(self._time_unix_ns, self._delta_instruments)
+        for name, level in self._levels.items():
+            value = np.array([level], "u8")
+            points.append(Point(name, self._start_unix_ns, self._time_unix_ns, value, value, last=False))
+        return points
+
+    def entries(self, exemplars: Mapping[SeriesName, Sequence[Exemplar]]) -> list[Entry]:
+        """What there is to send of guests and of ourselves."""
+        return self._guest_entries.of(self.points(), exemplars) + self._health.entries()
+
+    def deliver(self, entries: Sequence[Entry]) -> None:
+        """These have arrived."""
+        self._totals.deliver(each.point for each in entries if each.point)
+        self._health.deliver(each for each in entries if not each.point)
+
+    @property
+    def lost_series(self) -> int:
+        """Series whose last counts could not be kept until they were sent."""
+        return self._totals.lost
