@@ -1,11 +1,11 @@
-"""``python -m bench.export``: the cost of a span from the trace to the bytes of a request, against the SDK."""
+"""``python -m bench.export``: the cost of a span from trace to request, against the SDK, and of an export of metrics."""
 
 import json
 import sys
 
 import click
 
-from bench import spans
+from bench import readings, spans
 from bench.figures import print_table
 from bench.machine import machine
 from bench.probe import report
@@ -17,12 +17,13 @@ from bench.probe import report
 def main(repetitions: int, to_json: bool) -> None:
     """Measure; medians and minima of alternating repetitions."""
     on = machine()
-    figures = spans.measure(repetitions)
+    of_spans, of_metrics = spans.measure(repetitions), readings.measure(repetitions)
     if to_json:
-        click.echo(json.dumps(report(on, {"spans": figures})))
+        click.echo(json.dumps(report(on, {"spans": of_spans, "metrics": of_metrics})))
         return
     click.echo(" ".join(f"{name}={value}" for name, value in on.items()) + "\n")
-    print_table("spans: CPU time a span, on one core", figures, sys.stdout)
+    print_table("spans: CPU time a span, on one core", of_spans, sys.stdout)
+    print_table("metrics: CPU time of an export, on one core", of_metrics, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,21 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 
-from bench import bpftrace, callback, guest, hit, kernel, machine, pipeline, probe, programs, sidecar, spans, workload
+from bench import (
+    bpftrace,
+    callback,
+    guest,
+    hit,
+    kernel,
+    machine,
+    pipeline,
+    probe,
+    programs,
+    readings,
+    sidecar,
+    spans,
+    workload,
+)
 from bench.figures import Figure, added, as_json, print_table, ratios
 from otel_qemu.events import Batch, Kind, Link
 from otel_qemu.export.resources import Resources
@@ -212,6 +226,17 @@ def test_both_ways_make_the_same_spans() -> None:
     (of_resource,) = encode_spans(theirs).resource_spans
 
     assert [*map(normal, ours)] == [*map(normal, of_resource.scope_spans[0].spans)]
+
+
+def test_an_export_of_metrics_has_every_guest_and_disk() -> None:
+    """Of each disk 22 series, beside those of ourselves, which are there without any guest."""
+    figures = {figure.name: figure for figure in readings.measure(2, guests=2, disks=3)}
+    of_guests = readings.measure(1, guests=0)
+    ours = next(figure.median for figure in of_guests if figure.name == "points_an_export")
+
+    assert figures["points_an_export"].median == ours + 2 * 3 * 22
+    assert figures["request_bytes_an_export"].median > figures["gzip_bytes_an_export"].median > 0
+    assert figures["encode_ms_an_export"].least > 0
 
 
 def test_a_span_costs_a_quarter_of_the_sdks_at_most() -> None:
