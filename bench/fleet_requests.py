@@ -30,7 +30,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.export import semconv
-from otel_qemu.export.metrics.instruments import INSTRUMENTS, Instrument, Kind
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, Instrument, InstrumentKind
 from otel_qemu.export.sink import ExportSink
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.pipeline import Pipeline
@@ -188,14 +188,14 @@ def metrics_request(captured: list[bytes], guests: int, host: str) -> tuple[byte
 
 def _metric(instrument: Instrument) -> Metric:
     metric = Metric(name=instrument.name, unit=instrument.unit, description=instrument.description)
-    if instrument.kind is Kind.HISTOGRAM:
+    if instrument.kind is InstrumentKind.HISTOGRAM:
         metric.histogram.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
         metric.histogram.data_points.extend(map(_distribution, _attributes(instrument)))
-    elif instrument.kind is Kind.GAUGE:
+    elif instrument.kind is InstrumentKind.GAUGE:
         metric.gauge.data_points.extend(map(_number, _attributes(instrument)))
     else:
         metric.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
-        metric.sum.is_monotonic = instrument.kind is Kind.COUNTER
+        metric.sum.is_monotonic = instrument.kind is InstrumentKind.COUNTER
         metric.sum.data_points.extend(map(_number, _attributes(instrument)))
     return metric
 

@@ -26,7 +26,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from otel_qemu.export.metrics.instruments import Instrument, Kind
+from otel_qemu.export.metrics.instruments import Instrument, InstrumentKind
 
 SCOPE = InstrumentationScope(name="otel_qemu")
 RANDOM_AND_SAMPLED = 0x03
@@ -143,7 +143,7 @@ def _metric(instrument: Instrument) -> Metric:
     now = time.time_ns()
     values = attributes(dict.fromkeys(instrument.attributes, "x"))
     metric = Metric(name=instrument.name, unit=instrument.unit)
-    if instrument.kind is Kind.HISTOGRAM:
+    if instrument.kind is InstrumentKind.HISTOGRAM:
         point = HistogramDataPoint(
             attributes=values, start_time_unix_nano=now - 10**9, time_unix_nano=now, count=1, sum=0.5,
             bucket_counts=[0, 1], explicit_bounds=[0.1],
@@ -151,10 +151,10 @@ def _metric(instrument: Instrument) -> Metric:
         metric.histogram.CopyFrom(Histogram(data_points=[point], aggregation_temporality=cumulative))
         return metric
     number = NumberDataPoint(attributes=values, start_time_unix_nano=now - 10**9, time_unix_nano=now, as_int=1)
-    if instrument.kind is Kind.GAUGE:
+    if instrument.kind is InstrumentKind.GAUGE:
         metric.gauge.CopyFrom(Gauge(data_points=[number]))
     else:
-        monotonic = instrument.kind is Kind.COUNTER
+        monotonic = instrument.kind is InstrumentKind.COUNTER
         metric.sum.CopyFrom(Sum(data_points=[number], aggregation_temporality=cumulative, is_monotonic=monotonic))
     return metric
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from otel_qemu.export.metrics.instruments import INSTRUMENTS, Instrument, Kind
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, Instrument, InstrumentKind
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.names import Guest
 from tests.dashboards import DASHBOARDS, GRAFANA, asked_by, asked_of, load, panels
@@ -14,7 +14,7 @@ from tests.dashboards import DASHBOARDS, GRAFANA, asked_by, asked_of, load, pane
 from .decoded import resource_of
 
 _UNITS = {"s": "_seconds", "By": "_bytes"}
-_PARTS = {Kind.HISTOGRAM: ("_bucket", "_sum", "_count"), Kind.COUNTER: ("_total",)}
+_PARTS = {InstrumentKind.HISTOGRAM: ("_bucket", "_sum", "_count"), InstrumentKind.COUNTER: ("_total",)}
 
 board = pytest.fixture(params=DASHBOARDS, ids=lambda path: path.stem)(lambda request: load(request.param))
 

@@ -23,6 +23,7 @@ from tests.unit.otlp_server import GRPC, HTTP, METRICS, Behaviour, Reply, Server
 from tests.unit.test_export_metric_client import SCSI, snapshot, wait_for_failures, wait_until
 
 WAIT_S = 15.0
+MOST_BYTES = 4_000
 BOTH = pytest.mark.parametrize("protocol", [GRPC, HTTP])
 BUSY = {GRPC: Reply(grpc.StatusCode.UNAVAILABLE, takes=False), HTTP: Reply(503, takes=False)}
 
@@ -143,7 +144,7 @@ def too_large(most_bytes: int, reply: Reply) -> Behaviour:
 def test_what_is_too_large_is_halved(opened: Any, protocol: str, reply: Reply, kernel: Kernel) -> None:
     """By what gRPC's servers and HTTP's say; everything arrives with the same export, and nothing twice."""
     kernel.request(WRITE, 5, wait_ns=1, completion_ns=1)
-    with serving(protocol, too_large(4_000, reply), signal=METRICS) as server:
+    with serving(protocol, too_large(MOST_BYTES, reply), signal=METRICS) as server:
         client = opened(server.url, protocol)
         client.measure(snapshot(kernel, last=True))
         client.close(WAIT_S)
@@ -151,6 +152,8 @@ def test_what_is_too_large_is_halved(opened: Any, protocol: str, reply: Reply, k
                   for name, metric, point in data_points(request)]  # fmt: skip
     assert len(everything) == len(set(everything)) == client.report.sent_points
     assert client.report.failed == 0
+    refused = [size for size in server.sizes_bytes if size > MOST_BYTES]
+    assert refused == sorted(set(refused), reverse=True)  # none is tried again as it is
     assert len(server.taken) > 1
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from otel_qemu.events import RECORD, RbdOperation
 from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
-from otel_qemu.export.metrics.instruments import INSTRUMENTS, Kind
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, InstrumentKind
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, in_ns
 from otel_qemu.trace.names import Disk, Guest, Names
 from tests.unit.builders import ALPHA, DEVICE, PID, ROOT, names
@@ -236,7 +236,12 @@ def test_delta_sends_what_is_new(kernel: Kernel) -> None:
     request = otlp(meter.measure(kernel))
     kinds = {metric.name: temporality(metric) for _, metric, _ in data_points(request)}
     for name, kind in kinds.items():
-        wanted = {Kind.HISTOGRAM: DELTA, Kind.COUNTER: DELTA, Kind.UP_DOWN_COUNTER: CUMULATIVE, Kind.GAUGE: None}
+        wanted = {
+            InstrumentKind.HISTOGRAM: DELTA,
+            InstrumentKind.COUNTER: DELTA,
+            InstrumentKind.UP_DOWN_COUNTER: CUMULATIVE,
+            InstrumentKind.GAUGE: None,
+        }
         assert kind == wanted[INSTRUMENTS[name].kind], name
     meter.send(meter.readings.entries({}))
     assert {key[0] for key in meter.send(meter.measure(kernel))} == {ACTIVE, OLDEST}
@@ -254,7 +259,7 @@ def test_lowmemory_is_delta_for_histograms_only(kernel: Kernel) -> None:
     meter = Meter(SETTINGS[Temporality.LOWMEMORY])
     kinds = {metric.name: temporality(metric) for _, metric, _ in data_points(otlp(meter.measure(kernel)))}
     for name, kind in kinds.items():
-        wanted = {Kind.HISTOGRAM: DELTA, Kind.GAUGE: None}
+        wanted = {InstrumentKind.HISTOGRAM: DELTA, InstrumentKind.GAUGE: None}
         assert kind == wanted.get(INSTRUMENTS[name].kind, CUMULATIVE), name
 
 
@@ -264,7 +269,7 @@ def test_every_metric_is_as_it_is_registered(kernel: Kernel) -> None:
     kernel.call(RbdOperation.WRITE, 5, failed=True)
     meter = Meter()
     points = meter.measure(kernel, in_flight=in_flight(1), counters={"records": 3, "scsi_table_full": 4})
-    shapes = {Kind.HISTOGRAM: "histogram", Kind.GAUGE: "gauge"}
+    shapes = {InstrumentKind.HISTOGRAM: "histogram", InstrumentKind.GAUGE: "gauge"}
     seen = set()
     for _, metric, point in data_points(otlp(points)):
         instrument = INSTRUMENTS[metric.name]
@@ -273,7 +278,7 @@ def test_every_metric_is_as_it_is_registered(kernel: Kernel) -> None:
         assert metric.WhichOneof("data") == shapes.get(instrument.kind, "sum")
         assert set(attributes_of(point)) <= set(instrument.attributes)
         if metric.HasField("sum"):
-            assert metric.sum.is_monotonic == (instrument.kind is Kind.COUNTER)
+            assert metric.sum.is_monotonic == (instrument.kind is InstrumentKind.COUNTER)
     ours = {name for name in INSTRUMENTS if name.startswith(("otel_qemu.traces", "otel_qemu.spans", "otel_qemu.metr"))}
     assert seen == set(INSTRUMENTS) - ours
 

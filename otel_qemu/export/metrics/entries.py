@@ -19,7 +19,7 @@ from otel_qemu import __version__
 from otel_qemu.export import semconv
 from otel_qemu.export.metrics.exemplars import Exemplar
 from otel_qemu.export.metrics.exponential_buckets import SCALE, positive_buckets
-from otel_qemu.export.metrics.instruments import GUEST_INSTRUMENTS, Instrument, Kind
+from otel_qemu.export.metrics.instruments import GUEST_INSTRUMENTS, Instrument, InstrumentKind
 from otel_qemu.export.metrics.series_names import SeriesName
 from otel_qemu.export.metrics.series_totals import Point
 from otel_qemu.export.resources import sdk_resource
@@ -70,7 +70,7 @@ class GuestEntries:
         delta: kinds of which points hold only what is new.
     """
 
-    def __init__(self, bounds_s: Sequence[float], is_exponential: bool, delta: frozenset[Kind]) -> None:
+    def __init__(self, bounds_s: Sequence[float], is_exponential: bool, delta: frozenset[InstrumentKind]) -> None:
         self._bounds_s = bounds_s
         self._data_point = self._exponential if is_exponential else self._explicit
         self._metrics = {each.name: _metric(each, is_exponential, delta) for each in GUEST_INSTRUMENTS}
@@ -110,15 +110,15 @@ _NO_RANGE: tuple[float, float] = (None, None)  # type: ignore[assignment]
 """Least and greatest value: the kernel does not keep them, and OTLP does not need them."""
 
 
-def _metric(instrument: Instrument, is_exponential: bool, delta: frozenset[Kind]) -> sdk.Metric:
+def _metric(instrument: Instrument, is_exponential: bool, delta: frozenset[InstrumentKind]) -> sdk.Metric:
     temporality = _TEMPORALITIES[instrument.kind in delta]
     data: sdk.Sum | sdk.Gauge | sdk.Histogram | sdk.ExponentialHistogram
-    if instrument.kind is Kind.HISTOGRAM:
+    if instrument.kind is InstrumentKind.HISTOGRAM:
         data = sdk.ExponentialHistogram([], temporality) if is_exponential else sdk.Histogram([], temporality)
-    elif instrument.kind is Kind.GAUGE:
+    elif instrument.kind is InstrumentKind.GAUGE:
         data = sdk.Gauge([])
     else:
-        data = sdk.Sum([], temporality, is_monotonic=instrument.kind is Kind.COUNTER)
+        data = sdk.Sum([], temporality, is_monotonic=instrument.kind is InstrumentKind.COUNTER)
     return sdk.Metric(instrument.name, instrument.description, instrument.unit, data)
 
 

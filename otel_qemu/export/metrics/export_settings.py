@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Self
 
 from otel_qemu.export.metrics.exponential_buckets import BOUNDS_S
-from otel_qemu.export.metrics.instruments import INSTRUMENTS, Kind
+from otel_qemu.export.metrics.instruments import INSTRUMENTS, InstrumentKind
 from otel_qemu.export.transport import environment
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 
@@ -36,10 +36,10 @@ class Temporality(StrEnum):
     LOWMEMORY = "lowmemory"
 
 
-_DELTA: dict[Temporality, frozenset[Kind]] = {
+_DELTA: dict[Temporality, frozenset[InstrumentKind]] = {
     Temporality.CUMULATIVE: frozenset(),
-    Temporality.DELTA: frozenset({Kind.HISTOGRAM, Kind.COUNTER}),
-    Temporality.LOWMEMORY: frozenset({Kind.HISTOGRAM}),
+    Temporality.DELTA: frozenset({InstrumentKind.HISTOGRAM, InstrumentKind.COUNTER}),
+    Temporality.LOWMEMORY: frozenset({InstrumentKind.HISTOGRAM}),
 }
 """Kinds of which points hold only what is new."""
 
@@ -71,7 +71,7 @@ class MetricSettings:
         return BOUNDS_S if self.exponential else self.explicit_bounds_s
 
     @property
-    def delta(self) -> frozenset[Kind]:
+    def delta(self) -> frozenset[InstrumentKind]:
         """Kinds of which points hold only what is new."""
         return _DELTA[self.temporality]
 

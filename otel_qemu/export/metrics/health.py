@@ -17,7 +17,7 @@ from otel_qemu.export import semconv
 from otel_qemu.export.delivery import fates
 from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.metrics.entries import Entry
-from otel_qemu.export.metrics.instruments import OWN_INSTRUMENTS, Instrument, Kind
+from otel_qemu.export.metrics.instruments import OWN_INSTRUMENTS, Instrument, InstrumentKind
 from otel_qemu.export.metrics.series_names import Attributes
 from otel_qemu.probe.process_memory import resident_bytes
 from otel_qemu.trace.correlate import Stats
@@ -37,9 +37,9 @@ class Health:
         delta: kinds of which only what is new is collected.
     """
 
-    def __init__(self, resource: Resource, delta: frozenset[Kind]) -> None:
+    def __init__(self, resource: Resource, delta: frozenset[InstrumentKind]) -> None:
         self._resource = resource
-        self._is_delta = Kind.COUNTER in delta
+        self._is_delta = InstrumentKind.COUNTER in delta
         temporality = AggregationTemporality.DELTA if self._is_delta else AggregationTemporality.CUMULATIVE
         self._reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality})
         self._numbers: Numbers = {}
