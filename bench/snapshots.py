@@ -16,7 +16,7 @@ _RBD = [RbdOperation.READ, RbdOperation.WRITE, RbdOperation.FLUSH]
 
 
 def names(guests: int = GUESTS, disks: int = DISKS) -> Names:
-    """Of guests with so many disks each."""
+    """Names of guests, and of this number of disks each."""
     pids = range(FIRST_PID, FIRST_PID + guests)
     known = {pid: Guest(pid, "/usr/bin/qemu-system-x86_64", f"uuid-{pid}", f"guest-{pid}") for pid in pids}
     devices = {

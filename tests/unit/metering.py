@@ -95,7 +95,7 @@ class Meter:
         processes = tuple(kernel.counts() for kernel in kernels)
         moment = (START_UNIX_NS + self.set_by_ns + self.now_s * SECOND_NS, self.now_s * SECOND_NS)
         self.readings.fold(Snapshot(*moment, known or names(), processes, in_flight=in_flight, **others))
-        return self.readings.entries({})
+        return self.readings.entries(self.readings.points(), {})
 
     def end(self, kernel: Kernel, known: Names | None = None) -> None:
         """A process ends."""

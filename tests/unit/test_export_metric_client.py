@@ -241,7 +241,7 @@ def own_counts(exporter: Exporter, event: str) -> list[int]:
 
 
 def test_one_export_has_a_time(started: Any, exporter: Exporter, kernel: Kernel) -> None:
-    """An exporter is told how much of it is left; what had no time is part of the next export."""
+    """An exporter gets the rest of it as its timeout; requests that had no time are part of the next export."""
     exporter.hangs.set()
     client = started(exporter, {"most_points": 4}, timeout_s=0.2)
     client.measure(snapshot(kernel))
@@ -291,7 +291,7 @@ def test_failures_are_told_once_in_a_while(
 def test_a_defect_of_ours_ends_nothing(
     started: Any, exporter: Exporter, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told, and the next export is made."""
+    """The log has it, and the next export is made."""
     client = started(exporter)
     broken = replace(snapshot(kernel), names=None)  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING):
@@ -311,16 +311,16 @@ def test_close_sends_the_last_measurement(started: Any, exporter: Exporter, kern
     client.close(WAIT_S)
     assert read_counts(exporter) == [1]
     wait_until(exporter.is_shut_down.is_set)
-    told = {
+    ours = {
         (metric.name, *attributes_of(point).values()): point.as_int
         for _, metric, point in data_points(exporter.requests[0])
         if metric.name.startswith(("otel_qemu.traces", "otel_qemu.spans"))
     }
-    assert told["otel_qemu.spans.sent",] == 2
-    assert told["otel_qemu.traces.sent",] == 1
-    assert told["otel_qemu.spans.lost", "queue_full"] == 1
-    assert told["otel_qemu.spans.queued",] == 0
-    assert ("otel_qemu.spans.lost", "disabled") not in told
+    assert ours["otel_qemu.spans.sent",] == 2
+    assert ours["otel_qemu.traces.sent",] == 1
+    assert ours["otel_qemu.spans.lost", "queue_full"] == 1
+    assert ours["otel_qemu.spans.queued",] == 0
+    assert ("otel_qemu.spans.lost", "disabled") not in ours
     client.measure(snapshot(kernel))
     assert not client.is_due()
     assert client.report.summary().endswith("data points sent to there")

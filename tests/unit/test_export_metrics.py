@@ -243,7 +243,7 @@ def test_delta_sends_what_is_new(kernel: Kernel) -> None:
             InstrumentKind.GAUGE: None,
         }
         assert kind == wanted[INSTRUMENTS[name].kind], name
-    meter.send(meter.readings.entries({}))
+    meter.send(meter.readings.entries(meter.readings.points(), {}))
     assert {key[0] for key in meter.send(meter.measure(kernel))} == {ACTIVE, OLDEST}
     kernel.request(READ, 9)
     third = meter.send(meter.measure(kernel))

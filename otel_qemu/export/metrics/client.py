@@ -45,7 +45,7 @@ class MetricsClient:
 
     Args:
         settings: of metrics.
-        exporter: takes them; None: there are to be none.
+        exporter: takes them; None: metrics are off.
         name: of where they go, as people know it.
         trace_stats: gives what became of traces so far (`health.of_traces`); None: nobody counts that.
         over_rate: gives how many traces the sampler has left out so far, above the rate of their guest; None: the same.
@@ -72,7 +72,7 @@ class MetricsClient:
         self.readings = Readings(settings, Resources(), now_unix_ns, now_ns, self._others, totals)
         has_exemplars = exporter is not None and settings.exemplars
         self.exemplars = Exemplars(settings.bounds_s, self.readings.resource_of) if has_exemplars else None
-        """Tell it of traces, and of those that were sent; None: there are to be none."""
+        """Chooses among traces, and shows those that were sent; None: exemplars are off."""
         self.report = MetricReport(name, warn_interval_s)
         self._exporter = exporter
         self._most_points = most_points
@@ -195,7 +195,9 @@ class MetricsClient:
 
     def _entries(self) -> list[Entry]:
         with self._changed:
-            return self.readings.entries(self.exemplars.collect(*self.readings.moment) if self.exemplars else {})
+            points = self.readings.points()
+            shown = self.exemplars.collect(*self.readings.moment) if self.exemplars else {}
+        return self.readings.entries(points, shown)
 
     def _others(self) -> health.Numbers:
         numbers = health.of_traces(self._trace_stats()) if self._trace_stats else {}

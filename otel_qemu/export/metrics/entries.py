@@ -37,7 +37,7 @@ class Entry(NamedTuple):
         resource: whose it is.
         metric: what it is of, without data points; the same object for all of one metric.
         data_point: for the exporter.
-        point: what has been delivered when it has arrived; None of health and of levels.
+        point: of a guest's series, for `Totals.deliver`; None: it is our health.
     """
 
     resource: Resource

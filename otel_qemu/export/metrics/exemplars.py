@@ -66,7 +66,7 @@ class Exemplars:
         self._lock = threading.Lock()
 
     def consider(self, traces: Traces, names: Names) -> None:
-        """Traces that are about to be handed to their sender: the slowest of each series and bucket are remembered."""
+        """Remember the slowest of each series and bucket among traces that are about to be queued."""
         chosen = [*self._of_requests(traces, names), *self._of_calls(traces, names)]
         with self._lock:
             for randomness, candidate in chosen:

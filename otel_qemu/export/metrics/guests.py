@@ -1,5 +1,5 @@
 """
-Guests' measurements into series: what the kernel has counted since the measurement before, and what is in flight.
+Guests' part of a snapshot into series: the kernel's counts since the snapshot before, and the requests in flight.
 """
 
 from collections.abc import Callable, Iterable

@@ -60,10 +60,14 @@ class Health:
                 yield Observation(number / 1e9 if instrument.unit == "s" else number, dict(attributes))
 
     def entries(self) -> list[Entry]:
-        """What is observed; of a delta, what has not arrived before is added."""
+        """All that the instruments observe; a delta includes earlier ones that have not arrived."""
         data = self._reader.get_metrics_data()
         metrics: list[Any] = [
-            metric for its in (data.resource_metrics if data else ()) for metric in its.scope_metrics[0].metrics
+            metric
+            for its in (data.resource_metrics if data else ())
+            for scoped in its.scope_metrics
+            if scoped.scope.name == semconv.SCOPE_NAME  # the SDK may have metrics of its own there
+            for metric in scoped.metrics
         ]
         return [entry for metric in metrics for entry in self._owed(metric)]
 

@@ -79,16 +79,16 @@ class Readings:
         self._time_unix_ns, self._time_ns = snapshot.time_unix_ns, snapshot.monotonic_ns
 
     def points(self) -> list[Point]:
-        """What there is to send of guests."""
+        """All that there is to send of guests."""
         points = self._totals.points(self._time_unix_ns, self._delta_instruments)
         for name, level in self._levels.items():
             value = np.array([level], "u8")
             points.append(Point(name, self._start_unix_ns, self._time_unix_ns, value, value, last=False))
         return points
 
-    def entries(self, exemplars: Mapping[SeriesName, Sequence[Exemplar]]) -> list[Entry]:
-        """What there is to send of guests and of ourselves."""
-        return self._guest_entries.of(self.points(), exemplars) + self._health.entries()
+    def entries(self, points: Sequence[Point], exemplars: Mapping[SeriesName, Sequence[Exemplar]]) -> list[Entry]:
+        """These points of guests, and our health; another thread may fold snapshots meanwhile."""
+        return self._guest_entries.of(points, exemplars) + self._health.entries()
 
     def deliver(self, entries: Sequence[Entry]) -> None:
         """These have arrived."""

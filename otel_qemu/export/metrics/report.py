@@ -30,7 +30,7 @@ class MetricReport:
         self._unsent = False
 
     def arrived(self, points: int) -> None:
-        """A request with so many data points was taken."""
+        """The endpoint has taken a request with this number of data points."""
         self.sent, self.sent_points, self._unsent = self.sent + 1, self.sent_points + points, False
 
     def fail(self, reason: str) -> None:

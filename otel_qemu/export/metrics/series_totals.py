@@ -21,7 +21,7 @@ Counts = NDArray[np.uint64]
 
 class Point(NamedTuple):
     """
-    What is to be sent of one series.
+    The part of one series that the next export sends.
 
     Attributes:
         name: of the series.
@@ -122,7 +122,7 @@ class Totals:
         return points
 
     def deliver(self, points: Iterable[Point]) -> None:
-        """These have arrived; those that have not will be part of what is sent next."""
+        """These have arrived; all others will be part of the next export."""
         for point in points:
             series = self._series.get(point.name)
             if series is None:
