@@ -247,7 +247,8 @@ def test_one_export_has_a_time(started: Any, exporter: Exporter, kernel: Kernel)
     client.measure(snapshot(kernel))
     wait_until(lambda: exporter.asked == 1)
     assert 0 < exporter.timeouts_ms[0] <= 200
-    time.sleep(0.2)
+    over_s = time.monotonic() + 0.2
+    wait_until(lambda: time.monotonic() > over_s)
     exporter.hangs.clear()
     wait_until(lambda: client.report.sent == 1)
     exporter.hangs.set()
