@@ -1,4 +1,4 @@
-"""``python -m bench.export``: the cost of a span from trace to request, against the SDK, and of an export of metrics."""
+"""``python -m bench.export``: cost of a span from trace to request, against the SDK, and of an export of metrics."""
 
 import json
 import sys

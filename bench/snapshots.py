@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import Layer, RbdOperation
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
-from otel_qemu.trace.latency import LATENCY, SERIES
+from otel_qemu.trace.kernel_histograms import LATENCY, SERIES
 from otel_qemu.trace.names import Disk, Guest, Names
 
 GUESTS, DISKS = 50, 4

@@ -105,7 +105,7 @@ class Collector(Daemon):
         """
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self.process.wait(60)
         self.process = None
 
     def metrics(self) -> str:

@@ -17,6 +17,7 @@ from otel_qemu.errors import BadInput
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.transport import installed
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
+from tests.children import join
 from tests.unit.made_certificates import Authority
 from tests.unit.metering import READ, WRITE, Kernel, by_series, data_points
 from tests.unit.otlp_server import GRPC, HTTP, METRICS, Behaviour, Reply, Server, Tls, script, serving
@@ -216,7 +217,7 @@ def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         thread.start()
         yield f"http://localhost:{listener.server_address[1]}", requests
         listener.shutdown()
-        thread.join()
+        join(thread)
 
 
 @pytest.mark.parametrize("preference", ["cumulative", "delta"])

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from otel_qemu.export.transport.sdk_log import logged
+from tests.children import join
 
 library = logging.getLogger("opentelemetry.exporter.some")
 
@@ -33,7 +34,7 @@ def test_other_threads_log_as_usual(caplog: pytest.LogCaptureFixture) -> None:
         for act in (lambda: library.warning("usual"), listen):
             thread = threading.Thread(target=act)
             thread.start()
-            thread.join()
+            join(thread)
         library.warning("ours")
     assert (texts, own) == (["ours"], [["mine"]])
     assert caplog.messages == ["usual"]
