@@ -58,6 +58,8 @@ def _files() -> Iterator[tuple[str, Path]]:
             yield f"{name}/{file.relative_to(folder)}", file
             if ".so" in file.suffixes or os.access(file, os.X_OK):
                 programs.append(file)
+    for module in (CHECKOUT / "tests").glob("*.py"):  # what the layers share
+        yield f"checkout/tests/{module.name}", module
     for library in OPENED:
         yield f"{SYSTEM_LIBRARIES}/{library.name}", library.resolve()
     yield from _libraries(programs)
