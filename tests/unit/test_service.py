@@ -220,5 +220,5 @@ def test_a_signal_while_it_starts_is_an_orderly_end(
     began_s, minute = time.monotonic(), Minute()
     Service(Nobody(), [], meters=[minute], intervals=QUICK).run(duration_s=60, wait=True)
     assert time.monotonic() - began_s < 30
-    assert tracer.calls == ["refresh", "detach", "read", "close"]
+    assert tracer.calls == ["refresh", "take_no_more", "detach", "read", "close"]
     assert [snapshot.last for snapshot in minute.taken] == [True]
