@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from otel_qemu.views.configuration import configuration_text
 
 Command = Callable[..., Any]
 
-ANY_BOUNDS = types.bounds("ascending durations, like 1ms,5ms,10ms, or exponential:SCALE", float("inf"))
+ANY_BOUNDS = replace(
+    SETTINGS["bounds"].type,
+    allowed="ascending durations, like 1ms,5ms,10ms, or exponential:SCALE",
+    read=types.read_bounds,
+)
 """Bounds of histograms that are made of records, where the kernel sets no limit."""
 
 _FILE = types.SettingType("FILE", "a path", (str,), Path)

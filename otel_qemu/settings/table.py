@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import click
@@ -13,51 +14,52 @@ from otel_qemu.settings.types import SettingType, show_duration
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 
-_LEAST_S, _LONGEST_S = 1e-9, 9e9  # one ns, and what 64 bits of ns hold
 _MOST_ONE_IN = 1 << 32  # the kernel's dice have 32 bits
-_ABOVE_0, _FINITE = sys.float_info.min, sys.float_info.max
 
 
 def _interval(least_s: float, most_s: float) -> SettingType:
     return types.duration(f"a duration from {show_duration(least_s)} to {show_duration(most_s)}", least_s, most_s)
 
 
-def _setting(key: str, type: SettingType, default: str, help: str) -> Any:
-    described = {"type": type, "help": help, "default": default, "show_default": True}
-    return field(default=type.convert(default, None, None), metadata={"key": key, "option": described})
-
-
-def _repeatable(key: str, type: SettingType, default_text: str, help: str) -> Any:
-    described = {"type": type, "help": f"{help} May be repeated.", "multiple": True, "show_default": default_text}
-    return field(default=(), metadata={"key": key, "option": described})
+def _setting(key: str, type: SettingType, default: Any, help: str, **others: Any) -> Any:
+    value = default if others.get("multiple") else type.convert(default, None, None)
+    described = {"type": type, "default": default, "help": help, "show_default": True, **others}
+    return field(default=value, metadata={"key": key, "option": described})
 
 
 # fmt: off
-_NAME = types.text("NAME|UUID", "a name or UUID of a libvirt domain, not empty", ".+")
+_NAME = SettingType("NAME|UUID", "a name or UUID of a libvirt domain, not empty", (str,), str)
 _ONE_IN = SettingType("N", f"a whole number, 0 to {_MOST_ONE_IN}", (str, int), int, least=0, most=_MOST_ONE_IN)
-_SLOW = types.duration("a duration like 100ms, or off", _LEAST_S, _LONGEST_S, optional=True)
-_SLOW_OPERATION = types.slow_operation(
-    "an operation and a duration, like WRITE=20ms", types.duration("a duration like 20ms", _LEAST_S, _LONGEST_S))
-_GUEST_RATE = types.number("N", "a number of traces a second above 0, or off", _ABOVE_0, _FINITE, optional=True)
-_WAIT = types.duration("a duration like 1ms, or 0", 0, _LONGEST_S)
-_SHARE = types.number("SHARE", "a number from 0 to 1", 0, 1)
-_BOUNDS = types.bounds(
-    f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0", MOST_BOUNDS)
-_QUEUE = types.size("a size like 32MiB, 1MiB or more", 2**20)
+_SLOW = types.duration("a duration like 100ms, or off", optional=True)
+_SLOW_OPERATION = SettingType(
+    "OPERATION=DURATION", "an operation and a duration, like WRITE=20ms", (str, tuple),
+    types.read_slow_operation, types.show_slow_operation)
+_GUEST_RATE = SettingType(
+    "N", "a number of traces a second above 0, or off", types.NUMBER, float,
+    least=sys.float_info.min, most=sys.float_info.max, optional=True)
+_WAIT = types.duration("a duration like 1ms, or 0", least_s=0)
+_SHARE = SettingType("SHARE", "a number from 0 to 1", types.NUMBER, float, least=0, most=1)
+_BOUNDS = SettingType(
+    "DURATIONS", f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0", (str, list),
+    partial(types.read_bounds, most=MOST_BOUNDS), types.show_bounds)
+_QUEUE = SettingType(
+    "SIZE", "a size like 32MiB, 1MiB or more", (str, int), types.read_size, types.show_size, least=2**20)
 
 
 @dataclass(frozen=True)
 class Settings:
     """The value of each setting; its help says what it does."""
 
-    domains: tuple[str, ...] = _repeatable(
-        "domain", _NAME, "all", "Select this libvirt domain, given by name or UUID.")
+    domains: tuple[str, ...] = _setting(
+        "domain", _NAME, (), "Select this libvirt domain, given by name or UUID. May be repeated.",
+        multiple=True, show_default="all")
     one_in: int = _setting(
         "one-in", _ONE_IN, "1000", "Keep one in N of the traces that are neither slow nor an error; 0 keeps none.")
     slow_s: float | None = _setting(
         "slow", _SLOW, "100ms", "Keep the trace of every request or call that takes this long or longer.")
-    slow_by_operation_s: tuple[tuple[str, float], ...] = _repeatable(
-        "slow-operation", _SLOW_OPERATION, "none", "Threshold for one SCSI operation, overriding --slow.")
+    slow_by_operation_s: tuple[tuple[str, float], ...] = _setting(
+        "slow-operation", _SLOW_OPERATION, (), "Threshold for one SCSI operation, overriding --slow. May be repeated.",
+        multiple=True, show_default="none")
     guest_traces_per_s: float | None = _setting(
         "guest-rate", _GUEST_RATE, "100", "Export at most N traces per second of each guest, divided fairly among its "
         "disks; the rest is only counted.")

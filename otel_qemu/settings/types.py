@@ -1,5 +1,6 @@
 """The types of settings, for click: each reads a text or a value of TOML, and shows what it read as one of these."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +9,18 @@ from typing import Any
 
 import click
 
-from otel_qemu.errors import BadInput
-from otel_qemu.trace.histograms import parse_bounds
+from otel_qemu.trace.exponential import exponential_bounds
+from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.scsi import OPERATIONS
 
 OFF = "off"
 """Stands for None where a setting can be switched off."""
 
-_UNITS = (("s", Decimal(1)), ("ms", Decimal("1e-3")), ("us", Decimal("1e-6")), ("ns", Decimal("1e-9")))
+NUMBER = (str, int, float)
+"""Types of TOML that a number may have."""
+
+_UNITS = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6"), "ns": Decimal("1e-9")}
+_DURATION = re.compile(r"((?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?)\s*([mnuµμ]?s|)", re.ASCII | re.IGNORECASE)
 _SIZES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
@@ -28,7 +33,7 @@ class SettingType(click.ParamType[Any]):
         name: stands for the value in help.
         allowed: in words, after "it must be".
         takes: types of TOML; a flag or variable is a str.
-        read: gives the value; raises ValueError, ArithmeticError or BadInput.
+        read: gives the value of one that is not empty; raises ValueError or ArithmeticError.
         show: gives what reads as a value, in a type of TOML.
         least, most: of a number.
         optional: whether ``off`` is a value.
@@ -48,12 +53,12 @@ class SettingType(click.ParamType[Any]):
         if self.optional and value == OFF:
             return None
         # In TOML true is no number.
-        if isinstance(value, self.takes) and not isinstance(value, bool):
+        if isinstance(value, self.takes) and not isinstance(value, bool) and value not in ("", []):
             try:
                 read = self.read(value)
                 if self.least is None or self.least <= read <= self.most:
                     return read
-            except (ValueError, ArithmeticError, BadInput):
+            except (ValueError, ArithmeticError):
                 pass
         raise click.BadParameter(f"{toml(value)} is not allowed: it must be {self.allowed}", ctx, param)
 
@@ -66,116 +71,97 @@ class SettingType(click.ParamType[Any]):
         return toml(OFF if value is None else self.show(value))
 
 
-def text(name: str, allowed: str, pattern: str, optional: bool = False) -> SettingType:
-    """A text that matches a pattern."""
-
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.DOTALL):
-            raise ValueError
-        return text
-
-    return SettingType(name, allowed, (str,), read, optional=optional)
-
-
-def number(name: str, allowed: str, least: float, most: float, optional: bool = False) -> SettingType:
-    """A number; a whole one is an int, and shown without decimals."""
-
-    def read(value: str | float) -> float:
-        number = float(value)
-        return int(number) if number.is_integer() else number
-
-    return SettingType(name, allowed, (str, int, float), read, least=least, most=most, optional=optional)
-
-
-def duration(allowed: str, least_s: float, most_s: float, optional: bool = False) -> SettingType:
-    """A duration in s: with a unit, such as 100ms, or a number of seconds."""
-    takes = (str, int, float)
-    return SettingType("DURATION", allowed, takes, read_duration, show_duration, least_s, most_s, optional)
-
-
-def size(allowed: str, least_bytes: int) -> SettingType:
-    """A number of bytes: with a unit, such as 32MiB, or without."""
-
-    def read(value: str | int) -> int:
-        if not isinstance(value, str):
-            return value
-        found = re.fullmatch(rf"\s*(\d{{1,18}})\s*({'|'.join(_SIZES)})\s*", value, re.ASCII)
-        if not found:
-            raise ValueError
-        return int(found[1]) * _SIZES[found[2]]
-
-    def show(size_bytes: int) -> str:
-        unit = next(unit for unit, unit_bytes in _SIZES.items() if size_bytes % unit_bytes == 0)
-        return f"{size_bytes // _SIZES[unit]}{unit}"
-
-    return SettingType("SIZE", allowed, (str, int), read, show, least_bytes)
-
-
-def bounds(allowed: str, most: float) -> SettingType:
-    """At most this many ascending durations in s, or ``exponential:SCALE``."""
-
-    def read(value: str | list[Any]) -> tuple[float, ...]:
-        listed = value if isinstance(value, str) else ",".join(show_duration(read_duration(part)) for part in value)
-        bounds_s = parse_bounds(listed)
-        if len(bounds_s) > most:
-            raise ValueError
-        return bounds_s
-
-    return SettingType("DURATIONS", allowed, (str, list), read, lambda bounds_s: list(map(show_duration, bounds_s)))
-
-
-def slow_operation(allowed: str, threshold: SettingType) -> SettingType:
-    """A SCSI operation and its threshold in s: ``OPERATION=DURATION``, or the two in a tuple."""
-
-    def read(value: str | tuple[str, Any]) -> tuple[str, float]:
-        name, duration = map(str.strip, value.split("=", 1)) if isinstance(value, str) else value
-        if name.upper() not in OPERATIONS:
-            raise click.BadParameter(f"{toml(name)} is no SCSI operation: one of {', '.join(OPERATIONS)}")
-        try:
-            return name.upper(), threshold.convert(duration, None, None)
-        except click.BadParameter as error:
-            raise click.BadParameter(f"{name.upper()}: {error.message}") from None
-
-    def show(pair: tuple[str, float]) -> str:
-        return f"{pair[0]}={show_duration(pair[1])}"
-
-    return SettingType("OPERATION=DURATION", allowed, (str, tuple), read, show)
-
-
 def read_duration(value: Any) -> float:
-    """In s.  An element of a list may have any type."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, str):
-        raise ValueError
-    if value.strip() in ("0", "0s"):
-        return 0.0
-    (duration_s,) = parse_bounds(value)
-    return duration_s
+    """
+    A duration in s, of a text such as 100ms, or of a number of seconds.
+
+    Raises:
+        ValueError: it is neither; an element of a list may have any type.
+    """
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
+        unit = re.sub("[µμ]", "u", found[2].lower()) or "s"
+        return float(Decimal(found[1]) * _UNITS[unit])  # in Decimal, so that 3us and 0.000003 are the same number
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{value!r} is not a duration")
+    return float(value)
 
 
 def show_duration(duration_s: float) -> str:
     """In the largest unit of which it is one or more, such as 2.5ms; reads as the same number."""
     exact = Decimal(repr(float(duration_s)))
-    unit, unit_s = next((each for each in _UNITS if exact >= each[1]), _UNITS[-1])
+    unit = next((unit for unit, unit_s in _UNITS.items() if exact >= unit_s), "ns")
     # normalize() alone would say 1E+2.
-    return f"{(exact / unit_s).normalize():f}{unit}" if exact else "0s"
+    return f"{(exact / _UNITS[unit]).normalize():f}{unit}" if exact else "0s"
+
+
+def duration(allowed: str, least_s: float = 1e-9, most_s: float = 9e9, optional: bool = False) -> SettingType:
+    """The type of a duration in s: by default from one ns to what 64 bits of ns hold."""
+    return SettingType("DURATION", allowed, NUMBER, read_duration, show_duration, least_s, most_s, optional)
+
+
+_THRESHOLD = duration("a duration like 20ms")
+
+
+def read_size(value: str | int) -> int:
+    """A number of bytes: with a unit, such as 32MiB, or without.  Raises ValueError if it is neither."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(rf"\s*(\d{{1,18}})\s*({'|'.join(_SIZES)})\s*", value, re.ASCII)
+    if not found:
+        raise ValueError(f"{value!r} is not a size")
+    return int(found[1]) * _SIZES[found[2]]
+
+
+def show_size(size_bytes: int) -> str:
+    """In the largest unit of which it is a multiple."""
+    unit = next(unit for unit, unit_bytes in _SIZES.items() if size_bytes % unit_bytes == 0)
+    return f"{size_bytes // _SIZES[unit]}{unit}"
+
+
+def read_bounds(value: str | list[Any], most: float = float("inf")) -> tuple[float, ...]:
+    """
+    Upper bounds of bins in s: a list of durations, a text such as ``1ms,5ms``, or ``exponential:SCALE``.
+
+    Raises:
+        ValueError: there are none, or more than `most`; they do not ascend; or one is not a duration of 1 ns or more.
+    """
+    name, _, scale = value.strip().partition(":") if isinstance(value, str) else ("", "", "")
+    parts = value.split(",") if isinstance(value, str) else value
+    bounds_s = exponential_bounds(scale) if name == "exponential" else tuple(map(read_duration, parts))
+    if len(in_ns(bounds_s)) > most:
+        raise ValueError(f"there are more than {most} bounds")
+    return bounds_s
+
+
+def show_bounds(bounds_s: tuple[float, ...]) -> list[str]:
+    """As a list of durations."""
+    return list(map(show_duration, bounds_s))
+
+
+def read_slow_operation(value: str | tuple[str, Any]) -> tuple[str, float]:
+    """A SCSI operation and its threshold in s: ``OPERATION=DURATION``, or the two in a tuple."""
+    name, threshold = map(str.strip, value.split("=", 1)) if isinstance(value, str) else value
+    if name.upper() not in OPERATIONS:
+        raise click.BadParameter(f"{toml(name)} is no SCSI operation: one of {', '.join(OPERATIONS)}")
+    try:
+        return name.upper(), _THRESHOLD.convert(threshold, None, None)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{name.upper()}: {error.message}") from None
+
+
+def show_slow_operation(pair: tuple[str, float]) -> str:
+    """As ``OPERATION=DURATION``."""
+    return f"{pair[0]}={show_duration(pair[1])}"
 
 
 def toml(value: Any) -> str:
     """Write a text or a plain value as TOML, on one printable line."""
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{toml(key)} = {toml(part)}' for key, part in value.items())} }}"
-    return f'"{"".join(map(_escaped, value))}"' if isinstance(value, str) else str(value)
-
-
-def _escaped(char: str) -> str:
-    if char in '"\\':
-        return f"\\{char}"
-    # A lone surrogate stands for a byte that is not UTF-8; TOML has no way to write it.
-    number = 0xFFFD if 0xD800 <= ord(char) < 0xE000 else ord(char)
-    return char if char.isprintable() else f"\\U{number:08x}"
+    if not isinstance(value, str):
+        return str(value).lower()
+    # A lone surrogate stands for a byte that is not UTF-8; neither TOML nor JSON has a way to write it.
+    quoted = json.dumps(value.encode(errors="replace").decode(), ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)

@@ -8,8 +8,6 @@ a bound may be rounded down to whole ns without moving any of them; integer root
 from functools import lru_cache
 from math import isqrt
 
-from otel_qemu.errors import BadInput
-
 SCALES = range(-2, 9)
 """Those that bounds are made for: from a factor of 16 from one to the next, to one of 1.0027."""
 
@@ -21,10 +19,10 @@ def exponential_bounds(scale: str) -> tuple[float, ...]:
     Upper bounds in s of the buckets between 2^-20 s, about 1 µs, and 2^7 s.
 
     Raises:
-        BadInput: it is not one of `SCALES`.
+        ValueError: it is not one of `SCALES`.
     """
     if scale not in map(str, SCALES):
-        raise BadInput(f"bounds: {scale!r} is no scale: give exponential:{SCALES[0]} to exponential:{SCALES[-1]}")
+        raise ValueError(f"{scale!r} is no scale from {SCALES[0]} to {SCALES[-1]}")
     first, last = (log2 * 2 ** int(scale) for log2 in (_LOWEST_LOG2, _HIGHEST_LOG2))
     return tuple(upper_bound_ns(index, int(scale)) / 1e9 for index in range(int(first) - 1, int(last)))
 

@@ -13,21 +13,17 @@ Layers:
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.errors import BadInput
 from otel_qemu.events import Ending, RbdOperation
 from otel_qemu.trace.arrays.bins import Bins
 from otel_qemu.trace.arrays.columns import Columns
 from otel_qemu.trace.arrays.groups import Groups, grouped
-from otel_qemu.trace.exponential import exponential_bounds
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Traces, durations_ns
@@ -41,53 +37,21 @@ DEFAULT_BOUNDS_S = (
 LAYERS = ("scsi", "wait", "rbd")
 """Every layer, from the guest inwards; the index is its code in a `Series`."""
 
-_UNIT_S = {"ns": "1e-9", "us": "1e-6", "µs": "1e-6", "μs": "1e-6", "ms": "1e-3", "s": "1", "": "1"}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(e[+-]?\d{1,2})?\s*([a-zµμ]*)", re.ASCII | re.IGNORECASE)
-_EXAMPLE = "give ascending positive durations, like 1ms,5ms or 0.001,0.005"
-
-
-def parse_bounds(text: str) -> tuple[float, ...]:
-    """
-    Bucket bounds in s, out of ``1ms,5ms`` or ``0.001,0.005``; a number without unit is in s.
-
-    ``exponential:SCALE`` stands for OpenTelemetry's base-2 exponential ones from 1 µs to 128 s.
-
-    Raises:
-        BadInput: it is empty, not ascending, or holds something that is not a positive duration.
-    """
-    if not text.strip():
-        raise BadInput(f"bounds: nothing is given: {_EXAMPLE}")
-    name, _, scale = text.strip().partition(":")
-    if name == "exponential":
-        return exponential_bounds(scale)
-    bounds_s = tuple(_seconds(part.strip()) for part in text.split(","))
-    in_ns(bounds_s)
-    return bounds_s
-
-
-def _seconds(text: str) -> float:
-    found = _DURATION.fullmatch(text)
-    unit_s = _UNIT_S.get(found[3].lower()) if found else None
-    if found is None or unit_s is None:
-        raise BadInput(f"bounds: {text!r} is not a duration: {_EXAMPLE}")
-    # In decimal, so that 3us and 0.000003 are the same number.
-    return float(Decimal(found[1] + (found[2] or "")) * Decimal(unit_s))
-
 
 def in_ns(bounds_s: Iterable[float]) -> NDArray[np.int64]:
     """
     Bounds as whole ns, so that comparing a duration with them is exact.
 
     Raises:
-        BadInput: there is none, one is not a number of ns that can be counted, or they do not ascend.
+        ValueError: there is none, one is not a number of ns that can be counted, or they do not ascend.
     """
     listed = list(bounds_s)
-    for bound_s in listed:
-        if not 0.5e-9 < bound_s < 9e9:  # also catches NaN; 9e18 ns is what 64 bits hold
-            raise BadInput(f"bounds: {bound_s:g} s is not between 1 ns and 9e9 s: {_EXAMPLE}")
+    # Written so that it catches NaN; 9e18 ns is what 64 bits hold.
+    if not listed or not all(0.5e-9 < bound_s < 9e9 for bound_s in listed):
+        raise ValueError(f"bounds: {listed} are not durations from 1 ns to 9e9 s")
     bounds_ns = np.array([round(bound_s * 1e9) for bound_s in listed], dtype="i8")
-    if not listed or (np.diff(bounds_ns) <= 0).any():
-        raise BadInput(f"bounds: {','.join(f'{bound_s:g}' for bound_s in listed)} do not ascend: {_EXAMPLE}")
+    if (np.diff(bounds_ns) <= 0).any():
+        raise ValueError(f"bounds: {listed} do not ascend")
     return bounds_ns
 
 

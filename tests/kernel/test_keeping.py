@@ -16,7 +16,8 @@ from otel_qemu.probe import tracer as tracer_module
 from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.layouts import UNKNOWN_OFFSET
 from otel_qemu.probe.processes import QemuProcess
-from otel_qemu.trace.histograms import Histograms, in_ns, parse_bounds
+from otel_qemu.settings.types import read_bounds
+from otel_qemu.trace.histograms import Histograms, in_ns
 from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.sample import Sampler
@@ -77,7 +78,7 @@ def test_the_histograms_have_every_request(qemu: FakeQemu, policy: KeepPolicy) -
 @pytest.mark.parametrize("bounds", ["50us,1ms,5ms,1s", "exponential:0"])
 def test_the_histograms_are_those_of_the_records(qemu: FakeQemu, bounds: str) -> None:
     """With everything kept, counting from the records gives the same rows: every bin and every sum."""
-    bounds_s = parse_bounds(bounds)
+    bounds_s = read_bounds(bounds)
     with Tracing(qemu, bounds_s=bounds_s) as tracing:
         for command in COMMANDS:
             qemu.command(command)

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from otel_qemu.errors import BadInput
 from otel_qemu.events import Ending, RbdOperation
+from otel_qemu.settings.types import read_bounds
 from otel_qemu.trace.exponential import SCALES, upper_bound_ns
-from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, Histograms, in_ns, parse_bounds, rbd_operation
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, Histograms, in_ns, rbd_operation
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Join, Traces
 from tests.unit import builders
@@ -201,7 +201,7 @@ class TestEstimates:
             assert found.quantile(low) <= found.quantile(high)
 
 
-class TestParseBounds:
+class TestBounds:
     """Bounds as people write them."""
 
     @pytest.mark.parametrize(
@@ -216,28 +216,27 @@ class TestParseBounds:
         ],
     )
     def test_reads_durations(self, text: str, expected: tuple[float, ...]) -> None:
-        assert parse_bounds(text) == expected
+        assert read_bounds(text) == expected
 
     @pytest.mark.parametrize(
         "text",
         ["", "  ", ",", "1ms,", "5ms,1ms", "1ms,1000us", "-1ms", "nan", "inf", "0", "0.1ns", "1e99", "1h", "1ms;2ms"],
     )
-    def test_refuses_with_an_example(self, text: str) -> None:
-        with pytest.raises(BadInput, match=r"like 1ms,5ms or 0\.001,0\.005") as caught:
-            parse_bounds(text)
-        assert "\n" not in str(caught.value)
+    def test_refuses_anything_else(self, text: str) -> None:
+        with pytest.raises(ValueError):
+            read_bounds(text)
 
     @pytest.mark.parametrize("bounds_s", [(), (math.nan,), (1.0, math.inf), (-1.0, 1.0), (2.0, 1.0)])
     def test_histograms_refuse_wrong_bounds_too(self, bounds_s: tuple[float, ...]) -> None:
-        with pytest.raises(BadInput):
+        with pytest.raises(ValueError):
             Histograms(bounds_s)
 
     @quick
     @given(st.text(max_size=20))
-    def test_any_text_gives_ascending_bounds_or_a_sentence(self, text: str) -> None:
+    def test_any_text_gives_ascending_bounds_or_an_error(self, text: str) -> None:
         try:
-            bounds_s = parse_bounds(text)
-        except BadInput:
+            bounds_s = read_bounds(text)
+        except ValueError:
             return
         assert (np.diff(in_ns(bounds_s)) > 0).all()
 
@@ -271,7 +270,7 @@ class TestExponential:
     def test_histograms_have_the_same_buckets(self, scale: int) -> None:
         """`exponential:SCALE` as bounds counts what the mapping counts."""
         durations_ns = np.random.default_rng(1).lognormal(np.log(1e6), 2, 500).astype("i8") + 1
-        bounds_s = parse_bounds(f"exponential:{scale}")
+        bounds_s = read_bounds(f"exponential:{scale}")
         rows = rows_of(traces(*(Request("READ", 1, int(ns)) for ns in durations_ns)), bounds_s=bounds_s)
         indices = exponential_indices(durations_ns, scale)
         first = exponential_indices(in_ns(bounds_s)[:1], scale)[0]
@@ -281,8 +280,8 @@ class TestExponential:
 
     @pytest.mark.parametrize("scale", ["", "x", "9", "-3", "1.5"])
     def test_scales_that_are_none_are_refused(self, scale: str) -> None:
-        with pytest.raises(BadInput, match="is no scale: give exponential:-2 to exponential:8"):
-            parse_bounds(f"exponential:{scale}")
+        with pytest.raises(ValueError, match="is no scale from -2 to 8"):
+            read_bounds(f"exponential:{scale}")
 
 
 def _above(duration_ns: int, power: int, scale: int) -> bool:
