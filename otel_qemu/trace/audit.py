@@ -5,7 +5,7 @@ For each call the chain's verdict comes in the stream of records, before the cal
 would have made of the same records is found by a second correlator, which is given them with the walks taken out.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,22 +19,8 @@ MOST_DIFFERENCES = 100
 """Wrong and missed joins of each of the two comparisons that are kept to be explained; all are counted."""
 
 
-@dataclass
-class Tally:
-    """
-    How the calls of one rule fared.
-
-    Attributes:
-        agreed: the chain says the same.
-        differ: joined to another request than the chain's, or to one where the chain knows of none.
-        missed: left without a request, and the chain has one.
-        silent: the chain does not tell.
-    """
-
-    agreed: int = 0
-    differ: int = 0
-    missed: int = 0
-    silent: int = 0
+Tally = Counter[Outcome]
+"""How the calls of one rule fared."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +60,8 @@ class Audit:
         silences: why the chain did not tell, for how many calls.
     """
 
-    joins: dict[Join, Tally] = field(default_factory=dict)
-    unwalked: dict[Join, Tally] = field(default_factory=dict)
+    joins: defaultdict[Join, Tally] = field(default_factory=lambda: defaultdict(Counter))
+    unwalked: defaultdict[Join, Tally] = field(default_factory=lambda: defaultdict(Counter))
     differences: list[Difference] = field(default_factory=list)
     unwalked_differences: list[Difference] = field(default_factory=list)
     silences: Counter[str] = field(default_factory=Counter)
@@ -115,11 +101,9 @@ class Audit:
         verdicts = self._verdicts.of(calls, comparison=0 if walked else 1)
         outcome, why = judge(traces, verdicts)
         tallies = self.joins if walked else self.unwalked
-        for code in np.unique(calls["join"]):
-            tally, its = tallies.setdefault(Join(int(code)), Tally()), outcome[calls["join"] == code]
-            for place in Outcome:
-                name = place.name.lower()
-                setattr(tally, name, getattr(tally, name) + int((its == place).sum()))
+        pairs, counts = np.unique(np.stack((calls["join"], outcome)), axis=1, return_counts=True)
+        for join, place, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
+            tallies[Join(join)][Outcome(place)] += count
         if walked:
             self.silences.update(why[outcome == Outcome.SILENT].tolist())
         differences = self.differences if walked else self.unwalked_differences

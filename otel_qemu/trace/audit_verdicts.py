@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import AUDIT_SITES, Chain, RbdOperation, Records
 from otel_qemu.trace import scsi
-from otel_qemu.trace.arrays.mixing import mixed
+from otel_qemu.trace.arrays.groups import mixed
+from otel_qemu.trace.rules import DIRECT
 from otel_qemu.trace.traces import Join, Table, Traces
 
 MOST_HELD_VERDICTS = 400_000
@@ -42,9 +43,13 @@ class Outcome(IntEnum):
     """What the chain makes of a call's join."""
 
     AGREED = 1
+    """It says the same."""
     DIFFER = 2
+    """It was joined to another request than the chain's, or to one where the chain knows of none."""
     MISSED = 3
+    """It was left without a request, and the chain has one."""
     SILENT = 4
+    """The chain does not tell."""
 
 
 class Verdicts:
@@ -130,24 +135,16 @@ def _bits(*functions: str) -> int:
 
 # What must have run for "the chain knows of no request" to mean anything: a compiler may have put a function into its
 # callers, where no probe sees it.  For a join, what its request would have gone through; else, what its call would.
-_ALL = 1 << 30  # never set: NONE says nothing of an operation that is not listed here
-_NEEDED_BY_REQUEST = {
-    "READ": _bits("dma_blk_io", "blk_aio_preadv"),
-    "WRITE": _bits("dma_blk_io", "blk_aio_pwritev"),
-    "WRITE_AND_VERIFY": _bits("dma_blk_io", "blk_aio_pwritev"),
-    "SYNCHRONIZE_CACHE": _bits("blk_aio_flush"),
-    "UNMAP": _bits("blk_aio_pdiscard"),
-    "WRITE_SAME": _bits("blk_aio_pwrite_zeroes"),
-}
-_NEEDED_BY_CALL = {
-    RbdOperation.READ: _bits("blk_aio_preadv"),
-    RbdOperation.WRITE: _bits("blk_aio_pwritev"),
-    RbdOperation.DISCARD: _bits("blk_aio_pdiscard"),
-    RbdOperation.WRITE_ZEROES: _bits("blk_aio_pwrite_zeroes"),
-    RbdOperation.FLUSH: _bits("blk_aio_flush"),
-}
-_BY_REQUEST = np.array([_NEEDED_BY_REQUEST.get(name, _ALL) for name in scsi.OPERATIONS], dtype="u4")
-_BY_CALL = np.array([_NEEDED_BY_CALL.get(code, _ALL) for code in range(256)], dtype="u4")  # type: ignore[call-overload]
+_BY_CALL = np.full(256, 1 << 30, dtype="u4")  # never set: NONE says nothing of an operation that is not listed here
+_BY_CALL[RbdOperation.READ] = _bits("blk_aio_preadv")
+_BY_CALL[RbdOperation.WRITE] = _bits("blk_aio_pwritev")
+_BY_CALL[RbdOperation.DISCARD] = _bits("blk_aio_pdiscard")
+_BY_CALL[RbdOperation.WRITE_ZEROES] = _bits("blk_aio_pwrite_zeroes")
+_BY_CALL[RbdOperation.FLUSH] = _bits("blk_aio_flush")
+_BY_REQUEST = np.full(len(scsi.OPERATIONS), 1 << 30, dtype="u4")
+for _name, _calls in DIRECT.items():
+    _data = _bits("dma_blk_io") if _name in (*scsi.READS, *scsi.WRITES) else 0
+    _BY_REQUEST[scsi.operation_code(_name)] = _BY_CALL[_calls[0]] | _data
 
 
 def _is_whole(traces: Traces, led: Any) -> Any:

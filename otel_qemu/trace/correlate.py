@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import NO_RECORDS, Batch, Ending, Kind, Link, Records
 from otel_qemu.trace import rules
-from otel_qemu.trace.arrays.columns import Columns, RowView, TableLike
-from otel_qemu.trace.arrays.mixing import mixed
-from otel_qemu.trace.arrays.rows import concatenate_rows, take_rows
+from otel_qemu.trace.arrays.columns import Columns, RowView, TableLike, concatenate_rows, take_rows
+from otel_qemu.trace.arrays.groups import mixed
 from otel_qemu.trace.build_traces import TraceBuilder
 from otel_qemu.trace.decode import call_rows, request_rows
 from otel_qemu.trace.images import Images

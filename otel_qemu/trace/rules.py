@@ -4,6 +4,8 @@ When a librbd call can belong to a SCSI request: direction, byte range, time, im
 They check every join that the kernel's pointer walk made, and stand in for it where it was not possible.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,6 @@ from otel_qemu.trace.arrays.columns import TableLike
 from otel_qemu.trace.decode import byte_ranges, is_data
 
 Mask = NDArray[np.bool_]
-
 
 # What QEMU's block layer makes of each command: a WRITE of zeroes may become write_zeroes or discard (detect-zeroes),
 # a write with FUA is followed by a flush, and copy-on-write or a cluster allocation reads and writes for a write.  A
@@ -32,8 +33,7 @@ _CHILDREN = {
     "FORMAT_UNIT": (RbdOperation.WRITE_ZEROES, RbdOperation.WRITE),
 }
 
-# The call a request would have made by itself; where there was no walk, nothing else is believed.
-_DIRECT = {
+DIRECT = {
     "READ": (RbdOperation.READ,),
     "WRITE": (RbdOperation.WRITE, RbdOperation.WRITE_ZEROES, RbdOperation.FLUSH),
     "WRITE_AND_VERIFY": (RbdOperation.WRITE, RbdOperation.FLUSH),
@@ -41,35 +41,28 @@ _DIRECT = {
     "UNMAP": (RbdOperation.DISCARD,),
     "WRITE_SAME": (RbdOperation.WRITE_ZEROES, RbdOperation.WRITE),
 }
+"""The calls a request makes by itself, the usual one first; where there was no walk, nothing else is believed."""
 
 
-def _matrix() -> Mask:
-    """Whether a request's operation may lead to a call's: the index is 256 times the one plus the other."""
-    matrix = np.zeros((len(scsi.OPERATIONS), 256), dtype=bool)
-    for name, children in _CHILDREN.items():
-        matrix[scsi.operation_code(name), list(children)] = True
-    return matrix.reshape(-1)
+# Whether a request's operation may lead to a call's.
+_MATRIX = np.zeros((len(scsi.OPERATIONS), 256), dtype=bool)
+for _name, _children in _CHILDREN.items():
+    _MATRIX[scsi.operation_code(_name), list(_children)] = True
 
-
-def _direct_of() -> dict[tuple[int, bool], tuple[int, ...]]:
-    found: dict[tuple[int, bool], tuple[int, ...]] = {}
-    for name, calls in _DIRECT.items():
-        for call in calls:
-            key = call.value, name in (*scsi.READS, *scsi.WRITES) and call is not RbdOperation.FLUSH
-            found[key] = (*found.get(key, ()), scsi.operation_code(name))
-    return found
-
-
-_DIRECT_OF = _direct_of()
-_MATRIX = _matrix()
+# Operations of requests, by a call's and by whether both have a byte range.
+_DIRECT_OF: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+for _name, _children in DIRECT.items():
+    for _call in _children:
+        _ranged = _name in (*scsi.READS, *scsi.WRITES) and _call is not RbdOperation.FLUSH
+        _DIRECT_OF[_call, _ranged].append(scsi.operation_code(_name))
 
 
 def direction_fits(parents: TableLike, calls: TableLike) -> Mask:
     """Whether each request may have led to its call, in any disk format.  Both of shape (n,)."""
-    return _MATRIX.take(parents["operation"].astype("u2") * np.uint16(256) + calls["operation"])
+    return _MATRIX.reshape(-1).take(parents["operation"].astype("u2") * np.uint16(256) + calls["operation"])
 
 
-def direct_of(call_operation: int, ranged: bool) -> tuple[int, ...]:
+def direct_of(call_operation: int, ranged: bool) -> Sequence[int]:
     """
     Operations of requests that make such a call by themselves on a raw image.
 

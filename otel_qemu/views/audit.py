@@ -1,14 +1,15 @@
 """What an audit found, as lines that a person reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from otel_qemu.events import RbdOperation
 from otel_qemu.trace.audit import Audit, Difference, Tally
+from otel_qemu.trace.audit_verdicts import Outcome
 from otel_qemu.trace.correlate import Stats
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Join
+from otel_qemu.views.words import rbd_function
 
 MOST_EXPLAINED = 10
 """How many differences of each comparison are explained; the rest are only counted."""
@@ -34,28 +35,26 @@ def audit_lines(audit: Audit, stats: Stats) -> Iterator[str]:
     for differences, tallies in ((audit.differences, audit.joins), (audit.unwalked_differences, audit.unwalked)):
         wrong_first = sorted(differences, key=lambda difference: difference.outcome)
         yield from (f"  {difference_line(difference)}" for difference in wrong_first[:MOST_EXPLAINED])
-        count = sum(tally.differ + tally.missed for tally in tallies.values())
+        count = sum(tally[Outcome.DIFFER] + tally[Outcome.MISSED] for tally in tallies.values())
         if count > MOST_EXPLAINED:
             yield f"  ... and {count - MOST_EXPLAINED} more like these"
 
 
-def _table(title: str, tallies: dict[Join, Tally]) -> Iterator[str]:
-    yield f"  {title:<18}{'agreed':>10}{'differ':>10}{'missed':>10}{'silent':>10}"
+def _table(title: str, tallies: Mapping[Join, Tally]) -> Iterator[str]:
+    yield f"  {title:<18}" + "".join(f"{outcome.name.lower():>10}" for outcome in Outcome)
     for join, tally in sorted(tallies.items()):
-        numbers = (tally.agreed, tally.differ, tally.missed, tally.silent)
-        yield f"    {join.label:<16}" + "".join(f"{number:>10}" for number in numbers)
+        yield f"    {join.label:<16}" + "".join(f"{tally[outcome]:>10}" for outcome in Outcome)
 
 
 def difference_line(difference: Difference) -> str:
     """One difference, in one line: the call, what was made of it, and what the chain says."""
     call = difference.call
-    operation = int(call["operation"])
-    name = RbdOperation(operation).name.lower() if operation in list(RbdOperation) else "call"
     ours = difference.ours
     said = f"joined to {_request(ours, call)}" if ours is not None else "left alone"
     how = "" if difference.walked else " (without the walk)"
     where = f"{int(call['offset'])}+{int(call['length'])} of image 0x{int(call['image']):x}, process {int(call['pid'])}"
-    return f"{difference.join.label}{how}: rbd.{name} {where}: {said}; the chain says {_chain(difference)}"
+    name = rbd_function(int(call["operation"]))
+    return f"{difference.join.label}{how}: {name} {where}: {said}; the chain says {_chain(difference)}"
 
 
 def _chain(difference: Difference) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_qemu.trace.histograms import LAYERS, HistogramRow
+from otel_qemu.trace.rules import DIRECT
 from otel_qemu.views.words import duration_text, printable
 
 WIDTH = 99
@@ -23,14 +24,7 @@ _NUMERIC = ("count", "mean", "p50", "p99", "max")
 _LABEL, _COUNT, _NARROWEST_BAR = 20, 9, 4
 
 # Which librbd call an operation of the guest becomes: they are shown together.
-_RBD_OPERATIONS = {
-    "READ": "read",
-    "WRITE": "write",
-    "WRITE_AND_VERIFY": "write",
-    "SYNCHRONIZE_CACHE": "flush",
-    "UNMAP": "discard",
-    "WRITE_SAME": "write_zeroes",
-}
+_RBD_OPERATIONS = {name: calls[0].name.lower() for name, calls in DIRECT.items()}
 _ORDER = {name: index for index, name in enumerate(dict.fromkeys(_RBD_OPERATIONS.values()))}
 
 Group = list[HistogramRow]

@@ -8,6 +8,7 @@ import pytest
 
 from otel_qemu.probe.attach import MULTI, PERF
 from otel_qemu.trace.audit import Audit, Tally
+from otel_qemu.trace.audit_verdicts import Outcome
 from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
 from otel_qemu.trace.traces import Join
@@ -42,12 +43,14 @@ def test_every_join_agrees(route: str, variant: Variant) -> None:
         assert tracing.tracer.audited == [qemu.pid]
         audit = audit_of(tracing)
     assert audit.joins == {
-        Join.WALK_RANGE: Tally(agreed=WITH_RANGE),
-        Join.WALK: Tally(agreed=WITHOUT_RANGE),
-        Join.INTERNAL: Tally(agreed=23),
+        Join.WALK_RANGE: Tally({Outcome.AGREED: WITH_RANGE}),
+        Join.WALK: Tally({Outcome.AGREED: WITHOUT_RANGE}),
+        Join.INTERNAL: Tally({Outcome.AGREED: 23}),
     }
     assert audit.verdicts == WITH_RANGE + WITHOUT_RANGE + 23
-    assert audit.unwalked[Join.RANGE] == Tally(agreed=WITH_RANGE - 3)  # the second call of `retry-data` finds no bytes
+    assert audit.unwalked[Join.RANGE] == Tally(
+        {Outcome.AGREED: WITH_RANGE - 3}
+    )  # the second call of `retry-data` finds no bytes
 
 
 def test_the_rules_are_audited_where_there_is_no_walk() -> None:
@@ -57,8 +60,10 @@ def test_the_rules_are_audited_where_there_is_no_walk() -> None:
             qemu.command(command)
         audit = audit_of(tracing)
     assert audit.joins == {
-        Join.RANGE: Tally(agreed=211), Join.TIME: Tally(agreed=23), Join.UNMATCHED: Tally(agreed=23)
-    }  # fmt: skip
+        Join.RANGE: Tally({Outcome.AGREED: 211}),
+        Join.TIME: Tally({Outcome.AGREED: 23}),
+        Join.UNMATCHED: Tally({Outcome.AGREED: 23}),
+    }
 
 
 def test_a_function_that_is_never_entered_makes_silence() -> None:
@@ -67,9 +72,9 @@ def test_a_function_that_is_never_entered_makes_silence() -> None:
         for command in ("read 211 4096 32", "write 101 65536 16", "flush 23", "orphan 5"):
             qemu.command(command)
         audit = audit_of(tracing)
-    assert audit.joins[Join.WALK_RANGE] == Tally(agreed=101, silent=211)
-    assert audit.joins[Join.WALK] == Tally(agreed=23)
-    assert audit.joins[Join.INTERNAL] == Tally(silent=5)
+    assert audit.joins[Join.WALK_RANGE] == Tally({Outcome.AGREED: 101, Outcome.SILENT: 211})
+    assert audit.joins[Join.WALK] == Tally({Outcome.AGREED: 23})
+    assert audit.joins[Join.INTERNAL] == Tally({Outcome.SILENT: 5})
     assert audit.silences == {"some of the chain never ran": 216}
 
 
@@ -82,8 +87,8 @@ def test_what_began_before_us_has_no_request_in_either() -> None:
             qemu.command("release-held")
             qemu.command("unmap 5 2")
             audit = audit_of(tracing)
-    assert audit.joins[Join.WALK] == Tally(agreed=10)
-    assert audit.joins[Join.STARTED_BEFORE] == Tally(silent=46)
+    assert audit.joins[Join.WALK] == Tally({Outcome.AGREED: 10})
+    assert audit.joins[Join.STARTED_BEFORE] == Tally({Outcome.SILENT: 46})
 
 
 def test_without_it_nothing_of_it_is_there() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from otel_qemu.events import RbdOperation
+from otel_qemu.trace.audit_verdicts import Outcome
 from otel_qemu.trace.scsi import OPERATIONS
 from otel_qemu.trace.traces import Join
 from tests.lab.audited import Audited
@@ -61,11 +62,11 @@ def test_ranges_overlap_and_the_throttle_holds_back(audited: Audited) -> None:
 def test_the_joins_agree_with_the_chain(audited: Audited) -> None:
     """All but one in 10,000 at most; no call of a request is left alone, and the chain is silent about none."""
     tallies = audited.audit.joins
-    joined = sum(tally.agreed + tally.differ for join, tally in tallies.items() if join.has_parent)
-    wrong = sum(tally.differ + tally.missed for tally in tallies.values())
+    joined = sum(tally[Outcome.AGREED] + tally[Outcome.DIFFER] for join, tally in tallies.items() if join.has_parent)
+    wrong = sum(tally[Outcome.DIFFER] + tally[Outcome.MISSED] for tally in tallies.values())
     assert joined > ENOUGH
     assert wrong <= MOST_WRONG * joined, audited.report()
-    assert sum(tally.silent for tally in tallies.values()) == 0, audited.report()
+    assert sum(tally[Outcome.SILENT] for tally in tallies.values()) == 0, audited.report()
     assert set(tallies) <= {Join.WALK, Join.WALK_RANGE, Join.INTERNAL}, audited.report()
 
 
@@ -74,7 +75,7 @@ def test_on_raw_images_ranges_alone_would_do(audited: Audited) -> None:
     layered = audited.image(audited.layered)
     wrong = [d for d in audited.audit.unwalked_differences if d.ours is not None and d.call["image"] != layered]
     assert not wrong, audited.report()
-    assert audited.audit.unwalked[Join.RANGE].agreed > ENOUGH
+    assert audited.audit.unwalked[Join.RANGE][Outcome.AGREED] > ENOUGH
 
 
 def test_walk_and_range_disagree_on_the_qcow2_image_alone(audited: Audited) -> None:

@@ -14,6 +14,7 @@ from otel_qemu.events import AUDIT_SITES, Batch, Chain, Kind, Link, RbdOperation
 from otel_qemu.trace import audit as audit_module
 from otel_qemu.trace import audit_verdicts
 from otel_qemu.trace.audit import Audit, Tally, without_walk
+from otel_qemu.trace.audit_verdicts import Outcome
 from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.traces import Join
 from otel_qemu.views.audit import audit_lines, difference_line
@@ -57,7 +58,7 @@ def audited(records: Records, cuts: Iterable[int] = ()) -> tuple[Audit, Pipeline
 
 
 def total(tallies: dict[Join, Tally]) -> int:
-    return sum(tally.agreed + tally.differ + tally.missed + tally.silent for tally in tallies.values())
+    return sum(tally.total() for tally in tallies.values())
 
 
 def one(call_link: Link = Link.WALK) -> Submitted:
@@ -100,7 +101,7 @@ def test_the_walks_joins_agree_with_a_true_chain(requests: list[Submitted], inte
     audit, pipeline = audited(records, cuts)
     for join in (Join.WALK, Join.WALK_RANGE, Join.PARENT_LOST, Join.INTERNAL):
         tally = audit.joins.get(join, Tally())
-        assert (tally.differ, tally.missed, tally.silent) == (0, 0, 0)
+        assert (tally[Outcome.DIFFER], tally[Outcome.MISSED], tally[Outcome.SILENT]) == (0, 0, 0)
     assert total(audit.joins) == pipeline.stats.calls
     assert audit.verdicts == np.count_nonzero(records["kind"] == Kind.AUDIT)
 
@@ -123,7 +124,7 @@ def test_each_difference_is_one(requests: list[Submitted], cuts: Any) -> None:
         assert maker[key] == (difference.request, difference.submit_ns)  # type: ignore[index]
         assert ours is None or (int(ours["request"]), int(ours["submit_ns"])) != maker[key]  # type: ignore[index]
     for differences, tallies in ((audit.differences, audit.joins), (audit.unwalked_differences, audit.unwalked)):
-        wrong, missed = (sum(getattr(t, name) for t in tallies.values()) for name in ("differ", "missed"))
+        wrong, missed = (sum(t[outcome] for t in tallies.values()) for outcome in (Outcome.DIFFER, Outcome.MISSED))
         assert len(differences) == sum(min(found, audit_module.MOST_DIFFERENCES) for found in (wrong, missed))
 
 
@@ -164,7 +165,7 @@ def test_a_wrong_join_is_found_and_explained() -> None:
     right = one()
     other = replace(right, submit_ns=1050, address=SECOND, calls=(), lba=64)
     audit, pipeline = audited(stream([verdict(right.calls[0], Chain.REQUEST, other)], [right, other]))
-    assert only(audit.joins, Join.WALK_RANGE) == Tally(differ=1)
+    assert only(audit.joins, Join.WALK_RANGE) == Tally({Outcome.DIFFER: 1})
     line = difference_line(audit.differences[0])
     assert f"joined to WRITE lba=0 4096 bytes {FIRST:#x}, submitted 0.000 ms before" in line
     assert f"the chain says WRITE lba=64 4096 bytes {SECOND:#x}" in line
@@ -175,18 +176,18 @@ def test_the_same_address_at_another_time_is_another_request() -> None:
     right = one()
     before = replace(right, submit_ns=10, complete_ns=900, calls=())
     audit, _ = audited(stream([verdict(right.calls[0], Chain.REQUEST, before)], [right, before]))
-    assert only(audit.joins, Join.WALK_RANGE) == Tally(differ=1)
+    assert only(audit.joins, Join.WALK_RANGE) == Tally({Outcome.DIFFER: 1})
 
 
 @pytest.mark.parametrize(
     ("chain", "led", "tally", "why"),
     [
-        (Chain.NONE, ALL_LED, Tally(differ=1), None),
-        (Chain.NONE, ALL_LED & ~1, Tally(silent=1), "some of the chain never ran"),
-        (Chain.NONE, ALL_LED & ~4, Tally(silent=1), "some of the chain never ran"),
-        (Chain.NONE, ALL_LED & ~2, Tally(differ=1), None),  # blk_aio_preadv, which a WRITE does not pass
-        (Chain.NONE, ALL_LED | LOST, Tally(silent=1), "some of the chain never ran"),
-        (Chain.BROKEN, ALL_LED, Tally(silent=1), "its thread had not been seen to switch"),
+        (Chain.NONE, ALL_LED, Tally({Outcome.DIFFER: 1}), None),
+        (Chain.NONE, ALL_LED & ~1, Tally({Outcome.SILENT: 1}), "some of the chain never ran"),
+        (Chain.NONE, ALL_LED & ~4, Tally({Outcome.SILENT: 1}), "some of the chain never ran"),
+        (Chain.NONE, ALL_LED & ~2, Tally({Outcome.DIFFER: 1}), None),  # blk_aio_preadv, which a WRITE does not pass
+        (Chain.NONE, ALL_LED | LOST, Tally({Outcome.SILENT: 1}), "some of the chain never ran"),
+        (Chain.BROKEN, ALL_LED, Tally({Outcome.SILENT: 1}), "its thread had not been seen to switch"),
     ],
 )
 def test_a_chain_that_is_not_whole_says_nothing(chain: Chain, led: int, tally: Tally, why: str | None) -> None:
@@ -201,17 +202,17 @@ def test_a_lost_verdict_is_silence() -> None:
     """The ring was full for one of two."""
     requests = [one(), replace(one(), submit_ns=3000, complete_ns=4000, calls=(Hit(submit_ns=3100, complete_ns=3200),))]
     audit, _ = audited(stream(truth(requests[:1]), requests))
-    assert only(audit.joins, Join.WALK_RANGE) == Tally(agreed=1, silent=1)
+    assert only(audit.joins, Join.WALK_RANGE) == Tally({Outcome.AGREED: 1, Outcome.SILENT: 1})
     assert audit.silences == {"the verdict was lost": 1}
 
 
 @pytest.mark.parametrize(
     ("chain", "led", "tally"),
     [
-        (Chain.NONE, ALL_LED, Tally(agreed=1)),
-        (Chain.NONE, ALL_LED & ~4, Tally(silent=1)),
-        (Chain.REQUEST, ALL_LED, Tally(missed=1)),
-        (Chain.BROKEN, ALL_LED, Tally(silent=1)),
+        (Chain.NONE, ALL_LED, Tally({Outcome.AGREED: 1})),
+        (Chain.NONE, ALL_LED & ~4, Tally({Outcome.SILENT: 1})),
+        (Chain.REQUEST, ALL_LED, Tally({Outcome.MISSED: 1})),
+        (Chain.BROKEN, ALL_LED, Tally({Outcome.SILENT: 1})),
     ],
 )
 def test_a_call_left_alone(chain: Chain, led: int, tally: Tally) -> None:
@@ -231,8 +232,8 @@ def test_the_rules_without_walk_are_audited_as_well() -> None:
     second = replace(flush, address=SECOND, calls=(Hit(RbdOperation.FLUSH, 3300, 3400, 0, 0),))
     requests = [one(), flush, second]
     audit, _ = audited(stream(truth(requests), requests))
-    assert audit.joins == {Join.WALK_RANGE: Tally(agreed=1), Join.WALK: Tally(agreed=2)}
-    assert audit.unwalked == {Join.RANGE: Tally(agreed=1), Join.UNMATCHED: Tally(missed=2)}
+    assert audit.joins == {Join.WALK_RANGE: Tally({Outcome.AGREED: 1}), Join.WALK: Tally({Outcome.AGREED: 2})}
+    assert audit.unwalked == {Join.RANGE: Tally({Outcome.AGREED: 1}), Join.UNMATCHED: Tally({Outcome.MISSED: 2})}
 
 
 def test_without_verdicts_there_is_no_audit() -> None:

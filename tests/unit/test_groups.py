@@ -9,9 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.trace.arrays import groups
-from otel_qemu.trace.arrays.groups import grouped
-from otel_qemu.trace.arrays.mixing import mixed
-from otel_qemu.trace.arrays.rows import concatenate_rows, take_rows
+from otel_qemu.trace.arrays.columns import concatenate_rows, take_rows
+from otel_qemu.trace.arrays.groups import grouped, mixed
 from tests.unit import builders
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

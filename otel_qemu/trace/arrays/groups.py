@@ -5,12 +5,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.trace.arrays.mixing import mixed
-
 _SLOT_BITS = 13
 _FEW = 256
 _EVERY = 61
 """The groups of every such row are looked for first: nearly always these are all groups."""
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio: a multiplication by it spreads numbers that are close (Knuth, TAOCP 3, 6.4)."""
+
+
+def mixed(*columns: Any) -> NDArray[np.uint64]:
+    """
+    One number a row, uint64, shape (n,): the same for the same values, and hardly ever for others.
+
+    Whoever looks for equal rows by it compares their values as well.
+    """
+    numbers: NDArray[np.uint64] = columns[0].astype("u8") * _ODD
+    for column in columns[1:]:
+        numbers ^= numbers >> np.uint64(29)
+        numbers += column.astype("u8")
+        numbers *= _ODD
+    return numbers
 
 
 class Groups(NamedTuple):
