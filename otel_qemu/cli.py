@@ -22,10 +22,10 @@ from otel_qemu.probe.tracer import Tracer
 from otel_qemu.probe.trial import try_all
 from otel_qemu.service import Intervals, Service
 from otel_qemu.settings import Settings
-from otel_qemu.sinks import HistogramSink, RecordSink
+from otel_qemu.sinks import RecordSink
 from otel_qemu.trace.audit import Audit
 from otel_qemu.trace.correlate import Stats
-from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow
+from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow, Histograms
 from otel_qemu.trace.names import Guest
 from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.recording import Recording
@@ -197,10 +197,10 @@ def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | No
 
 
 def _replay_histograms(traces: Iterable[Traces], recording: Recording, bounds_s: tuple[float, ...]) -> None:
-    sink = HistogramSink(bounds_s)
+    histograms = Histograms(bounds_s)
     for some in traces:
-        sink.histograms.add(some)
-    _print_histograms(sink.rows(recording.names), as_json=False)
+        histograms.add(some)
+    _print_histograms(histograms.rows(recording.names), as_json=False)
 
 
 def _send(traces: Iterable[Traces], recording: Recording) -> bool:

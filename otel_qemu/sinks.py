@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from otel_qemu.events import Batch
-from otel_qemu.trace.histograms import HistogramRow, Histograms
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.recording import RecordingWriter
 from otel_qemu.trace.traces import Traces
@@ -16,22 +15,6 @@ class Sink(Protocol):
 
     def take(self, batch: Batch, traces: Traces, names: Names) -> None:
         """One drained batch, and the traces that it made whole."""
-
-
-class HistogramSink:
-    """Counts every request and call."""
-
-    def __init__(self, bounds_s: tuple[float, ...]) -> None:
-        """Count into bins with these upper bounds in seconds."""
-        self.histograms = Histograms(bounds_s)
-
-    def take(self, _batch: Batch, traces: Traces, _names: Names) -> None:
-        """Count a batch's traces."""
-        self.histograms.add(traces)
-
-    def rows(self, names: Names) -> list[HistogramRow]:
-        """One row a guest, disk, layer and operation."""
-        return self.histograms.rows(names)
 
 
 class RecordSink:

@@ -13,7 +13,8 @@ Layers:
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,8 +66,8 @@ class Series(NamedTuple):
 
     pid: int
     device: int
-    layer: int
     operation: int
+    layer: int
 
     @property
     def operation_name(self) -> str:
@@ -82,7 +83,7 @@ class HistogramRow:
     Attributes:
         domain: the guest's name, or ``pid N``.
         disk: its alias, or its pointer when not known; None for calls without parent.
-        target, image: its name in the guest and ``pool/image``; None when not known.
+        target: its name in the guest; None when not known.
         device: SCSIDevice *; with pid, its key.
         layer: of `LAYERS`.
         operation: ``WRITE`` in layers scsi and wait, ``write`` in layer rbd.
@@ -94,7 +95,6 @@ class HistogramRow:
     pid: int
     disk: str | None
     target: str | None
-    image: str | None
     device: int
     layer: str
     operation: str
@@ -142,12 +142,10 @@ class Histograms:
     def __init__(self, bounds_s: Iterable[float] = DEFAULT_BOUNDS_S) -> None:
         self.bounds_s = tuple(bounds_s)
         self.unmeasured = 0
-        self._bounds_ns = in_ns(self.bounds_s)
-        self._bins = Bins(self._bounds_ns)
-        self._rows_of: dict[tuple[int, int, int, int], int] = {}
-        """(pid, device, operation, layer) → where it is counted, in the two that follow."""
-        self._counts = np.zeros((16, len(self.bounds_s) + 1), dtype="i8")
-        self._sums_ns: list[int] = []
+        self._bins = Bins(in_ns(self.bounds_s))
+        self._width = len(self.bounds_s) + 1
+        self._counts: defaultdict[Series, NDArray[np.int64]] = defaultdict(lambda: np.zeros(self._width, dtype="i8"))
+        self._sums_ns: Counter[Series] = Counter()
 
     def add(self, traces: Traces) -> None:
         """Count every request and call of `traces`."""
@@ -165,63 +163,46 @@ class Histograms:
     def _fold(self, layer: str, groups: "_Keyed", counted: Any, values_ns: Any) -> None:
         everything = bool(counted.all())  # as it is nearly always: nothing is copied then
         codes, values_ns = (groups.codes, values_ns) if everything else (groups.codes[counted], values_ns[counted])
-        width = len(self._bounds_ns) + 1
         buckets = self._bins.of(values_ns)
-        counts = np.bincount(codes * width + buckets, minlength=len(groups.keys) * width).reshape(-1, width)
-        there = np.flatnonzero(counts.any(axis=1)).tolist()
+        counts = np.bincount(codes * self._width + buckets, minlength=len(groups.keys) * self._width)
+        counts = counts.reshape(-1, self._width)
         sums_ns = _sums(codes, values_ns, len(groups.keys))
-        number = LAYERS.index(layer)
-        rows = [self._row((*groups.keys[code], number)) for code in there]
-        self._counts[rows] += counts[there]
-        for row, code in zip(rows, there, strict=True):
-            self._sums_ns[row] += sums_ns[code]
-
-    def _row(self, key: tuple[int, int, int, int]) -> int:
-        """Where a series, as a plain tuple, is counted."""
-        row = self._rows_of.get(key)
-        if row is None:
-            row = self._rows_of[key] = len(self._sums_ns)
-            self._sums_ns.append(0)
-            if row == len(self._counts):
-                self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
-        return row
+        for code in np.flatnonzero(counts.any(axis=1)).tolist():
+            self.add_counted(Series(*groups.keys[code], LAYERS.index(layer)), counts[code], sums_ns[code])
 
     def add_counted(self, series: Series, counts: NDArray[np.int64], sum_ns: int) -> None:
         """Add counts made elsewhere with the same bounds: ``counts`` of shape (bounds + 1,)."""
-        row = self._row((series.pid, series.device, series.operation, series.layer))
-        self._counts[row] += counts
-        self._sums_ns[row] += sum_ns
+        self._counts[series] += counts
+        self._sums_ns[series] += sum_ns
 
     def add_all(self, other: "Histograms") -> None:
         """Add everything that another one with the same bounds has counted."""
-        for (pid, device, operation, layer), row in other._rows_of.items():
-            self.add_counted(Series(pid, device, layer, operation), other._counts[row], other._sums_ns[row])
+        for series, counts in other._counts.items():
+            self.add_counted(series, counts, other._sums_ns[series])
 
     def rows(self, names: Names) -> list[HistogramRow]:
         """Every histogram, by guest, disk, layer and operation in this order."""
-        rows = list(self._rows(names))
+        by_name = sorted(self._counts, key=lambda series: (series.layer, series.operation))
+        rows = [self._row(series, names) for series in by_name]
         rows.sort(key=lambda row: (row.domain, row.pid, row.disk is None, row.disk or "", row.device))
         return rows
 
-    def _rows(self, names: Names) -> Iterator[HistogramRow]:
-        found = ((Series(pid, device, layer, code), row) for (pid, device, code, layer), row in self._rows_of.items())
-        for series, row in sorted(found, key=lambda pair: (pair[0].layer, pair[0].operation)):
-            disk = names.disk(series.pid, series.device) if series.device else None
-            counts = tuple(self._counts[row].tolist())
-            yield HistogramRow(
-                domain=names.guest(series.pid).label,
-                pid=series.pid,
-                disk=disk.alias if disk else None,
-                target=disk.target if disk else None,
-                image="/".join(part for part in (disk.pool, disk.image) if part) or None if disk else None,
-                device=series.device,
-                layer=LAYERS[series.layer],
-                operation=series.operation_name,
-                count=sum(counts),
-                sum_s=self._sums_ns[row] / 1e9,
-                bounds_s=self.bounds_s,
-                counts=counts,
-            )
+    def _row(self, series: Series, names: Names) -> HistogramRow:
+        disk = names.disk(series.pid, series.device) if series.device else None
+        counts = tuple(self._counts[series].tolist())
+        return HistogramRow(
+            domain=names.guest(series.pid).label,
+            pid=series.pid,
+            disk=disk.alias if disk else None,
+            target=disk.target if disk else None,
+            device=series.device,
+            layer=LAYERS[series.layer],
+            operation=series.operation_name,
+            count=sum(counts),
+            sum_s=self._sums_ns[series] / 1e9,
+            bounds_s=self.bounds_s,
+            counts=counts,
+        )
 
 
 class _Keyed(NamedTuple):

@@ -50,6 +50,6 @@ def histograms_of(series: NDArray[np.void], latencies: NDArray[np.void], bounds_
         for layer, part in _PARTS[Layer(one["layer"])]:
             counts = latency[part]["counts"][: len(bounds_s) + 1].astype("i8")
             if counts.any():
-                key = Series(int(one["pid"]), int(one["device"]), LAYERS.index(layer), code)
+                key = Series(int(one["pid"]), int(one["device"]), code, LAYERS.index(layer))
                 histograms.add_counted(key, counts, int(latency[part]["sum_ns"]))
     return histograms

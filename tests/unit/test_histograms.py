@@ -32,7 +32,7 @@ def rows_of(*parts: Traces, bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S) -> d
 
 
 def row(counts: tuple[int, ...], bounds_s: tuple[float, ...] = (1.0, 2.0, 4.0), sum_s: float = 0.0) -> HistogramRow:
-    return HistogramRow("a", 1, "d", None, None, 2, "scsi", "READ", sum(counts), sum_s, bounds_s, counts)
+    return HistogramRow("a", 1, "d", None, 2, "scsi", "READ", sum(counts), sum_s, bounds_s, counts)
 
 
 class TestLayers:
@@ -96,9 +96,8 @@ class TestLayers:
 
         unnamed, named = histograms.rows(Names())[0], histograms.rows(builders.names())[0]
 
-        assert (unnamed.domain, unnamed.disk, unnamed.image) == ("pid 4711", f"0x{builders.DEVICE:x}", None)
+        assert (unnamed.domain, unnamed.disk, unnamed.target) == ("pid 4711", f"0x{builders.DEVICE:x}", None)
         assert (named.domain, named.disk, named.target) == ("alpha", "ua-ceph-root", "sda")
-        assert named.image == "rbd/alpha-root"
 
     def test_an_operation_that_is_not_known_is_other(self) -> None:
         assert [rbd_operation(code) for code in (4, 0, 200)] == ["write_zeroes", "other", "other"]
