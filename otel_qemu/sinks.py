@@ -43,9 +43,8 @@ class RecordSink:
 
     def take(self, batch: Batch, _traces: Traces, names: Names) -> None:
         """Append a batch."""
-        if len(batch):
-            self._writer.write(batch)
-            self.records += len(batch)
+        self._writer.write(batch)
+        self.records += len(batch)
         self._writer.write_names(names)
 
     def describe(self, processes: Iterable[dict[str, Any]]) -> None:

@@ -14,9 +14,9 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -37,12 +37,6 @@ from otel_qemu.trace.chunks import (
 )
 from otel_qemu.trace.decode import impossible
 from otel_qemu.trace.names import Names
-
-
-def _provenance() -> dict[str, Any]:
-    clock = {"monotonic_ns": time.monotonic_ns(), "unix_ns": time.time_ns()}
-    return {"kernel": platform.release(), "machine": platform.machine(), "command": sys.argv, "clock": clock}
-
 
 # ---- writing --------------------------------------------------------------------------------------------------------
 
@@ -71,10 +65,10 @@ class RecordingWriter:
         """
         self._path = Path(path)
         self._names: dict[str, Any] | None = None
-        self._size_bytes = 0
         self._fd = _create(self._path)
-        everything = {**_provenance(), **details, **layout(), "counters": list(COUNTERS)}
-        self._append_json(ChunkKind.DETAILS, everything)
+        clock = {"monotonic_ns": time.monotonic_ns(), "unix_ns": time.time_ns()}
+        made = {"kernel": platform.release(), "machine": platform.machine(), "command": sys.argv, "clock": clock}
+        self._append_json(ChunkKind.DETAILS, {**made, **details, **layout(), "counters": list(COUNTERS)})
 
     def write(self, batch: Batch) -> None:
         """Append a batch; one without records is passed over.  Raises BadInput when the disk does not take it."""
@@ -108,9 +102,7 @@ class RecordingWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _append_json(self, kind: ChunkKind, data: dict[str, Any]) -> None:
@@ -118,23 +110,16 @@ class RecordingWriter:
         self._append(kind, payload + b" " * (-len(payload) % 8))
 
     def _append(self, kind: ChunkKind, payload: bytes, unix_offset_ns: int = 0) -> None:
-        chunk = chunk_bytes(kind, payload, unix_offset_ns)
-        rest = memoryview(chunk)
+        rest = memoryview(chunk_bytes(kind, payload, unix_offset_ns))
+        size_bytes = os.fstat(self._fd).st_size
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
-            self._shorten()
+            # Part of a chunk would read as damage: the file ends with its last whole chunk.
+            with suppress(OSError):
+                os.ftruncate(self._fd, size_bytes)
             raise self._not_written(error) from error
-        self._size_bytes += len(chunk)
-
-    def _shorten(self) -> None:
-        # Part of a chunk would read as damage: the file ends with its last whole chunk.
-        try:
-            os.ftruncate(self._fd, self._size_bytes)
-            os.lseek(self._fd, self._size_bytes, os.SEEK_SET)
-        except OSError:
-            pass
 
     def _not_written(self, error: OSError) -> BadInput:
         return BadInput(f"cannot write recording {self._path}: {error.strerror}: make room, or choose another place")
@@ -145,7 +130,7 @@ def _create(path: Path) -> int:
         if os.path.lexists(path):
             _refuse_unless_recording(path)
             path.unlink()
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise BadInput(f"cannot write recording {path}: {error.strerror}: choose another place") from error
 
@@ -270,22 +255,17 @@ def _names(chunk: Chunk) -> Names:
 
 def _check_names(names: Names) -> None:
     """Raise TypeError unless every name is text or None, and every number one: what reads them relies on it."""
-    disks = [*names.devices.values(), *names.images.values(), *(d for g in names.guests.values() for d in g.disks)]
-    for disk in disks:
-        _expect(str, disk.alias)
-        _expect(str | None, disk.target, disk.pool, disk.image, disk.format)
-        _expect(bool, disk.throttled)
-    for guest in names.guests.values():
-        _expect(int, guest.pid)
-        _expect(str, guest.executable)
-        _expect(str | None, guest.uuid, guest.name)
-    for pid, pointer in [*names.devices, *names.images]:
-        _expect(int, pid, pointer)
+    guests = list(names.guests.values())
+    disks = [*names.devices.values(), *names.images.values(), *(disk for guest in guests for disk in guest.disks)]
+    for name, value in (each for row in (*guests, *disks) for each in vars(row).items()):
+        if not isinstance(value, _TYPES.get(name, str | None)):
+            raise TypeError(f"{name} is {value!r}")
+    if not all(isinstance(number, int) for key in (*names.devices, *names.images) for number in key):
+        raise TypeError("a key is no pair of numbers")
 
 
-def _expect(kind: Any, *values: Any) -> None:
-    if not all(isinstance(value, kind) for value in values):
-        raise TypeError(f"{values!r} is not of type {kind}")
+_TYPES = {"pid": int, "executable": str, "disks": tuple, "alias": str, "throttled": bool}
+"""What the fields of a guest and a disk hold; the others hold a text or None."""
 
 
 def _counters(chunk: Chunk) -> dict[str, int]:
