@@ -22,10 +22,14 @@ def entries(path: Path) -> dict[str, tuple[Any, str]]:
     Raises:
         BadInput: the file cannot be read, or is not TOML.
     """
-    text = _text(path)
     try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise BadInput(f"{path} is larger than a file of settings: give --config another")
+        text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}; it must be a file of settings") from None
+    except ValueError as error:  # also of bytes that are not UTF-8
         raise BadInput(f"{path} is not TOML: {error}") from None
     lines = lines_of(text)
     return {key: (value, f"{path} line {lines.get(key, '?')}") for key, value in table.items()}
@@ -40,14 +44,3 @@ def lines_of(text: str) -> dict[str, int]:
             line, end = line + text.count("\n", end, match.start()), match.start()
             found.setdefault(next(iter(tomllib.loads(f"{match[1]} = 0"))), line)
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise BadInput(f"{path} is larger than a file of settings: give --config another")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}; it must be a file of settings") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not TOML: it is not UTF-8") from None

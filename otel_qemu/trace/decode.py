@@ -31,7 +31,7 @@ def request_rows(records: Table | Columns) -> Columns:
         rows[name] = records[name]
     cdbs, transfer_bytes = records["cdb"], records["transfer_bytes"]
     rows["opcode"] = cdbs[:, 0]
-    rows["operation"] = scsi.operations(cdbs)
+    rows["operation"] = scsi.CODES[cdbs[:, 0]]
     rows["lba"], blocks = scsi.addresses(cdbs)
     rows["bytes"] = transfer_bytes
     rows["block_bytes"] = transfer_bytes // np.maximum(blocks.astype("u4"), 1) * (is_data(rows) & (blocks > 0))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from otel_qemu.events import Batch
 from otel_qemu.trace.audit import Audit
-from otel_qemu.trace.correlate import Correlator, Stats
+from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.traces import Traces
 
 
@@ -21,16 +21,13 @@ class Pipeline:
 
     Attributes:
         audit: what the comparison found; None if it was not asked for.
+        stats: what became of the records so far.
     """
 
     def __init__(self, audit: bool = False) -> None:
         self.audit = Audit() if audit else None
         self._correlator = Correlator()
-
-    @property
-    def stats(self) -> Stats:
-        """What became of the records so far."""
-        return self._correlator.stats
+        self.stats = self._correlator.stats
 
     @property
     def held(self) -> int:

@@ -8,6 +8,7 @@ Nothing in a file is executed or trusted: it may come from somebody else.
 """
 
 import json
+import operator
 import os
 import platform
 import stat
@@ -154,7 +155,6 @@ class Recording:
     A recording, mapped into memory.
 
     Attributes:
-        path: of the file.
         details: its first chunk: ``format``, ``record_bytes``, ``fields``, ``counters`` (their names), ``kernel``,
             ``machine``, ``command``, ``clock``, and what the writer was given.  Not checked: for people to read.
         processes: what was traced, by pid: build ids, versions, layouts.  Not checked either.
@@ -163,7 +163,6 @@ class Recording:
         damage: the fault of the file and its byte; None when it is whole.  Chunks before it are read.
     """
 
-    path: Path
     details: dict[str, Any]
     names: Names = field(default_factory=Names)
     counters: dict[str, int] = field(default_factory=dict)
@@ -190,7 +189,7 @@ class Recording:
         except DamageError as error:
             raise BadInput(f"{path}: nothing of this recording can be read: {error}: {REMEDY}") from error
         check_layout(path, first, details)
-        recording = cls(path, details)
+        recording = cls(details)
         try:
             for chunk in chunks:
                 recording._take(chunk)
@@ -210,21 +209,24 @@ class Recording:
             yield Batch(records_of(chunk.payload), chunk.unix_offset_ns)
 
     def _take(self, chunk: Chunk) -> None:
-        match chunk.kind:
-            case ChunkKind.RECORDS if len(chunk.payload) % RECORD.itemsize:
-                raise chunk.damage(f"has {len(chunk.payload)} bytes, which are not records of {RECORD.itemsize}")
-            case ChunkKind.RECORDS:
-                self._take_records(chunk)
-            case ChunkKind.NAMES:
-                self.names.update(_names(chunk))
-            case ChunkKind.COUNTERS:
-                self.counters = _counters(chunk)
-            case ChunkKind.PROCESSES:
-                self.processes |= _processes(chunk)
-            case _:
-                raise chunk.damage("does not belong here")
+        try:
+            match chunk.kind:
+                case ChunkKind.RECORDS:
+                    self._take_records(chunk)
+                case ChunkKind.NAMES:
+                    self.names.update(_checked(Names.from_json(chunk.json())))
+                case ChunkKind.COUNTERS:
+                    self.counters = {name: operator.index(number) for name, number in chunk.json().items()}
+                case ChunkKind.PROCESSES:
+                    self.processes |= {int(process["pid"]): process for process in chunk.json()["processes"]}
+                case _:
+                    raise chunk.damage("does not belong here")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise chunk.damage(f"does not hold {ChunkKind(chunk.kind).name.lower()}") from error
 
     def _take_records(self, chunk: Chunk) -> None:
+        if len(chunk.payload) % RECORD.itemsize:
+            raise chunk.damage(f"has {len(chunk.payload)} bytes, which are not records of {RECORD.itemsize}")
         if what := impossible(records_of(chunk.payload)):
             raise chunk.damage(f"holds {what}")
         if len(chunk.payload):
@@ -244,17 +246,8 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
         raise BadInput(f"cannot read {path}: {error.strerror}: {REMEDY}") from error
 
 
-def _names(chunk: Chunk) -> Names:
-    try:
-        names = Names.from_json(chunk.json())
-        _check_names(names)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise chunk.damage("does not hold names") from error
-    return names
-
-
-def _check_names(names: Names) -> None:
-    """Raise TypeError unless every name is text or None, and every number one: what reads them relies on it."""
+def _checked(names: Names) -> Names:
+    """The same; raises TypeError unless every name is text or None, and every number one, as their readers expect."""
     guests = list(names.guests.values())
     disks = [*names.devices.values(), *names.images.values(), *(disk for guest in guests for disk in guest.disks)]
     for name, value in (each for row in (*guests, *disks) for each in vars(row).items()):
@@ -262,21 +255,8 @@ def _check_names(names: Names) -> None:
             raise TypeError(f"{name} is {value!r}")
     if not all(isinstance(number, int) for key in (*names.devices, *names.images) for number in key):
         raise TypeError("a key is no pair of numbers")
+    return names
 
 
 _TYPES = {"pid": int, "executable": str, "disks": tuple, "alias": str, "throttled": bool}
 """What the fields of a guest and a disk hold; the others hold a text or None."""
-
-
-def _counters(chunk: Chunk) -> dict[str, int]:
-    counters = chunk.json()
-    if not all(isinstance(number, int) for number in counters.values()):
-        raise chunk.damage("does not hold counters")
-    return counters
-
-
-def _processes(chunk: Chunk) -> dict[int, dict[str, Any]]:
-    try:
-        return {int(process["pid"]): process for process in chunk.json()["processes"]}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise chunk.damage("does not hold processes") from error

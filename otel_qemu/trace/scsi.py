@@ -1,5 +1,5 @@
 """
-SCSI as the guest speaks it: operations, CDB fields, status and sense, as_columns where requests are many.
+SCSI as the guest speaks it: operations, CDB fields, status and sense, by the column where requests are many.
 
 Sources: SPC-5 (INQUIRY, LOG SENSE, ...), SBC-4 (READ, WRITE, UNMAP, ...), SAM-5 5.3.1 (status codes), SPC-5 4.4.8
 (sense keys).
@@ -10,55 +10,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-OPERATION_OF_OPCODE = {
-    0x00: "TEST_UNIT_READY",
-    0x03: "REQUEST_SENSE",
-    0x04: "FORMAT_UNIT",
-    0x08: "READ",
-    0x0A: "WRITE",
-    0x12: "INQUIRY",
-    0x15: "MODE_SELECT",
-    0x16: "RESERVE",
-    0x17: "RELEASE",
-    0x1A: "MODE_SENSE",
-    0x1B: "START_STOP_UNIT",
-    0x1E: "PREVENT_ALLOW_MEDIUM_REMOVAL",
-    0x25: "READ_CAPACITY",
-    0x28: "READ",
-    0x2A: "WRITE",
-    0x2E: "WRITE_AND_VERIFY",
-    0x2F: "VERIFY",
-    0x34: "PRE_FETCH",
-    0x35: "SYNCHRONIZE_CACHE",
-    0x41: "WRITE_SAME",
-    0x42: "UNMAP",
-    0x46: "GET_CONFIGURATION",
-    0x4A: "GET_EVENT_STATUS_NOTIFICATION",
-    0x4D: "LOG_SENSE",
-    0x55: "MODE_SELECT",
-    0x5A: "MODE_SENSE",
-    0x5E: "PERSISTENT_RESERVE_IN",
-    0x5F: "PERSISTENT_RESERVE_OUT",
-    0x88: "READ",
-    0x89: "COMPARE_AND_WRITE",
-    0x8A: "WRITE",
-    0x8E: "WRITE_AND_VERIFY",
-    0x8F: "VERIFY",
-    0x90: "PRE_FETCH",
-    0x91: "SYNCHRONIZE_CACHE",
-    0x93: "WRITE_SAME",
-    0x9E: "SERVICE_ACTION_IN",
-    0xA0: "REPORT_LUNS",
-    0xA3: "MAINTENANCE_IN",
-    0xA4: "MAINTENANCE_OUT",
-    0xA8: "READ",
-    0xAA: "WRITE",
-    0xAE: "WRITE_AND_VERIFY",
-    0xAF: "VERIFY",
+OPCODES = {
+    "TEST_UNIT_READY": (0x00,),
+    "REQUEST_SENSE": (0x03,),
+    "FORMAT_UNIT": (0x04,),
+    "READ": (0x08, 0x28, 0x88, 0xA8),
+    "WRITE": (0x0A, 0x2A, 0x8A, 0xAA),
+    "INQUIRY": (0x12,),
+    "MODE_SELECT": (0x15, 0x55),
+    "RESERVE": (0x16,),
+    "RELEASE": (0x17,),
+    "MODE_SENSE": (0x1A, 0x5A),
+    "START_STOP_UNIT": (0x1B,),
+    "PREVENT_ALLOW_MEDIUM_REMOVAL": (0x1E,),
+    "READ_CAPACITY": (0x25,),
+    "WRITE_AND_VERIFY": (0x2E, 0x8E, 0xAE),
+    "VERIFY": (0x2F, 0x8F, 0xAF),
+    "PRE_FETCH": (0x34, 0x90),
+    "SYNCHRONIZE_CACHE": (0x35, 0x91),
+    "WRITE_SAME": (0x41, 0x93),
+    "UNMAP": (0x42,),
+    "GET_CONFIGURATION": (0x46,),
+    "GET_EVENT_STATUS_NOTIFICATION": (0x4A,),
+    "LOG_SENSE": (0x4D,),
+    "PERSISTENT_RESERVE_IN": (0x5E,),
+    "PERSISTENT_RESERVE_OUT": (0x5F,),
+    "COMPARE_AND_WRITE": (0x89,),
+    "SERVICE_ACTION_IN": (0x9E,),
+    "REPORT_LUNS": (0xA0,),
+    "MAINTENANCE_IN": (0xA3,),
+    "MAINTENANCE_OUT": (0xA4,),
 }
-"""Operation name of a CDB's first byte; 6, 10, 12 and 16 byte forms are one operation.  Others are ``OTHER``."""
+"""First bytes of each operation's CDBs: 6, 10, 12 and 16 byte forms are one operation."""
 
-OPERATIONS = ("OTHER", *dict.fromkeys(OPERATION_OF_OPCODE.values()))
+OPERATION_OF_OPCODE = {opcode: name for name, opcodes in OPCODES.items() for opcode in opcodes}
+"""Operation name of a CDB's first byte; others are ``OTHER``."""
+
+OPERATIONS = ("OTHER", *OPCODES)
 """Every operation name; the index is the operation's code in `traces.REQUEST`."""
 
 READS = ("READ",)
@@ -109,11 +97,6 @@ _GROUPS = np.where(np.isin(CODES, [OPERATIONS.index(name) for name in _ADDRESSED
 def operation_code(name: str) -> int:
     """The code of an operation name in `traces.REQUEST`; raises ValueError for an unknown one."""
     return OPERATIONS.index(name)
-
-
-def operations(cdbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Operation codes, shape (n,), of CDBs, shape (n, 16)."""
-    return CODES[cdbs[:, 0]]
 
 
 def addresses(cdbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -39,11 +39,6 @@ class Join(IntEnum):
     """No walk was possible, and no request fits by range and time."""
 
     @property
-    def has_parent(self) -> bool:
-        """Whether this names a rule, not a reason."""
-        return self < Join.INTERNAL
-
-    @property
     def label(self) -> str:
         """As people and other programs read it: ``walk+range``, ``parent_lost``."""
         return "walk+range" if self is Join.WALK_RANGE else self.name.lower()

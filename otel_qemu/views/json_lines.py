@@ -96,14 +96,4 @@ def _trace_id(*identity: str | int) -> str:
 
 def histogram_line(row: HistogramRow) -> dict[str, Any]:
     """One histogram as plain data; ``disk`` is null for calls without a parent."""
-    return {
-        "domain": row.domain,
-        "pid": row.pid,
-        "disk": row.disk,
-        "layer": row.layer,
-        "operation": row.operation,
-        "count": row.count,
-        "sum_s": row.sum_s,
-        "bounds_s": list(row.bounds_s),
-        "counts": list(row.counts),
-    }
+    return {name: value for name, value in vars(row).items() if name not in ("target", "device")}

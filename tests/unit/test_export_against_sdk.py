@@ -57,7 +57,7 @@ calls = st.builds(
     st.sampled_from(list(RbdOperation)),
     times,
     st.none() | small,
-    st.sampled_from([join for join in Join if join.has_parent]),
+    st.sampled_from([join for join in Join if join < Join.INTERNAL]),
     columns(
         pid=st.sampled_from(PIDS), image=st.sampled_from([0, IMAGE]), offset=numbers, length=numbers,
         disagrees=st.integers(0, 1), return_value=returned, operation=byte, join=byte,

@@ -220,7 +220,7 @@ def test_a_file_that_is_no_text_or_far_too_large_is_refused(tmp_path: Path) -> N
     """In a line."""
     file = tmp_path / "settings.toml"
     file.write_bytes(b"\xff")
-    with pytest.raises(BadInput, match="it is not UTF-8"):
+    with pytest.raises(BadInput, match="is not TOML: 'utf-8' codec"):
         read_settings({}, {}, file)
     file.write_bytes(b"#" * (1 << 21))
     with pytest.raises(BadInput, match="larger than a file of settings"):
