@@ -76,12 +76,12 @@ def configured(command: Command) -> Command:
     @functools.wraps(command)
     def with_settings(file: Path | None, print_config: bool, **values: Any) -> Any:
         ctx = click.get_current_context()
-        settings = Settings.of(ctx)
+        settings = Settings(**{str(each.name): values.pop(str(each.name)) for each in SETTINGS.values()})
         if print_config:
             origins = {key: each.origin(ctx) for key, each in SETTINGS.items()}
             click.echo(configuration_text(settings, origins, file, os.environ), nl=False)
             return None
-        return command(settings=settings, **{name: values[name] for name in values.keys() - vars(settings).keys()})
+        return command(settings=settings, **values)
 
     decorated: Command = with_settings
     for key in reversed(SETTINGS):

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.trace.scsi import CODES, OPERATIONS
+from otel_qemu.trace.scsi import CODES, operation_code
 
 NEVER_NS = int(np.iinfo("u8").max)
 """A threshold that no duration reaches."""
@@ -31,10 +31,8 @@ class KeepPolicy:
     def slow_ns(self) -> NDArray[np.uint64]:
         """The threshold of each opcode in ns, uint64, shape (256,)."""
         thresholds = np.full(256, self.slow_call_ns, dtype="u8")
-        by_operation = dict(self.slow_by_operation_s)
-        for opcode, code in enumerate(CODES):
-            if OPERATIONS[code] in by_operation:
-                thresholds[opcode] = round(by_operation[OPERATIONS[code]] * 1e9)
+        for operation, slow_s in self.slow_by_operation_s:
+            thresholds[operation_code(operation) == CODES] = round(slow_s * 1e9)
         return thresholds
 
     @property

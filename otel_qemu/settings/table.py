@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-import click
-
 from otel_qemu.policy import KeepPolicy, WaitThreshold
 from otel_qemu.settings import types
 from otel_qemu.settings.option import Setting, variable
@@ -81,11 +79,6 @@ class Settings:
     look_s: float = _setting(
         "look-interval", _interval(1, 600), "5s", "How often to look for requests that hang.")
     # fmt: on
-
-    @classmethod
-    def of(cls, ctx: click.Context) -> "Settings":
-        """The settings that click has found for a command."""
-        return cls(**{each.name: ctx.params[each.name] for each in fields(cls)})
 
     @property
     def policy(self) -> KeepPolicy:

@@ -98,8 +98,6 @@ class Sampler:
     def _randomness(self, diced: NDArray[np.bool_]) -> NDArray[np.uint64]:
         """Uniform below 2^56, uint64, shape (n,); above the threshold where the kernel's dice have let it pass."""
         least = self._threshold if 0 < self._threshold < ALL else 0
-        if diced.all():
-            return self._random.integers(least, ALL, len(diced), dtype="u8")
         drawn = self._random.integers(0, ALL, len(diced), dtype="u8")
         if least:
             drawn[diced] = self._random.integers(least, ALL, int(np.count_nonzero(diced)), dtype="u8")

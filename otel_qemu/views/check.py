@@ -50,8 +50,9 @@ def check_text(trial: Trial) -> Iterator[str]:
     yield f"  librbd   {process.librbd.name if process.librbd else 'not mapped'}"
     yield f"  route    {trial.route}, compiled with {trial.headers}"
     for layer in ("scsi", "rbd"):
-        yield f"  {layer:<8} {_layer_text(trial, layer)}"
-        for site in trial.inspection.sites.get(layer, []):
+        sites = inspection.sites.get(layer, [])
+        yield f"  {layer:<8} {f'traceable, {len(sites)} probes' if trial.attached[layer] else 'not traceable'}"
+        for site in sites:
             if site.slow_because:
                 yield f"           {site.probe.function} is single-stepped, which costs more a hit: {site.slow_because}"
     for struct, source in _sources(inspection):
@@ -76,10 +77,3 @@ def _confirmed(inspection: Inspection, struct: str) -> str:
     if inspection.proof is None:
         return ", which nothing can confirm: no symbol scsi_req_new"
     return ", which the first requests must confirm"
-
-
-def _layer_text(trial: Trial, layer: str) -> str:
-    sites = trial.inspection.sites.get(layer, [])
-    if not trial.attached[layer]:
-        return "not traceable"
-    return f"traceable, {len(sites)} probes"

@@ -39,7 +39,8 @@ def read_settings(
     with patch.dict(os.environ, environment, clear=True):
         context = cli.run.make_context("run", arguments, default_map={"file": str(default)})
     origins = {key: setting.origin(context) for key, setting in SETTINGS.items()}
-    return Effective(Settings.of(context), origins, context.params["file"])
+    settings = Settings(**{str(setting.name): context.params[str(setting.name)] for setting in SETTINGS.values()})
+    return Effective(settings, origins, context.params["file"])
 
 
 def _arguments(flags: Mapping[str, str | tuple[str, ...]]) -> Iterator[str]:
