@@ -36,20 +36,8 @@ UNKNOWN = (1 << 64) - 1
 BURST_S = 5.0
 """A guest may send the traces of this many seconds at once."""
 
-MOST_GUESTS = 4096
-"""Guests whose counts are kept apart; those of the first of more go to process id 0."""
-
 _LEAST_SHARE = 0.01
 """Of a burst, when nothing is left: a probability of 0 would hide traces from every estimate."""
-
-
-@dataclass
-class Shares:
-    """How many of one guest's traces were kept, and how many were over its rate."""
-
-    kept: int = 0
-    over_rate: int = 0
-    """Worth keeping, but above the guest's rate."""
 
 
 class Sampler:
@@ -66,16 +54,11 @@ class Sampler:
             guest_traces_per_s: traces a second of a guest, in the records' time; None: all.
             random: where randomness comes from; None: the operating system's.
         """
-        self.stats: dict[int, Shares] = {}
-        """By pid; 0: of guests long gone."""
+        self.over_rate = 0
+        """Traces that were worth keeping, and above the rate of their guest."""
         self._threshold = threshold_of(one_in)
         self._cap = _Cap(guest_traces_per_s) if guest_traces_per_s else None
         self._random = random or np.random.default_rng()
-
-    @property
-    def over_rate(self) -> int:
-        """Traces that were worth keeping, and above the rate of their guest."""
-        return sum(shares.over_rate for shares in self.stats.values())
 
     def sample(self, traces: Traces) -> Traces:
         """
@@ -90,8 +73,8 @@ class Sampler:
         thresholds = base if self._cap is None else self._cap.raised(groups, base)
         randomness = self._randomness((groups.why == _Why.DICED)[groups.codes])
         kept = randomness >= thresholds[groups.codes]
-        worth = kept if self._cap is None else randomness >= base[groups.codes]
-        self._count(groups, kept, worth)
+        if self._cap:
+            self.over_rate += int(np.count_nonzero(randomness >= base[groups.codes]) - np.count_nonzero(kept))
         thresholds[groups.why == _Why.UNKNOWN] = UNKNOWN
         return traces.sampled(kept, randomness, thresholds[groups.codes])
 
@@ -102,17 +85,6 @@ class Sampler:
         if least:
             drawn[diced] = self._random.integers(least, ALL, int(np.count_nonzero(diced)), dtype="u8")
         return drawn
-
-    def _count(self, groups: "_Groups", kept: NDArray[np.bool_], worth: NDArray[np.bool_]) -> None:
-        both = (np.bincount(groups.codes[rows], minlength=len(groups.pid)).tolist() for rows in (kept, worth))
-        for pid, sent, found in zip(groups.pid, *both, strict=True):
-            shares = self.stats.setdefault(pid, Shares())
-            shares.kept += sent
-            shares.over_rate += found - sent
-        while len(self.stats) > MOST_GUESTS:
-            oldest = self.stats.pop(next(pid for pid in self.stats if pid))
-            gone = self.stats.setdefault(0, Shares())
-            gone.kept, gone.over_rate = gone.kept + oldest.kept, gone.over_rate + oldest.over_rate
 
 
 def threshold_of(one_in: int) -> int:
