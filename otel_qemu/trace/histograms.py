@@ -1,8 +1,8 @@
 """
 Exact latency histograms of every request and call, by guest, disk, layer and operation.
 
-In: `Traces`.  Out: rows of counts and sums.  Every duration is counted once, in integer ns; those that are not known
-are not counted, and their number is (`Histograms.unmeasured`).
+In: `Traces`.  Out: rows of counts and sums.  Every duration is counted once, in integer ns, but those that are not
+known: of requests and calls whose beginning or end was not seen.
 
 Layers:
     scsi  duration of each SCSI request
@@ -136,12 +136,10 @@ class Histograms:
 
     Attributes:
         bounds_s: upper bounds of the buckets.
-        unmeasured: requests and calls with a duration that is not known: their beginning or end was not seen.
     """
 
     def __init__(self, bounds_s: Iterable[float] = DEFAULT_BOUNDS_S) -> None:
         self.bounds_s = tuple(bounds_s)
-        self.unmeasured = 0
         self._bins = Bins(in_ns(self.bounds_s))
         self._width = len(self.bounds_s) + 1
         self._counts: defaultdict[Series, NDArray[np.int64]] = defaultdict(lambda: np.zeros(self._width, dtype="i8"))
@@ -154,7 +152,6 @@ class Histograms:
         measured = (requests["submit_ns"] > 0) & (ending != Ending.LOST) & (ending != Ending.HUNG)
         waited = measured & (requests["calls"] > 0)
         ended = calls["complete_ns"] > 0
-        self.unmeasured += int(np.count_nonzero(~measured) + np.count_nonzero(~ended))
         by_request = _keyed(requests, traces.disks.refined(requests["operation"]))
         self._fold("scsi", by_request, measured, durations_ns(requests))
         self._fold("wait", by_request, waited, requests["wait_ns"])
