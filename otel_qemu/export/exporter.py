@@ -1,6 +1,6 @@
 """Everything that one run exports: its traces and its metrics, tied to each other."""
 
-from typing import Protocol, Self
+from typing import Self
 
 from otel_qemu.export.delivery.client import TraceClient
 from otel_qemu.export.delivery.fates import Ledger
@@ -8,32 +8,8 @@ from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.sink import CLOSE_TIMEOUT_S, ExportSink
 from otel_qemu.export.transport.destination import destination
-from otel_qemu.policy import WaitThreshold
+from otel_qemu.settings import Settings
 from otel_qemu.trace.sample import Sampler
-
-
-class ExportSettings(Protocol):
-    """What export needs of the service's settings, which stand below it."""
-
-    @property
-    def bounds_s(self) -> tuple[float, ...]:
-        """Upper bounds of the histograms' bins, in seconds."""
-
-    @property
-    def one_in(self) -> int:
-        """The kernel keeps one in so many of the traces that are neither errors nor slow."""
-
-    @property
-    def guest_traces_per_s(self) -> float | None:
-        """Most traces of a guest that are sent; None: all."""
-
-    @property
-    def queue_bytes(self) -> int:
-        """Most memory for traces that wait to be sent."""
-
-    @property
-    def wait_threshold(self) -> WaitThreshold:
-        """From when on a wait has a span of its own."""
 
 
 class Exporter:
@@ -54,7 +30,7 @@ class Exporter:
         self._close_timeout_s = close_timeout_s
 
     @classmethod
-    def from_environment(cls, settings: ExportSettings) -> Self:
+    def from_environment(cls, settings: Settings) -> Self:
         """
         The exporter that the ``OTEL_*`` variables ask for.
 
