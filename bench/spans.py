@@ -15,7 +15,7 @@ from bench.figures import Figure, Samples, ratios
 from otel_qemu.events import Ending, RbdOperation
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans.encode import encode
-from otel_qemu.export.spans.encoded import SCOPE, request_of
+from otel_qemu.export.spans.encoded import request_of
 from otel_qemu.export.spans.ids import Ids
 from otel_qemu.trace.names import Disk, Guest, Names
 from otel_qemu.trace.scsi import operation_code
@@ -40,7 +40,7 @@ def measure(repetitions: int, requests: int = REQUESTS) -> list[Figure]:
     random_ids = itertools.count(1 << 100)
 
     def ours() -> bytes:
-        return request_of(encode(traces, names, resources, ids), SCOPE)
+        return request_of(encode(traces, names, resources, ids))
 
     def sdks() -> bytes:
         spans = spans_of(traces, names, sdk_resources, ((n, n & 0xFFFF_FFFF) for n in random_ids))

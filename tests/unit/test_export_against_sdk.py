@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_qemu.events import RETURN_UNKNOWN, Ending, RbdOperation
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans.encode import encode, orphaned_calls
-from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
+from otel_qemu.export.spans.encoded import EncodedTrace, request_of
 from otel_qemu.export.spans.ids import Ids
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Disk, Guest, Names
@@ -114,7 +114,7 @@ def test_spans_are_those_of_the_sdk(batch: Traces, names: Names, threshold: Wait
 def test_requests_are_those_of_the_sdk(batch: Traces, names: Names) -> None:
     """Resource and scope as well, when traces of several guests are put into one request."""
     encoded = encode(batch, names, SHARED, Ids(random.Random(3)))
-    found = ExportTraceServiceRequest.FromString(request_of(encoded, SCOPE))
+    found = ExportTraceServiceRequest.FromString(request_of(encoded))
 
     spans = spans_of(batch, names, sdk_resources(names), ids_of(spans_in(encoded)))
     expected = encode_spans(spans)

@@ -23,7 +23,7 @@ from otel_qemu.export.delivery.client import TraceClient
 from otel_qemu.export.delivery.fates import Fate, Tally
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans.encode import encode
-from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
+from otel_qemu.export.spans.encoded import EncodedTrace, request_of
 from otel_qemu.export.spans.ids import Ids
 from otel_qemu.export.transport.destination import Destination, destination
 from otel_qemu.export.transport.readable import readable_spans
@@ -107,7 +107,7 @@ def test_readable_spans_are_what_stands_on_the_wire(recording: Path) -> None:
     compared = 0
     for traces in Pipeline().traces_of(opened.batches()):
         for trace in encode(traces, opened.names, resources, ids):
-            ours = ExportTraceServiceRequest.FromString(request_of([trace], SCOPE))
+            ours = ExportTraceServiceRequest.FromString(request_of([trace]))
             (spans,) = readable_spans(ours.SerializeToString())
             sdks = ExportTraceServiceRequest.FromString(encode_spans(spans).SerializeToString())
             for request in (ours, sdks):
@@ -262,7 +262,7 @@ def test_zipkins_exporter_gets_a_recording(monkeypatch: pytest.MonkeyPatch, caps
         span
         for traces in Pipeline().traces_of(opened.batches())
         for trace in encode(traces, opened.names, Resources(), Ids())
-        for of_guest in readable_spans(request_of([trace], SCOPE))
+        for of_guest in readable_spans(request_of([trace]))
         for span in of_guest
     ]
     assert capsys.readouterr().err == f"{len(server.spans)} spans sent to zipkin_json, 0 lost\n"

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from otel_qemu.export.delivery.batching import Capacity, count_leading, room_bytes
 from otel_qemu.export.delivery.fates import Fate, Ledger, Stats, Tally
 from otel_qemu.export.delivery.queue import TraceQueue
-from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace, request_of
+from otel_qemu.export.spans.encoded import EncodedTrace, request_of
 from tests.children import join
 
 from .encoded_traces import encoded
@@ -25,10 +25,8 @@ def trace(spans: int, size_bytes: int = 0) -> EncodedTrace:
 
 
 def is_conserved(stats: Stats) -> bool:
-    """What was produced is the sum of all fates, in spans and in traces; no count is below 0."""
-    tallies = stats.by_fate.values()
-    of_all = Tally(sum(each.spans for each in tallies), sum(each.traces for each in tallies))
-    return stats.produced == of_all and min(map(min, tallies)) >= 0
+    """No count is below 0: nothing came out of a fate that it did not have."""
+    return min(map(min, stats.by_fate.values())) >= 0
 
 
 def made(spans: int = 1000, size_bytes: int = 1 << 20, closed_as: Fate | None = None) -> tuple[TraceQueue, Ledger]:
@@ -37,7 +35,7 @@ def made(spans: int = 1000, size_bytes: int = 1 << 20, closed_as: Fate | None = 
 
 
 def take(queue: TraceQueue, spans: int) -> list[int] | None:
-    taken = queue.take(Capacity(spans, 1 << 20), 0, timeout_s=0)
+    taken = queue.take(Capacity(spans, 1 << 20), timeout_s=0)
     return None if taken is None else [each.span_count for each in taken]
 
 
@@ -106,7 +104,7 @@ def test_a_closed_queue_counts_what_comes_and_what_waited() -> None:
 def test_a_disabled_queue_counts_too() -> None:
     queue, ledger = made(closed_as=Fate.DISABLED)
     queue.put([trace(3)])
-    assert ledger.stats == Stats(Tally(3, 1), {**Stats().by_fate, Fate.DISABLED: Tally(3, 1)})
+    assert ledger.stats == Stats({**Stats().by_fate, Fate.DISABLED: Tally(3, 1)})
     assert ledger.stats.lost.spans == 0
 
 
@@ -119,14 +117,14 @@ def test_a_disabled_queue_counts_too() -> None:
 def test_requests_stay_below_their_bounds(of: list[tuple[int, str, int]], spans: int, size_bytes: int) -> None:
     """As serialised, with their resources and scope; unless a single trace is larger."""
     traces = [encoded(*each) for each in of]
-    count = count_leading(traces, Capacity(spans, size_bytes), len(SCOPE))
+    count = count_leading(traces, Capacity(spans, size_bytes))
     assert 1 <= count <= len(traces)
     if count > 1:
         assert sum(each.span_count for each in traces[:count]) <= spans
-        assert len(request_of(traces[:count], SCOPE)) <= size_bytes
+        assert len(request_of(traces[:count])) <= size_bytes
     if count < len(traces):
         too_many = sum(each.span_count for each in traces[: count + 1]) > spans
-        assert too_many or len(request_of(traces[: count + 1], SCOPE)) > size_bytes - 4 * 64
+        assert too_many or len(request_of(traces[: count + 1])) > size_bytes - 4 * 64
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -146,7 +144,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(spans=st.integers(1, 20))
     def take(self, spans: int) -> None:
-        taken = self.queue.take(Capacity(spans, 1 << 20), 0, timeout_s=0)
+        taken = self.queue.take(Capacity(spans, 1 << 20), timeout_s=0)
         assert taken is None or len(taken) <= 1 or sum(each.span_count for each in taken) <= spans
         self.out += taken or []
 
@@ -163,7 +161,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         self.queue.close()
-        assert self.queue.take(ROOMY, 0, timeout_s=0) is None
+        assert self.queue.take(ROOMY, timeout_s=0) is None
 
     @rule()
     def end(self) -> None:
@@ -192,14 +190,16 @@ def test_counts_are_conserved_at_every_moment() -> None:
     broken: list[Stats] = []
 
     def observe() -> None:
+        before = ledger.stats
         while not done.is_set():
             stats = ledger.stats
-            if not is_conserved(stats) or stats[Fate.WAITING].spans > 60:
+            if not is_conserved(stats) or stats[Fate.WAITING].spans > 60 or stats.produced < before.produced:
                 broken.append(stats)
+            before = stats
 
     def send() -> None:
         random_ = random.Random(2)
-        while (taken := queue.take(Capacity(16, 1 << 20), 0, 0.01)) is not None:
+        while (taken := queue.take(Capacity(16, 1 << 20), 0.01)) is not None:
             _end(queue, taken, random_)
 
     threads = _started([observe, send])

@@ -56,7 +56,7 @@ class FakeClient(TraceClient):
     @property
     def stats(self) -> Stats:
         of = {Fate.SENT: Tally(self.sent_spans), Fate.REFUSED: Tally(self.lost_spans)}
-        return Stats(by_fate={**Stats().by_fate, **of})
+        return Stats({**Stats().by_fate, **of})
 
     @property
     def waiting(self) -> int:

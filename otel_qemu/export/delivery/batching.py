@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from otel_qemu.export.spans.encoded import EncodedTrace
+from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace
 
 TRACE_BYTES = 320
 """Memory that a trace takes beside its spans: a tuple, two ids, three headers."""
-_FRAMING_BYTES = 16
-"""Tag and length of a message, for those that a request nests; generous."""
+_GUEST_BYTES = len(SCOPE) + 16
+"""What a request has for each guest beside its resource: the scope, and generous room for tags and lengths."""
 
 
 class Capacity(NamedTuple):
@@ -65,15 +65,8 @@ class TraceBuffer:
         return popped
 
 
-def count_leading(traces: Iterable[EncodedTrace], capacity: Capacity, scope_bytes: int = 0) -> int:
-    """
-    The number of leading traces that fit into one request; at least one, however large it is.
-
-    Args:
-        traces: in the order in which they are to go.
-        capacity: of the request.
-        scope_bytes: what the scope adds for each guest.
-    """
+def count_leading(traces: Iterable[EncodedTrace], capacity: Capacity) -> int:
+    """The number of leading traces that fit into one request of this capacity; at least one, however large it is."""
     resources: set[bytes] = set()
     count = spans = size_bytes = 0
     for trace in traces:
@@ -81,7 +74,7 @@ def count_leading(traces: Iterable[EncodedTrace], capacity: Capacity, scope_byte
         size_bytes += trace.size_bytes
         if trace.resource not in resources:
             resources.add(trace.resource)
-            size_bytes += len(trace.resource) + scope_bytes + _FRAMING_BYTES
+            size_bytes += len(trace.resource) + _GUEST_BYTES
         if count and (spans > capacity.spans or size_bytes > capacity.bytes):
             break
         count += 1

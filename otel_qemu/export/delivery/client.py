@@ -16,9 +16,8 @@ from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.delivery.losses import LossReport
 from otel_qemu.export.delivery.queue import TraceQueue
 from otel_qemu.export.delivery.sender import OnSent, Sender
-from otel_qemu.export.spans.encoded import SCOPE, EncodedTrace
-from otel_qemu.export.transport.answer import Transport, abandon
-from otel_qemu.export.transport.backoff import Backoff
+from otel_qemu.export.spans.encoded import EncodedTrace
+from otel_qemu.export.transport.answer import abandon
 from otel_qemu.export.transport.destination import Destination, destination
 
 _GRACE_S = 1.0
@@ -33,7 +32,6 @@ class TraceClient:
         limits: of the queue and of the requests.
         ledger: where every fate is entered; by default one of its own.
         on_sent: called, by the sending thread, with the traces of each request that the endpoint took as a whole.
-        scope: a serialised ``ScopeSpans`` without spans.
         warn_interval_s: the least time between two warnings about losses.
     """
 
@@ -43,15 +41,18 @@ class TraceClient:
         limits: Limits | None = None,
         ledger: Ledger | None = None,
         on_sent: OnSent | None = None,
-        scope: bytes = SCOPE,
         warn_interval_s: float = 60.0,
     ) -> None:
         self.target = target
         self._limits = limits or Limits()
         self._ledger = ledger or Ledger()
-        self._losses = LossReport(target.name, warn_interval_s)
+        self._losses = LossReport(target.name, self._ledger, warn_interval_s)
         self._queue = TraceQueue(self._limits.queue, self._ledger, None if target.transport else Fate.DISABLED)
-        self._thread = self._started(target.transport, scope, on_sent) if target.transport else None
+        self._thread: threading.Thread | None = None
+        if target.transport:
+            sender = Sender(target.transport, self._limits, self._queue, self._losses, on_sent)
+            self._thread = threading.Thread(target=sender.run, name="export", daemon=True)
+            self._thread.start()
 
     @classmethod
     def from_environment(cls, limits: Limits | None = None) -> Self:
@@ -103,13 +104,5 @@ class TraceClient:
         for ending in (abandon(self.target.transport), thread):
             ending.join(max(0.0, deadline_s - time.monotonic()))
         self._queue.abandon()
-        self._losses.report(self.stats)
+        self._losses.report()
         return self.stats
-
-    def _started(self, transport: Transport, scope: bytes, on_sent: OnSent | None) -> threading.Thread:
-        limits = self._limits
-        backoff = Backoff(limits.first_pause_s, limits.longest_pause_s)
-        sender = Sender(transport, scope, limits.request, self._queue, self._ledger, self._losses, backoff, on_sent)
-        thread = threading.Thread(target=sender.run, name="export", daemon=True)
-        thread.start()
-        return thread

@@ -1,11 +1,7 @@
-"""
-What became of every span and every trace.
-
-Invariant, at every moment, in spans and in traces: what was produced is the sum of all fates.
-"""
+"""What became of every span and every trace: each has one fate at any moment."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -61,24 +57,31 @@ class Stats:
     The counts at one moment.
 
     Attributes:
-        produced: given to `TraceClient.send`.
-        by_fate: what became of them; every fate has an entry.
+        by_fate: what became of all traces; every fate has an entry.
     """
 
-    produced: Tally = field(default_factory=Tally)
     by_fate: Mapping[Fate, Tally] = field(default_factory=lambda: dict.fromkeys(Fate, Tally()))
 
     def __getitem__(self, fate: Fate) -> Tally:
         return self.by_fate[fate]
 
     @property
+    def produced(self) -> Tally:
+        """What was given to `TraceClient.send`."""
+        return self._sum(Fate)
+
+    @property
     def lost(self) -> Tally:
         """What was to be sent and never will be."""
-        return Tally(sum(self[fate].spans for fate in LOSSES), sum(self[fate].traces for fate in LOSSES))
+        return self._sum(LOSSES)
+
+    def _sum(self, chosen: Iterable[Fate]) -> Tally:
+        tallies = [self[fate] for fate in chosen]
+        return Tally(sum(each.spans for each in tallies), sum(each.traces for each in tallies))
 
 
 class Ledger:
-    """The counts of one client, for all its threads: each entry keeps the invariant."""
+    """The counts of one client, for all its threads."""
 
     def __init__(self) -> None:
         self._stats = Stats()
@@ -89,19 +92,11 @@ class Ledger:
         """The counts now."""
         return self._stats
 
-    def enter(self, new: Tally, fate: Fate) -> None:
-        """Enter traces that were produced just now."""
-        if not new.traces:
-            return
+    def enter(self, tally: Tally, fate: Fate, out_of: Fate | None = None) -> None:
+        """Enter the fate of traces: of new ones, or of some that had another fate until now."""
         with self._lock:
-            stats = self._stats
-            self._stats = Stats(stats.produced.plus(new), {**stats.by_fate, fate: stats[fate].plus(new)})
-
-    def move(self, moved: Tally, out_of: Fate, to: Fate) -> None:
-        """Enter that traces came from one fate to another."""
-        if not moved.spans and not moved.traces:
-            return
-        with self._lock:
-            stats = self._stats
-            changed = {out_of: stats[out_of].plus(moved, -1), to: stats[to].plus(moved)}
-            self._stats = Stats(stats.produced, {**stats.by_fate, **changed})
+            counts = dict(self._stats.by_fate)
+            if out_of:
+                counts[out_of] = counts[out_of].plus(tally, -1)
+            counts[fate] = counts[fate].plus(tally)
+            self._stats = Stats(counts)

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from otel_qemu.export.delivery.fates import LOSSES, Fate, Stats
+from otel_qemu.export.delivery.fates import LOSSES, Fate, Ledger, Stats
 
 log = logging.getLogger(__name__)
 
@@ -14,12 +14,14 @@ class LossReport:
 
     Args:
         endpoint: to name in the warning.
+        ledger: of what was lost.
         interval_s: the least time between two warnings.
     """
 
-    def __init__(self, endpoint: str, interval_s: float = 60.0) -> None:
+    def __init__(self, endpoint: str, ledger: Ledger, interval_s: float = 60.0) -> None:
         self.interval_s = interval_s
         self._endpoint = endpoint
+        self._ledger = ledger
         self._reason = ""
         self._failing = False
         self._warned_failing = False
@@ -39,8 +41,9 @@ class LossReport:
             self._warned_failing = False
             log.warning("traces are sent again: endpoint %s", self._endpoint)
 
-    def report(self, stats: Stats) -> None:
+    def report(self) -> None:
         """Warn, if spans were lost since the last warning or nothing is sent, and that one is old enough."""
+        stats = self._ledger.stats
         lost_spans = stats.lost.spans
         lost = lost_spans > self._reported_spans
         if not (lost or (self._failing and not self._warned_failing)) or time.monotonic() < self._due_s:

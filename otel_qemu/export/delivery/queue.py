@@ -6,7 +6,7 @@ In: traces, at any rate.  Out: as many as one request holds.  Traces on their wa
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from otel_qemu.export.delivery.batching import Capacity, TraceBuffer, count_leading, room_bytes
 from otel_qemu.export.delivery.fates import Fate, Ledger, Tally, tally_of
@@ -49,27 +49,27 @@ class TraceQueue:
         """
         with self._changed:
             admitted, dropped = self._split(traces)
-            if admitted and not self._waiting:
+            if not self._waiting:
                 self._due_s = time.monotonic() + delay_s
             self._waiting.extend(admitted)
             self._ledger.enter(tally_of(admitted), Fate.WAITING)
             self._ledger.enter(tally_of(dropped), self._closed_as or Fate.QUEUE_FULL)
             self._changed.notify_all()
 
-    def take(self, request: Capacity, scope_bytes: int, timeout_s: float) -> list[EncodedTrace] | None:
+    def take(self, request: Capacity, timeout_s: float) -> list[EncodedTrace] | None:
         """
         Take as many traces as one request holds, or a single larger one; they are on their way until they are settled.
 
         Returns:
             The traces; none at the timeout.  None: the queue is closed.
         """
+        end_s = time.monotonic() + timeout_s
         with self._changed:
-            self._wait(lambda: self.is_closed or self._is_due(request), time.monotonic() + timeout_s)
+            while not self.is_closed and not self._is_due(request) and (now_s := time.monotonic()) < end_s:
+                self._changed.wait(min(end_s, self._due_s if self._waiting else end_s) - now_s)
             if self.is_closed:
                 return None
-            if not self._is_due(request):
-                return []
-            taken = self._waiting.pop(count_leading(self._waiting, request, scope_bytes))
+            taken = self._waiting.pop(count_leading(self._waiting, request) if self._is_due(request) else 0)
             self._taken.extend(taken)
             return taken
 
@@ -90,8 +90,8 @@ class TraceQueue:
             of_all = tally_of(settled)
             spans = min(rejected_spans, of_all.spans)
             rejected = Tally(spans, len(settled) if 0 < spans == of_all.spans else min(spans, len(settled)))
-            self._ledger.move(rejected, Fate.WAITING, Fate.REJECTED)
-            self._ledger.move(of_all.plus(rejected, -1), Fate.WAITING, fate)
+            self._ledger.enter(rejected, Fate.REJECTED, Fate.WAITING)
+            self._ledger.enter(of_all.plus(rejected, -1), fate, Fate.WAITING)
             return settled
 
     def put_back(self, count: int) -> None:
@@ -133,7 +133,7 @@ class TraceQueue:
         """Count all that is left, and all on its way, as lost at the close."""
         with self._changed:
             left = [*self._release(len(self._taken)), *self._waiting.pop(len(self._waiting))]
-            self._ledger.move(tally_of(left), Fate.WAITING, Fate.AT_CLOSE)
+            self._ledger.enter(tally_of(left), Fate.AT_CLOSE, Fate.WAITING)
 
     def _is_due(self, request: Capacity) -> bool:
         """Whether a request is full, or its first trace has waited long enough."""
@@ -143,12 +143,6 @@ class TraceQueue:
             or self._waiting.bytes >= request.bytes
             or time.monotonic() >= self._due_s
         )
-
-    def _wait(self, condition: Callable[[], bool], deadline_s: float) -> None:
-        """Until the condition holds; the passing of time alone fulfils it when the first trace becomes due."""
-        while not condition() and (left_s := deadline_s - time.monotonic()) > 0:
-            due_s = self._due_s - time.monotonic()
-            self._changed.wait(min(left_s, due_s) if self._waiting and due_s > 0 else left_s)
 
     def _split(self, traces: Sequence[EncodedTrace]) -> tuple[list[EncodedTrace], list[EncodedTrace]]:
         """The traces that there is room for, and the others."""

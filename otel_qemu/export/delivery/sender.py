@@ -8,8 +8,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from otel_qemu.export.delivery.batching import Capacity
-from otel_qemu.export.delivery.fates import Fate, Ledger
+from otel_qemu.export.delivery.fates import Fate
+from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.delivery.losses import LossReport
 from otel_qemu.export.delivery.queue import TraceQueue
 from otel_qemu.export.spans.encoded import EncodedTrace, request_of
@@ -31,33 +31,25 @@ class Sender:
 
     Args:
         transport: to the endpoint.
-        scope: a serialised ``ScopeSpans`` without spans.
-        request: bounds of a request.
-        queue: where traces come from.
-        ledger: where their fates are entered.
+        limits: of requests, and of the pauses between tries.
+        queue: where traces come from, and where their fates are entered.
         losses: learns whether requests are taken.
-        backoff: between tries.
         on_sent: called with the traces of each request that the endpoint took as a whole.
     """
 
     def __init__(
         self,
         transport: Transport,
-        scope: bytes,
-        request: Capacity,
+        limits: Limits,
         queue: TraceQueue,
-        ledger: Ledger,
         losses: LossReport,
-        backoff: Backoff,
         on_sent: OnSent | None,
     ) -> None:
         self._transport = transport
-        self._scope = scope
-        self._request = request
+        self._request = limits.request
+        self._backoff = Backoff(limits.first_pause_s, limits.longest_pause_s)
         self._queue = queue
-        self._ledger = ledger
         self._losses = losses
-        self._backoff = backoff
         self._on_sent = on_sent
 
     def run(self) -> None:
@@ -71,9 +63,9 @@ class Sender:
                 self._pause(None)
 
     def _turn(self) -> None:
-        if traces := self._queue.take(self._request, len(self._scope), self._losses.interval_s):
+        if traces := self._queue.take(self._request, self._losses.interval_s):
             self._deliver(traces)
-        self._losses.report(self._ledger.stats)
+        self._losses.report()
 
     def _deliver(self, traces: Sequence[EncodedTrace]) -> None:
         answer, fate = self._try(traces)
@@ -96,7 +88,7 @@ class Sender:
         if self._queue.is_closed:
             return Answer(Outcome.RETRY, "it is being closed"), None
         try:
-            body = request_of(traces, self._scope)
+            body = request_of(traces)
             answer = self._transport.send(body)
         except Exception as error:  # of ours, or of a library that was not to raise
             return Answer(Outcome.REFUSED, printable(f"{type(error).__name__}: {error}")), Fate.FAILED
@@ -115,7 +107,7 @@ class Sender:
         """Leave the endpoint alone; a `flush` or the close tries once more at once, unless it asked for the pause."""
         end_s = time.monotonic() + self._backoff.next_s(asked_s)
         while not self._queue.is_closed and (left_s := end_s - time.monotonic()) > 0:
-            self._losses.report(self._ledger.stats)
+            self._losses.report()
             if self._queue.pause(min(left_s, self._losses.interval_s)) and asked_s is None:
                 self._backoff.reset()
                 return

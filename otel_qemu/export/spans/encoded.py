@@ -47,17 +47,16 @@ class EncodedTrace(NamedTuple):
         return len(self.spans)
 
 
-def request_of(traces: Iterable[EncodedTrace], scope: bytes) -> bytes:
+def request_of(traces: Iterable[EncodedTrace]) -> bytes:
     """
     A serialised ``ExportTraceServiceRequest`` of whole traces, one ``ResourceSpans`` a guest.
 
     Args:
         traces: in the order in which they are sent, within a guest.
-        scope: a serialised ``ScopeSpans`` with everything but ``spans``.
     """
     by_resource: dict[bytes, list[bytes]] = {}
     for trace in traces:
-        by_resource.setdefault(trace.resource, [scope]).append(trace.spans)
+        by_resource.setdefault(trace.resource, [SCOPE]).append(trace.spans)
     return b"".join(
         _RESOURCE_SPANS.of(resource + _SCOPE_SPANS.of(b"".join(parts))) for resource, parts in by_resource.items()
     )
