@@ -11,14 +11,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-_KINDS = {
-    Span.SPAN_KIND_INTERNAL: SpanKind.INTERNAL,
-    Span.SPAN_KIND_SERVER: SpanKind.SERVER,
-    Span.SPAN_KIND_CLIENT: SpanKind.CLIENT,
-}
-_W3C_FLAGS = 0xFF  # the lowest byte of OTLP's Span.flags
+from otel_qemu.export.attributes import Values
 
-Values = dict[str, str | bool | int | float]
+_W3C_FLAGS = 0xFF  # the lowest byte of OTLP's Span.flags
 
 
 def readable_spans(body: bytes) -> Iterator[list[ReadableSpan]]:
@@ -44,7 +39,7 @@ def _readable(span: Span, resource: Resource, scope: InstrumentationScope) -> Re
         _context(span, span.parent_span_id) if span.parent_span_id else None,
         resource,
         _values(span.attributes),
-        kind=_KINDS.get(span.kind, SpanKind.INTERNAL),
+        kind=SpanKind(max(span.kind - 1, 0)),  # OTLP's 0 is a kind that nobody has said
         status=Status(StatusCode(span.status.code)),
         start_time=span.start_time_unix_nano,
         end_time=span.end_time_unix_nano,
@@ -53,9 +48,8 @@ def _readable(span: Span, resource: Resource, scope: InstrumentationScope) -> Re
 
 
 def _context(span: Span, span_id: bytes) -> SpanContext:
-    state = TraceState.from_header([span.trace_state]) if span.trace_state else TraceState()
     ids = int.from_bytes(span.trace_id, "big"), int.from_bytes(span_id, "big")
-    return SpanContext(*ids, False, TraceFlags(span.flags & _W3C_FLAGS), state)
+    return SpanContext(*ids, False, TraceFlags(span.flags & _W3C_FLAGS), TraceState.from_header([span.trace_state]))
 
 
 def _values(attributes: Sequence[KeyValue]) -> Values:

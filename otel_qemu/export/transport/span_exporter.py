@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -33,50 +34,36 @@ class SpanExporterTransport:
     def __init__(self, exporter: SpanExporter, timeout_s: float) -> None:
         self._exporter = exporter
         self._timeout_s = timeout_s
-        self._export: _Export | None = None
+        self._answer: Future[Answer] | None = None
 
     def send(self, body: bytes) -> Answer:
         """Export the spans of a serialised request, and wait for the results no longer than the timeout."""
-        if self._export and self._export.is_alive():
+        if self._answer and not self._answer.done():
             return Answer(Outcome.RETRY, "the exporter has not come back from an earlier request")
-        self._export = _Export(self._exporter, list(readable_spans(body)))
-        self._export.start()
-        self._export.ended.wait(self._timeout_s)
-        late = Answer(Outcome.RETRY, f"the exporter has given no result in {self._timeout_s:g} s")
-        return self._export.answer or late
+        guests = list(readable_spans(body))
+        self._answer = Future()
+        # In a thread of its own: an exporter that hangs holds up nothing else, not even the end of the process.
+        threading.Thread(target=self._export, args=(self._answer, guests), name="export-spans", daemon=True).start()
+        try:
+            return self._answer.result(self._timeout_s)
+        except (TimeoutError, CancelledError):
+            return Answer(Outcome.RETRY, f"the exporter has given no result in {self._timeout_s:g} s")
 
     def close(self) -> None:
         """Shut the exporter down; a `send` that waits for it waits no longer."""
-        if self._export:
-            self._export.ended.set()
+        if self._answer:
+            self._answer.cancel()
         self._exporter.shutdown()
 
-
-class _Export(threading.Thread):
-    """
-    One request, in a thread of its own: an exporter that hangs holds up nothing else, not even the end of the process.
-
-    Attributes:
-        answer: by the exporter's results; None: it has not given all of them.
-        ended: set when there is an answer, or nobody waits for it any more.
-    """
-
-    def __init__(self, exporter: SpanExporter, guests: Sequence[Sequence[ReadableSpan]]) -> None:
-        super().__init__(name="export-spans", daemon=True)
-        self.answer: Answer | None = None
-        self.ended = threading.Event()
-        self._exporter = exporter
-        self._guests = guests
-
-    def run(self) -> None:
+    def _export(self, answer: Future[Answer], guests: Sequence[Sequence[ReadableSpan]]) -> None:
         """Export the spans of one guest after the other."""
         refused, reason = 0, ""
-        for spans in self._guests:
+        for spans in guests:
             if failure := self._failure(spans):
                 refused, reason = refused + len(spans), failure
-        all_refused = refused == sum(map(len, self._guests))
-        self.answer = Answer(Outcome.REFUSED, reason) if all_refused else Answer(Outcome.SENT, reason, refused)
-        self.ended.set()
+        if answer.set_running_or_notify_cancel():  # only now: until there is an answer, `close` may cancel it
+            all_refused = refused == sum(map(len, guests))
+            answer.set_result(Answer(Outcome.REFUSED, reason) if all_refused else Answer(Outcome.SENT, reason, refused))
 
     def _failure(self, spans: Sequence[ReadableSpan]) -> str:
         with logged() as reasons:
