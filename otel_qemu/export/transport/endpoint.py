@@ -6,22 +6,19 @@ variable is an unset one, durations are in milliseconds.
 """
 
 import re
-from collections.abc import Callable
+import ssl
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export.text import printable, without_secrets
 from otel_qemu.export.transport import environment
-from otel_qemu.export.transport.certificates import check_authorities, check_pair
 
 GRPC, HTTP = "grpc", "http/protobuf"
 _DEFAULT_URLS = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
 _DEFAULT_TIMEOUT_MS = 10_000
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 5.6.2
-_T = TypeVar("_T")
 
 
 class Signal(StrEnum):
@@ -82,30 +79,16 @@ def endpoint(signal: Signal) -> Endpoint:
         signal,
         protocol,
         _url(signal, protocol),
-        _parsed(_variables(signal, "HEADERS"), _headers, ()),
-        _parsed(_variables(signal, "CERTIFICATE"), check_authorities, None),
+        environment.parsed(_headers, (), *_variables(signal, "HEADERS")),
+        environment.parsed(_authorities, None, *_variables(signal, "CERTIFICATE")),
         *_client_pair(signal),
         compression == "gzip",
-        _parsed(_variables(signal, "TIMEOUT"), _milliseconds, _DEFAULT_TIMEOUT_MS) / 1000,
+        environment.parsed(_milliseconds, _DEFAULT_TIMEOUT_MS, *_variables(signal, "TIMEOUT")) / 1000,
     )
 
 
 def _variables(signal: Signal, what: str) -> tuple[str, str]:
     return f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"
-
-
-def _parsed(variables: tuple[str, str], parse: Callable[[str], _T], default: _T) -> _T:
-    """
-    A variable's value; `parse` raises ValueError with what is wrong.
-
-    Raises:
-        BadInput: it has one that it must not have.
-    """
-    variable, text = environment.setting(*variables)
-    try:
-        return parse(text) if text else default
-    except ValueError as error:
-        raise BadInput(f"{variable}: {printable(str(error))}") from None
 
 
 def _url(signal: Signal, protocol: str) -> str:
@@ -142,19 +125,34 @@ def _is_url(url: str) -> bool:
         return False
 
 
+def _authorities(path: str) -> str:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # an SSLError is one
+        raise ValueError(f"{path}: {error.strerror or error}; it must be a file of PEM certificates") from None
+    return path
+
+
 def _client_pair(signal: Signal) -> tuple[str | None, str | None]:
     """The client's key and certificate: both, neither, or a certificate whose file holds the key as well."""
     of_key, key = environment.setting(*_variables(signal, "CLIENT_KEY"))
     of_certificate, certificate = environment.setting(*_variables(signal, "CLIENT_CERTIFICATE"))
     if key and not certificate:
         raise BadInput(f"{of_key} is set and {of_certificate} is not: set both, or neither")
-    try:
-        if certificate:
-            check_pair(certificate, key or None)
-    except ValueError as error:
+    if certificate:
         variables = f"{of_certificate} and {of_key}" if key else of_certificate
-        raise BadInput(f"{variables}: {printable(str(error))}") from None
+        _check_pair(variables, certificate, key or None)
     return key or None, certificate or None
+
+
+def _check_pair(variables: str, certificate: str, key: str | None) -> None:
+    try:
+        # The password is asked for at the terminal, if nobody answers.
+        ssl.create_default_context().load_cert_chain(certificate, key, password=lambda: "")
+    except OSError as error:
+        files = printable(f"{certificate} and {key}" if key else certificate)
+        reason = f"{error.strerror or error}; they must be PEM files of a certificate and its key, not encrypted"
+        raise BadInput(f"{variables}: {files}: {reason}") from None
 
 
 def _headers(text: str) -> tuple[tuple[str, str], ...]:

@@ -10,8 +10,10 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from otel_qemu.errors import BadInput
+from otel_qemu.export.text import printable
 
 _T = TypeVar("_T", int, float)
+_Parsed = TypeVar("_Parsed")
 
 DISABLED = "OTEL_SDK_DISABLED"
 RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
@@ -66,6 +68,20 @@ def number(default: _T, least: _T, variable: str, kind: Callable[[str], _T]) -> 
     return value
 
 
+def parsed(parse: Callable[[str], _Parsed], default: _Parsed, *variables: str) -> _Parsed:
+    """
+    The value of the first of these variables that is set; `parse` reads it, and raises ValueError with what is wrong.
+
+    Raises:
+        BadInput: a variable has a value that it must not have.
+    """
+    variable, text = setting(*variables)
+    try:
+        return parse(text) if text else default
+    except ValueError as error:
+        raise BadInput(f"{variable}: {printable(str(error))}") from None
+
+
 def pairs(variable: str) -> tuple[tuple[str, str], ...]:
     """
     ``key=value,key=value``, values percent-encoded (W3C Baggage, without properties).
@@ -73,11 +89,7 @@ def pairs(variable: str) -> tuple[tuple[str, str], ...]:
     Raises:
         BadInput: a part of the value is not a pair.
     """
-    _, text = setting(variable)
-    try:
-        return pairs_of(text)
-    except ValueError as error:
-        raise BadInput(f"{variable}: {error}") from None
+    return parsed(pairs_of, (), variable)
 
 
 def pairs_of(text: str) -> tuple[tuple[str, str], ...]:
