@@ -29,23 +29,20 @@ def key_values(values: Mapping[str, Value]) -> list[KeyValue]:
 @lru_cache(maxsize=_KEPT)
 def serialised_disk(disk: Disk) -> bytes:
     """A `Span` with only the attributes that name its disk; names that are not known have no attribute."""
-    return Span(attributes=key_values(_of_disk(disk))).SerializeToString()
+    values = texts({semconv.DISK_ALIAS: disk.alias, semconv.DISK_TARGET: disk.target})
+    return Span(attributes=key_values(values)).SerializeToString()
 
 
 @lru_cache(maxsize=_KEPT)
 def serialised_image(disk: Disk) -> bytes:
     """The same, with the RBD image behind the disk."""
     image = texts({semconv.RBD_POOL: disk.pool, semconv.RBD_IMAGE: disk.image})
-    return Span(attributes=key_values(_of_disk(disk) | image)).SerializeToString()
+    return serialised_disk(disk) + Span(attributes=key_values(image)).SerializeToString()
 
 
 def texts(named: Mapping[str, str | None]) -> Values:
     """The texts that are not empty, made printable."""
     return {key: printable(text) for key, text in named.items() if text}
-
-
-def _of_disk(disk: Disk) -> Values:
-    return texts({semconv.DISK_ALIAS: disk.alias, semconv.DISK_TARGET: disk.target})
 
 
 def _any_value(value: Value) -> AnyValue:

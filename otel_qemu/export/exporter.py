@@ -6,7 +6,7 @@ from otel_qemu.export.delivery.client import TraceClient
 from otel_qemu.export.delivery.fates import Ledger
 from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.metrics.client import MetricsClient
-from otel_qemu.export.sink import CLOSE_TIMEOUT_S, ExportSink
+from otel_qemu.export.sink import ExportSink
 from otel_qemu.export.transport.destination import destination
 from otel_qemu.settings import Settings
 from otel_qemu.trace.sample import Sampler
@@ -21,13 +21,11 @@ class Exporter:
     Args:
         sink: of traces.
         meter: of metrics.
-        close_timeout_s: the longest that traces, and then metrics, may take for their end.
     """
 
-    def __init__(self, sink: ExportSink, meter: MetricsClient, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def __init__(self, sink: ExportSink, meter: MetricsClient) -> None:
         self.sink = sink
         self.meter = meter
-        self._close_timeout_s = close_timeout_s
 
     @classmethod
     def from_environment(cls, settings: Settings) -> Self:
@@ -59,8 +57,8 @@ class Exporter:
 
     def close(self) -> None:
         """Send what can be sent in the time given, and stop; more calls do nothing."""
-        self.sink.close(self._close_timeout_s)
-        self.meter.close(self._close_timeout_s)
+        self.sink.close()
+        self.meter.close()
 
     def summary(self) -> str:
         """What became of spans and of data points so far, a line each."""

@@ -56,7 +56,8 @@ class ExportSink:
         self._threshold = threshold or WaitThreshold()
         self._slice_requests = slice_requests
         self._ids = Ids()
-        self._orphaned_calls = 0
+        self.orphaned_calls = 0
+        """RBD calls that were not sent because their request was lost before it came here."""
 
     def __enter__(self) -> Self:
         return self
@@ -68,11 +69,6 @@ class ExportSink:
     def stats(self) -> Stats:
         """What became of the spans so far."""
         return self._client.stats
-
-    @property
-    def orphaned_calls(self) -> int:
-        """RBD calls that were not sent because their request was lost before it came here."""
-        return self._orphaned_calls
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Send what can be sent in the time given, and stop."""
@@ -109,12 +105,12 @@ class ExportSink:
         parts = [f"{stats[Fate.SENT].spans} spans sent to {self._client.target.name}, {stats.lost.spans} lost"]
         if over_rate := self._sampler.over_rate:
             parts.append(f"{over_rate} traces left out, above the rate of their guest")
-        if self._orphaned_calls:
-            parts.append(f"{self._orphaned_calls} RBD calls left out, for their request was lost")
+        if self.orphaned_calls:
+            parts.append(f"{self.orphaned_calls} RBD calls left out, for their request was lost")
         return "; ".join(parts)
 
     def _encoded(self, traces: Traces, names: Names) -> Iterator[list[EncodedTrace]]:
-        self._orphaned_calls += orphaned_calls(traces)
+        self.orphaned_calls += orphaned_calls(traces)
         for some in slices(traces, self._slice_requests):
             yield encode(some, names, self._resources, self._ids, self._threshold)
 

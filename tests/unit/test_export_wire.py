@@ -7,8 +7,18 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 from otel_qemu.export.attributes import key_values
-from otel_qemu.export.spans.times import LAST_NS, later, unix_ns
-from otel_qemu.export.spans.wire import Block, BytesCache, Field, IntegerAttribute, double_tag, joined, tag_of
+from otel_qemu.export.spans.wire import (
+    LAST_NS,
+    Block,
+    BytesCache,
+    Field,
+    IntegerAttribute,
+    double_tag,
+    joined,
+    later,
+    tag_of,
+    unix_ns,
+)
 
 numbers = st.integers(0, 2**64 - 1) | st.integers(0, 63).map(lambda bits: 1 << bits)
 

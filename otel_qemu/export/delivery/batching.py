@@ -28,7 +28,7 @@ class Capacity(NamedTuple):
 
 def room_bytes(trace: EncodedTrace) -> int:
     """The memory that a trace takes, without its resource, which all traces of a guest share."""
-    return trace.size_bytes + TRACE_BYTES
+    return len(trace.spans) + TRACE_BYTES
 
 
 class TraceBuffer:
@@ -71,7 +71,7 @@ def count_leading(traces: Iterable[EncodedTrace], capacity: Capacity) -> int:
     count = spans = size_bytes = 0
     for trace in traces:
         spans += trace.span_count
-        size_bytes += trace.size_bytes
+        size_bytes += len(trace.spans)
         if trace.resource not in resources:
             resources.add(trace.resource)
             size_bytes += len(trace.resource) + _GUEST_BYTES

@@ -84,19 +84,15 @@ class Ledger:
     """The counts of one client, for all its threads."""
 
     def __init__(self) -> None:
-        self._stats = Stats()
-        self._lock = threading.Lock()
-
-    @property
-    def stats(self) -> Stats:
+        self.stats = Stats()
         """The counts now."""
-        return self._stats
+        self._lock = threading.Lock()
 
     def enter(self, tally: Tally, fate: Fate, out_of: Fate | None = None) -> None:
         """Enter the fate of traces: of new ones, or of some that had another fate until now."""
         with self._lock:
-            counts = dict(self._stats.by_fate)
+            counts = dict(self.stats.by_fate)
             if out_of:
                 counts[out_of] = counts[out_of].plus(tally, -1)
             counts[fate] = counts[fate].plus(tally)
-            self._stats = Stats(counts)
+            self.stats = Stats(counts)

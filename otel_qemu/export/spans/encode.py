@@ -20,9 +20,8 @@ from otel_qemu.export.spans import span_fields, span_templates
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.spans.ids import IdColumn, Ids
 from otel_qemu.export.spans.span_fields import CHILD, ROOT
-from otel_qemu.export.spans.times import Times, unix_ns
 from otel_qemu.export.spans.wait_spans import Rows, Waits, find_waits
-from otel_qemu.export.spans.wire import BytesCache, Field, joined
+from otel_qemu.export.spans.wire import BytesCache, Field, Times, joined, unix_ns
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.sample import UNKNOWN

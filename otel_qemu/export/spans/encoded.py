@@ -41,11 +41,6 @@ class EncodedTrace(NamedTuple):
     spans: bytes
     span_count: int
 
-    @property
-    def size_bytes(self) -> int:
-        """What it adds to a request, but for its resource."""
-        return len(self.spans)
-
 
 def request_of(traces: Iterable[EncodedTrace]) -> bytes:
     """

@@ -16,8 +16,9 @@ from otel_qemu.events import RETURN_UNKNOWN, Ending
 from otel_qemu.export import semconv
 from otel_qemu.export.attributes import Values, key_values
 from otel_qemu.export.spans.error_type import CHECK_CONDITION, call_error, request_error
-from otel_qemu.export.spans.tracestate import FLAGS, ratio, trace_state
+from otel_qemu.export.spans.tracestate import FLAGS, trace_state
 from otel_qemu.export.spans.wire import BytesCache
+from otel_qemu.trace.sample import ALL
 from otel_qemu.trace.scsi import OPERATIONS, READS, WRITES, status_name
 from otel_qemu.trace.traces import CALL, REQUEST, Join, Table
 
@@ -151,8 +152,7 @@ def _state(threshold: int) -> bytes:
 
 
 def _root_state(threshold: int) -> bytes:
-    share = ratio(threshold)
-    values: Values = {} if share is None else {semconv.SAMPLING_RATIO: share}
+    values: Values = {semconv.SAMPLING_RATIO: (ALL - threshold) / ALL} if 0 < threshold < ALL else {}
     return Span(trace_state=trace_state(threshold), attributes=key_values(values)).SerializeToString()
 
 

@@ -23,8 +23,3 @@ def trace_state(threshold: int) -> str:
     if threshold >= ALL:
         return ""
     return f"ot=th:{f'{threshold:0{_DIGITS}x}'.rstrip('0') or '0'}"
-
-
-def ratio(threshold: int) -> float | None:
-    """The probability with which a trace was kept; None: it is not known, or certain."""
-    return (ALL - threshold) / ALL if 0 < threshold < ALL else None

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otel_qemu.events import Ending
-from otel_qemu.export.spans.times import Times, later
+from otel_qemu.export.spans.wire import Times, later
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.traces import Table
 

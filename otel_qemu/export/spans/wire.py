@@ -24,6 +24,10 @@ _INT64_END = np.uint64(1 << 63)
 _SHIFTS = np.arange(0, 7 * _INT64_SIZE, 7, dtype="u8")
 _DIGIT = np.uint64(0x7F)
 
+LAST_NS = (1 << 64) - 1
+Times = NDArray[np.uint64]
+"""Of records in ns, shape (n,): held within 64 bits, whatever a broken recording says."""
+
 
 class BytesCache(dict[_Key, bytes]):
     """Bytes by key, made when first asked for; when there are too many, all are forgotten."""
@@ -131,3 +135,17 @@ class Field:
     def _head(self, size_bytes: int) -> bytes:
         digits = [size_bytes >> shift & 0x7F for shift in range(0, max(size_bytes.bit_length(), 1), 7)]
         return self._tag + bytes([digit | 0x80 for digit in digits[:-1]] + digits[-1:])
+
+
+def unix_ns(times_ns: Times, offset_ns: int) -> Times:
+    """Unix times: each time with an offset of any sign and size, clamped to 0 and `LAST_NS`."""
+    size = np.uint64(min(abs(offset_ns), LAST_NS))
+    if offset_ns < 0:
+        return np.where(times_ns > size, times_ns - size, np.uint64(0))
+    return later(times_ns, size)
+
+
+def later(times_ns: Times, by_ns: Times | np.uint64) -> Times:
+    """The sum of each time and its delay, `LAST_NS` at most."""
+    moved = times_ns + by_ns
+    return np.where(moved < times_ns, np.uint64(LAST_NS), moved)

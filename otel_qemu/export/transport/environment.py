@@ -47,13 +47,7 @@ def choice(default: str, allowed: tuple[str, ...], *variables: str) -> str:
 
 def number(default: _T, least: _T, variable: str, kind: Callable[[str], _T]) -> _T:
     """
-    A number.
-
-    Args:
-        default: where the variable is not set.
-        least: that it may be.
-        variable: its name.
-        kind: `int` or `float`.
+    A number of a kind, `int` or `float`, that is `least` or more; the default where the variable is not set.
 
     Raises:
         BadInput: the value is not a number of this kind, or less than the least.

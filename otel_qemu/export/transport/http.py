@@ -30,10 +30,7 @@ _HEADERS = {
 
 class HttpTransport:
     """
-    A connection that is kept, and made anew where the other side has ended it.
-
-    Args:
-        endpoint: to send to.
+    A connection to an endpoint that is kept, and made anew where the other side has ended it.
 
     Raises:
         BadInput: a proxy of the environment is not an HTTP proxy.
