@@ -145,7 +145,7 @@ def test_a_defect_ends_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         if next(failures, False):
             raise ZeroDivisionError
 
-    monkeypatch.setattr("otel_qemu.export.delivery.sender.LossReport.working", report)
+    monkeypatch.setattr("otel_qemu.export.delivery.sender.LossReport.note", report)
     sender = client(Scripted())
     sender.send(many(3))
     assert sender.flush(WAIT_S)

@@ -4,6 +4,7 @@ import logging
 import time
 
 from otel_qemu.export.delivery.fates import LOSSES, Fate, Ledger, Stats
+from otel_qemu.export.transport.answer import Answer, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +29,14 @@ class LossReport:
         self._reported_spans = 0
         self._due_s = time.monotonic()
 
-    def failing(self, reason: str) -> None:
-        """Note that a request was not taken, and why."""
-        self._reason = reason
-        self._failing = True
-
-    def working(self, reason: str = "") -> None:
-        """Note that a request was taken, and why not all of it; say so if the last warning said otherwise."""
-        self._failing = False
-        self._reason = reason or self._reason
-        if self._warned_failing:
+    def note(self, answer: Answer) -> None:
+        """Note what became of a request; if the last warning said that none gets through, say when one does again."""
+        self._failing = answer.outcome is not Outcome.SENT
+        if self._failing:
+            self._reason = answer.reason
+        elif answer.rejected:
+            self._reason = f"rejected: {answer.reason}"
+        if self._warned_failing and not self._failing:
             self._warned_failing = False
             log.warning("traces are sent again: endpoint %s", self._endpoint)
 

@@ -38,12 +38,7 @@ class Sender:
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        limits: Limits,
-        queue: TraceQueue,
-        losses: LossReport,
-        on_sent: OnSent | None,
+        self, transport: Transport, limits: Limits, queue: TraceQueue, losses: LossReport, on_sent: OnSent | None
     ) -> None:
         self._transport = transport
         self._request = limits.request
@@ -73,14 +68,16 @@ class Sender:
             middle = len(traces) // 2
             self._deliver(traces[:middle])
             self._deliver(traces[middle:])
-        elif fate is None:
+            return
+        self._losses.note(answer)
+        if fate is None:
             self._queue.put_back(len(traces))
-            self._losses.failing(answer.reason)
             self._pause(answer.retry_after_s)
-        else:
-            self._note(answer)
-            settled = self._queue.settle(len(traces), fate, answer.rejected)
-            if answer.outcome is Outcome.SENT and not answer.rejected and settled:
+            return
+        settled = self._queue.settle(len(traces), fate, answer.rejected)
+        if answer.outcome is Outcome.SENT:
+            self._backoff.reset()
+            if settled and not answer.rejected:
                 self._announce(settled)
 
     def _try(self, traces: Sequence[EncodedTrace]) -> tuple[Answer, Fate | None]:
@@ -95,13 +92,6 @@ class Sender:
         if answer.outcome is Outcome.TOO_LARGE:
             self._request = self._request._replace(bytes=max(len(body) // 2, LEAST_REQUEST_BYTES))
         return answer, _FATES.get(answer.outcome)
-
-    def _note(self, answer: Answer) -> None:
-        if answer.outcome is Outcome.SENT:
-            self._backoff.reset()
-            self._losses.working(f"rejected: {answer.reason}" if answer.rejected else "")
-        else:
-            self._losses.failing(answer.reason)
 
     def _pause(self, asked_s: float | None) -> None:
         """Leave the endpoint alone; a `flush` or the close tries once more at once, unless it asked for the pause."""
