@@ -11,7 +11,7 @@ from otel_qemu.export.delivery.fates import Fate, Tally
 from otel_qemu.export.delivery.limits import Limits
 from tests.unit.encoded_traces import encoded
 from tests.unit.otlp_server import GRPC, Server, serving
-from tests.unit.sending import is_final, sender_to
+from tests.unit.sending import is_final, queue_of, sender_to
 
 from .collector import Collector
 from .config import LOOPBACK
@@ -34,7 +34,7 @@ class Load:
     """
 
     def __init__(self, agent: Collector, service: str) -> None:
-        limits = Limits(queue_spans=SIDECAR_SPANS, delay_s=0.0, first_pause_s=0.05, longest_pause_s=0.2)
+        limits = Limits(queue=queue_of(SIDECAR_SPANS), delay_s=0.0, first_pause_s=0.05, longest_pause_s=0.2)
         self.client: TraceClient = sender_to(agent.otlp_grpc, GRPC, limits=limits)
         self.produced: list[bytes] = []
         self.size_bytes = 0
@@ -48,7 +48,7 @@ class Load:
             wait_for(self._has_room, WAIT_S, "room in the sidecar's queue")
             self.client.send(batch)
             self.produced += [trace.trace_id for trace in batch]
-            self.size_bytes += sum(trace.size_bytes for trace in batch)
+            self.size_bytes += sum(len(trace.spans) for trace in batch)
 
     def _has_room(self) -> bool:
         return self.client.stats[Fate.WAITING].spans + BATCH * SPANS <= SIDECAR_SPANS

@@ -15,11 +15,11 @@ from otel_qemu.export.spans.encoded import EncodedTrace
 from tests.children import join
 from tests.unit.encoded_traces import encoded
 from tests.unit.otlp_server import GRPC, HTTP
-from tests.unit.sending import is_final, sender_to
+from tests.unit.sending import is_final, queue_of, sender_to
 
 from .jaeger import Jaeger, wait_for
 
-LIMITS = Limits(queue_spans=100_000, delay_s=0.01, first_pause_s=0.05, longest_pause_s=0.2)
+LIMITS = Limits(queue=queue_of(100_000), delay_s=0.01, first_pause_s=0.05, longest_pause_s=0.2)
 BATCH, OUTAGE_TRACES = 20, 2_000
 
 
@@ -49,7 +49,7 @@ class Load:
 
     def _run(self) -> None:
         while not self._stopping.wait(0.002):
-            if self.client.stats[Fate.WAITING].spans < LIMITS.queue_spans * 3 / 4:
+            if self.client.stats[Fate.WAITING].spans < LIMITS.queue.spans * 3 / 4:
                 batch = [encoded(2, self._service) for _ in range(BATCH)]
                 self.client.send(batch)
                 self.produced += [trace.trace_id.hex() for trace in batch]

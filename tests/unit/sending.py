@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from otel_qemu.export.delivery.batching import Capacity
 from otel_qemu.export.delivery.client import TraceClient
 from otel_qemu.export.delivery.fates import Fate, Stats, Tally
 from otel_qemu.export.delivery.limits import Limits
@@ -28,6 +29,16 @@ def sender_to(
     """A client of an endpoint; what else is given is the endpoint's."""
     place = Endpoint(Signal.TRACES, protocol, url, **of_endpoint)
     return TraceClient(Destination(open_transport(place), place.name), limits, on_sent=on_sent)
+
+
+def queue_of(spans: int) -> Capacity:
+    """A queue's room, in spans; in bytes the default."""
+    return Limits.queue._replace(spans=spans)
+
+
+def requests_of(spans: int) -> Capacity:
+    """The most that a request has, in spans; in bytes the default."""
+    return Limits.request._replace(spans=spans)
 
 
 def until(condition: Callable[[], bool]) -> None:

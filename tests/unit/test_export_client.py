@@ -18,7 +18,7 @@ from otel_qemu.export.transport.destination import Destination
 
 from .encoded_traces import arrived, encoded, ids, many, span_count
 from .otlp_server import GRPC, HTTP, Reply, serving
-from .sending import LIMITS, WAIT_S, is_final, sender_to, until
+from .sending import LIMITS, WAIT_S, is_final, queue_of, requests_of, sender_to, until
 from .test_export_queue import is_conserved
 
 
@@ -64,7 +64,7 @@ def client(transport: Scripted | Hanging, limits: Limits = LIMITS, warn_interval
 def test_requests_hold_whole_traces_and_few_spans(protocol: str) -> None:
     traces = many(43, spans=3)
     with serving(protocol) as server:
-        sender = sender_to(server.url, protocol, limits=Limits(request_spans=20, delay_s=60))
+        sender = sender_to(server.url, protocol, limits=Limits(request=requests_of(20), delay_s=60))
         sender.send(traces)
         assert is_final(sender.close(WAIT_S))
     assert arrived(server.taken) == ids(traces)
@@ -76,7 +76,7 @@ def test_requests_stay_below_what_grpc_servers_take(protocol: str) -> None:
     """4 MiB, before compression, by default; 12 MB go in three."""
     traces = [encoded(2, padding_bytes=30_000) for _ in range(200)]
     with serving(protocol) as server:
-        sender = sender_to(server.url, protocol, limits=Limits(request_spans=100_000, delay_s=60))
+        sender = sender_to(server.url, protocol, limits=Limits(request=requests_of(100_000), delay_s=60))
         sender.send(traces)
         assert sender.close(WAIT_S)[Fate.SENT].traces == 200
     assert arrived(server.taken) == ids(traces)
@@ -96,7 +96,7 @@ def test_few_spans_wait_for_others_but_not_for_long() -> None:
 
 def test_a_full_request_does_not_wait() -> None:
     transport = Scripted()
-    sender = client(transport, Limits(request_spans=100, delay_s=1e6))
+    sender = client(transport, Limits(request=requests_of(100), delay_s=1e6))
     sender.send(many(49))
     sender.send(many(3))
     until(lambda: sender.stats[Fate.SENT].spans == 100)
@@ -162,7 +162,7 @@ def test_a_request_that_is_never_taken_does_not_hold_up_the_others() -> None:
         def send(self, body: bytes) -> Answer:
             return Answer(Outcome.RETRY, "502") if poison.trace_id in body else super().send(body)
 
-    sender = client(Choosy(), Limits(request_spans=2, delay_s=0, first_pause_s=0.01, longest_pause_s=0.02))
+    sender = client(Choosy(), Limits(request=requests_of(2), delay_s=0, first_pause_s=0.01, longest_pause_s=0.02))
     sender.send([poison, *others])
     until(lambda: sender.stats[Fate.SENT].traces == 30)
     stats = sender.close(0.2)
@@ -194,7 +194,7 @@ def test_whatever_the_endpoint_says_every_trace_has_one_fate(
     """And what is told as sent was sent, as a whole, once."""
     told: list[EncodedTrace] = []
     transport = Scripted(*answers)
-    limits = Limits(room, 10, 0, first_pause_s=0.001, longest_pause_s=0.002)
+    limits = Limits(queue_of(room), requests_of(10), 0, first_pause_s=0.001, longest_pause_s=0.002)
     sender = TraceClient(Destination(transport, "fake"), limits, on_sent=told.extend)
     for spans in sizes:
         sender.send([encoded(spans)])
@@ -298,7 +298,7 @@ def test_requests_learn_from_one_that_was_too_large() -> None:
             return Answer(Outcome.TOO_LARGE if len(body) > 400_000 else Outcome.SENT)
 
     transport = Small()
-    sender = client(transport, Limits(request_spans=10_000, delay_s=60))
+    sender = client(transport, Limits(request=requests_of(10_000), delay_s=60))
     for _ in range(2):
         sender.send([encoded(1, padding_bytes=50_000) for _ in range(40)])
         assert sender.flush(WAIT_S)
@@ -317,7 +317,7 @@ def test_an_endpoint_that_never_answers_stalls_nobody(protocol: str) -> None:
         return Reply(silent=True, takes=False)
 
     with serving(protocol, never) as server:
-        sender = sender_to(server.url, protocol, timeout_s=600, limits=Limits(queue_spans=100, delay_s=0))
+        sender = sender_to(server.url, protocol, timeout_s=600, limits=Limits(queue=queue_of(100), delay_s=0))
         sender.send(many(4))
         until(lambda: len(server.arrivals_s) == 1)
         for _ in range(50):

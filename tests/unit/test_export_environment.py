@@ -12,6 +12,7 @@ from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.transport.destination import destination
 
 from .encoded_traces import encoded, many
+from .sending import queue_of
 from .test_export_queue import is_conserved
 
 
@@ -77,7 +78,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "77")
     assert destination().name == "http://localhost:4318/v1/traces"
-    assert Limits.from_environment() == Limits(queue_spans=77)
+    assert Limits.from_environment() == Limits(queue=queue_of(77))
 
 
 @pytest.mark.parametrize(("spans", "queue_mib"), [("", 2), ("", 32), ("77", 32)])

@@ -22,10 +22,10 @@ from otel_qemu.export.delivery.limits import Limits
 from .cut_wire import Cut, cut_wire
 from .encoded_traces import arrived, encoded, ids, many, span_count
 from .otlp_server import GRPC, HTTP, Behaviour, Reply, Server, script, serving
-from .sending import WAIT_S, is_final, sender_to, until
+from .sending import WAIT_S, is_final, requests_of, sender_to, until
 
 TRACES, SPANS = 20, 2
-LIMITS = Limits(request_spans=10, delay_s=0, first_pause_s=0.01, longest_pause_s=0.05)
+LIMITS = Limits(request=requests_of(10), delay_s=0, first_pause_s=0.01, longest_pause_s=0.05)
 BOTH = (GRPC, HTTP)
 CODES = grpc.StatusCode
 

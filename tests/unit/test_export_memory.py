@@ -46,7 +46,7 @@ def test_memory_is_flat(protocol: str) -> None:
         stats = sender.stats
         assert is_conserved(stats)
         assert stats.produced.traces == TRACES
-        assert stats[Fate.WAITING].spans <= Limits().queue_spans
+        assert stats[Fate.WAITING].spans <= Limits().queue.spans
         assert stats[Fate.QUEUE_FULL].traces > 0
         assert len(server.arrivals_s) == 1
         stats = sender.close(2)

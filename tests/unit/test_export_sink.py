@@ -25,7 +25,7 @@ from . import builders
 from .builders import Call, Request, traces, write
 from .decoded import spans_in
 from .otlp_server import HTTP, serving
-from .sending import WAIT_S, sender_to
+from .sending import WAIT_S, queue_of, sender_to
 
 NOTHING = Batch(NO_RECORDS, 0)
 
@@ -169,7 +169,9 @@ def test_a_recording_is_sent_no_faster_than_it_is_taken() -> None:
     assert client.sent_spans == len(client.names) == 20 + 19 + 20 + 4 + 4 + 3
 
 
-@pytest.mark.parametrize("limits", [Limits(queue_spans=7), Limits(queue_bytes=3000), Limits(queue_spans=30)])
+@pytest.mark.parametrize(
+    "limits", [Limits(queue=queue_of(7)), Limits(queue=Capacity(1000, 3000)), Limits(queue=queue_of(30))]
+)
 def test_a_small_queue_loses_nothing_of_a_recording(limits: Limits) -> None:
     """It is given no more than it has room for, however little that is."""
     with serving(HTTP) as server:
