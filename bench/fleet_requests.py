@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -83,7 +83,7 @@ def captured_requests() -> list[bytes]:
     recording = Recording.open(RECORDING)
     with _endpoint() as (url, bodies):
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
-        with patch.dict("os.environ", environment), ExportSink() as sink:
+        with patch.dict("os.environ", environment), closing(ExportSink()) as sink:
             for traces in Pipeline().traces_of(recording.batches()):
                 sink.take(Batch(NO_RECORDS, traces.unix_offset_ns), traces, recording.names)
         deadline = time.monotonic() + _WAIT_S

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -80,7 +81,7 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
 
     intervals = Intervals(settings.drain_s, settings.refresh_s, settings.look_s)
     selection = Selection(settings.domains, pids)
-    with Exporter.from_environment(settings) as exporter:
+    with closing(Exporter.from_environment(settings)) as exporter:
         sinks, meters, bounds_s = [exporter.sink], [exporter.meter], exporter.bounds_s
         service = Service(selection, sinks, settings.policy, bounds_s, meters, intervals, Notifier(), audit)
         service.run(duration_s, _announce, wait)
@@ -207,7 +208,7 @@ def _send(traces: Iterable[Traces], recording: Recording) -> bool:
     """Send traces and say what became of them; whether any were lost."""
     from otel_qemu.export.sink import ExportSink
 
-    with ExportSink(sampler=Sampler(recording.one_in)) as sink:
+    with closing(ExportSink(sampler=Sampler(recording.one_in))) as sink:
         sink.resend(traces, recording.names)
     _say(sink.summary())
     return sink.stats.lost.spans > 0

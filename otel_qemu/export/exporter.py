@@ -16,7 +16,7 @@ class Exporter:
     """
     A sink for traces and a meter for metrics, where the ``OTEL_*`` variables say.
 
-    A context manager: at its end traces stop first, and the last metrics say what became of them.
+    At its close traces stop first, and the last metrics say what became of them.
 
     Args:
         sink: of traces.
@@ -43,12 +43,6 @@ class Exporter:
         exemplars = meter.exemplars
         client = TraceClient(target, limits, ledger, exemplars.on_sent if exemplars else None)
         return cls(ExportSink(client, sampler, exemplars, settings.wait_threshold), meter)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def bounds_s(self) -> tuple[float, ...]:

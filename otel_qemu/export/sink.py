@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import Self
 
 from otel_qemu.events import Batch
 from otel_qemu.export.delivery.batching import batches
@@ -58,12 +57,6 @@ class ExportSink:
         self._ids = Ids()
         self.orphaned_calls = 0
         """RBD calls that were not sent because their request was lost before it came here."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def stats(self) -> Stats:

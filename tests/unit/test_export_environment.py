@@ -1,6 +1,7 @@
 """The standard variables choose where traces go, and a wrong one is named."""
 
 import json
+from contextlib import closing
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_the_console_shows_otlp_json(monkeypatch: pytest.MonkeyPatch, capsys: py
     """A line a request, with ids in hexadecimal, as OTLP has them."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     trace = encoded(2)
-    with TraceClient.from_environment() as sender:
+    with closing(TraceClient.from_environment()) as sender:
         sender.send([trace])
         assert sender.flush(10)
     (line,) = capsys.readouterr().out.splitlines()

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -92,7 +93,7 @@ def rich(count: int) -> Traces:
 
 def test_a_batch_goes_to_the_client_whole() -> None:
     client = FakeClient()
-    with ExportSink(client=client) as sink:
+    with closing(ExportSink(client=client)) as sink:
         sink.take(NOTHING, traces(write(), orphans=[Call(join=Join.INTERNAL)]), builders.names())
         sink.take(NOTHING, traces(write()), builders.names())
         assert not client.closed

@@ -64,12 +64,6 @@ class TraceClient:
         """
         return cls(destination(), limits or Limits.from_environment())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     @property
     def stats(self) -> Stats:
         """What became of the spans so far."""

@@ -59,14 +59,7 @@ def orphaned_calls(traces: Traces) -> int:
 
 
 class _Roots(NamedTuple):
-    """
-    The roots of a batch, and what the spans below take from them; each of shape (n,).
-
-    Attributes:
-        trace_ids, span_ids: of the roots.
-        thresholds: with which their traces were sampled.
-        disks: serialised.
-    """
+    """The roots of a batch, and what the spans below take from them; each of shape (n,), disks serialised."""
 
     trace_ids: IdColumn
     span_ids: IdColumn
