@@ -16,12 +16,10 @@ LONGEST_TEXT = 255
 
 def printable(text: str) -> str:
     """The text as one printable line: controls and lone surrogates are escaped, a long end is cut."""
-    if len(text) > LONGEST_TEXT:
-        text = text[: LONGEST_TEXT - 1] + "…"
-    if text.isprintable():
-        return text
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return escaped if len(escaped) <= LONGEST_TEXT else escaped[: LONGEST_TEXT - 1] + "…"
+    shown = text[: LONGEST_TEXT + 1]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+    return shown if len(shown) <= LONGEST_TEXT else shown[: LONGEST_TEXT - 1] + "…"
 
 
 def without_secrets(url: str) -> str:
