@@ -20,7 +20,7 @@ from otel_qemu.export.spans import span_fields, span_templates
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.spans.ids import IdColumn, Ids
 from otel_qemu.export.spans.span_fields import CHILD, ROOT
-from otel_qemu.export.spans.wait_spans import Rows, Waits, find_waits
+from otel_qemu.export.spans.wait_spans import Rows, find_waits
 from otel_qemu.export.spans.wire import BytesCache, Field, Times, joined, unix_ns
 from otel_qemu.policy import WaitThreshold
 from otel_qemu.trace.names import Names
@@ -85,7 +85,7 @@ class _Encoder:
         parents = calls["parent"].astype(np.intp)
         ends_ns = np.where(calls["complete_ns"] > 0, calls["complete_ns"], requests["complete_ns"][parents])
         below = self._wait_spans(waits, roots) + self._call_spans(calls, parents, ends_ns, roots)
-        owners = np.concatenate((np.arange(len(requests)), waits.request, parents))
+        owners = np.concatenate((np.arange(len(requests)), waits["request"], parents))
         counts, spans = _by_owner(owners, _SPANS.column(self._root_spans(requests, roots) + below))
         return self._traces(requests, roots.trace_ids, roots.span_ids, spans, counts)
 
@@ -122,9 +122,13 @@ class _Encoder:
             *span_fields.of_requests(requests),
         )
 
-    def _wait_spans(self, waits: Waits, roots: _Roots) -> list[bytes]:
-        disks = [roots.disks[root] for root in waits.request.tolist()]
-        return joined(self._below(roots, *waits), [span_templates.WAIT] * len(disks), disks)
+    def _wait_spans(self, waits: Table, roots: _Roots) -> list[bytes]:
+        disks = [roots.disks[root] for root in waits["request"].tolist()]
+        return joined(
+            self._below(roots, waits["request"], waits["begin_ns"], waits["end_ns"]),
+            [span_templates.WAIT] * len(disks),
+            disks,
+        )
 
     def _call_spans(self, calls: Table, parents: Rows, ends_ns: Times, roots: _Roots) -> list[bytes]:
         return joined(self._below(roots, parents, calls["submit_ns"], ends_ns), *self._of_calls(calls))
