@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from otel_qemu.events import Ending
 from otel_qemu.export.spans.wire import Times, later
 from otel_qemu.policy import WaitThreshold
-from otel_qemu.trace.arrays.rows import concatenate_rows, take_rows
+from otel_qemu.trace.arrays.columns import concatenate_rows, take_rows
 from otel_qemu.trace.traces import Table
 
 Rows = NDArray[np.intp]
