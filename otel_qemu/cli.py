@@ -1,5 +1,5 @@
 """
-The commands.  Each is a few lines: options in, a service or a view out; only `main` prints errors and exits.
+The commands.  Each takes its options and calls a service or a view.  Only `main` prints errors and exits.
 """
 
 import json
@@ -16,7 +16,7 @@ from otel_qemu import __version__
 from otel_qemu.errors import NotPossible, OtelQemuError
 from otel_qemu.events import COUNTERS, LOSSES
 from otel_qemu.notify import Notifier
-from otel_qemu.options import ANY_BOUNDS, as_json, audited, by_pid, configured, kept, selected, setting, timed
+from otel_qemu.options import ANY_BOUNDS, COUNT, as_json, audited, by_pid, configured, kept, selected, setting, timed
 from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
@@ -43,7 +43,10 @@ EXIT_DAMAGED = 1
 EXIT_INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_CONTEXT, no_args_is_help=False)
 @click.version_option(__version__, prog_name="otel-qemu")
 def cli() -> None:
     """Trace every SCSI request of QEMU guests over the librbd calls it became."""
@@ -74,20 +77,28 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
     """
     Trace until stopped, and send traces and metrics over OTLP.
 
-    The standard OTEL_* variables say where to.  A setting such as --one-in can also be given by an
-    environment variable, OTEL_QEMU_ONE_IN=1000, or in the file that --config names, one-in = 1000.
+    The standard OTEL_* variables set the endpoint. A setting such as --one-in can also be given by an environment
+    variable, OTEL_QEMU_ONE_IN=1000, or in the file that --config names, one-in = 1000.
     """
     from otel_qemu.export.exporter import Exporter
 
     intervals = Intervals(settings.drain_s, settings.refresh_s, settings.look_s)
     selection = Selection(settings.domains, pids)
     with closing(Exporter.from_environment(settings)) as exporter:
-        sinks, meters, bounds_s = [exporter.sink], [exporter.meter], exporter.bounds_s
-        service = Service(selection, sinks, settings.policy, bounds_s, meters, intervals, Notifier(), audit)
+        service = Service(
+            selection,
+            [exporter.sink],
+            policy=settings.policy,
+            bounds_s=exporter.bounds_s,
+            meters=[exporter.meter],
+            intervals=intervals,
+            notifier=Notifier(),
+            audit=audit,
+        )
         service.run(duration_s, _announce, wait)
     _summarise(service)
     _say(exporter.summary())
-    _tell_audit(service)
+    _report_audit(service)
 
 
 @cli.command()
@@ -107,15 +118,14 @@ def hist(
     """
     Count latencies, then print histograms.
 
-    There is one histogram for each guest, disk, layer and operation.  They are printed at the end of --duration or on
-    Ctrl-C.
+    There is one histogram for each guest, disk, layer and operation. They are printed after --duration or on Ctrl-C.
     """
     policy = EVERYTHING if audit else COUNTS_ONLY  # joins are compared record by record
-    service = Service(Selection(domains, pids), [], policy, bounds_s, audit=audit)
+    service = Service(Selection(domains, pids), [], policy=policy, bounds_s=bounds_s, audit=audit)
     service.run(duration_s, _announce)
     _print_histograms(service.histograms.rows(service.names), as_json)
     _summarise(service)
-    _tell_audit(service)
+    _report_audit(service)
 
 
 @cli.command()
@@ -134,9 +144,13 @@ def record(
     policy: KeepPolicy,
     audit: bool,
 ) -> None:
-    """Write traces to a file, which replay reads."""
+    """
+    Record traces to a file for `otel-qemu replay`.
+
+    By default every trace is kept. Recording ends after --duration or on Ctrl-C.
+    """
     with RecordSink(output, {"bounds_s": DEFAULT_BOUNDS_S, "one_in": policy.one_in}) as sink:
-        service = Service(Selection(domains, pids), [sink], policy, audit=audit)
+        service = Service(Selection(domains, pids), [sink], policy=policy, audit=audit)
 
         def ready(tracer: Tracer, guests: Iterable[Guest]) -> None:
             _announce(tracer, guests)
@@ -147,7 +161,7 @@ def record(
         sink.finish(service.names, service.counters)
     _summarise(service)
     _say(f"{sink.records} records in {output}")
-    _tell_audit(service)
+    _report_audit(service)
 
 
 @cli.command()
@@ -168,14 +182,14 @@ def record(
     type=ANY_BOUNDS,
     help="With --hist, upper bounds of the histograms' bins, such as 1ms,5ms,10ms or exponential:3.",
 )
-@click.option("--slowest", type=click.IntRange(1), metavar="N", show_default="all",
+@click.option("--slowest", type=COUNT, show_default="all",
               help="Show only the N slowest requests, slowest first.")  # fmt: skip
 def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | None) -> None:
     """
     Show the traces of a recording.
 
-    Everything after the kernel runs again on the recorded data, with the same result; so does the audit, if the
-    recording was made with --audit.
+    FILE is a recording that `otel-qemu record` wrote. Its records are joined and counted again, with the same result.
+    If it was made with --audit, the audit runs again, too.
     """
     recording = Recording.open(file)
     pipeline = Pipeline(audit=True)
@@ -190,7 +204,7 @@ def replay(file: Path, form: str, bounds_s: tuple[float, ...], slowest: int | No
         for some in traces:
             _write_lines(_json_lines(some, recording) if form == "json" else tree_lines(some, recording.names))
     if pipeline.audit and pipeline.audit.verdicts:
-        _say_audit(pipeline.audit, pipeline.stats)
+        _print_audit(pipeline.audit, pipeline.stats)
     if recording.damage:
         _say(f"warning: {file}: {recording.damage}")
     if recording.damage or lost:
@@ -205,7 +219,7 @@ def _replay_histograms(traces: Iterable[Traces], recording: Recording, bounds_s:
 
 
 def _send(traces: Iterable[Traces], recording: Recording) -> bool:
-    """Send traces and say what became of them; whether any were lost."""
+    """Send traces and print their fates; returns whether any were lost."""
     from otel_qemu.export.sink import ExportSink
 
     with closing(ExportSink(sampler=Sampler(recording.one_in))) as sink:
@@ -234,7 +248,7 @@ def _say(text: str) -> None:
 
 
 def _announce(tracer: Tracer, guests: Iterable[Guest]) -> None:
-    """Which guests are traced, and which are not: of these, a warning has said why."""
+    """Say which guests are traced and which are not; warnings have said why not."""
     traced = {inspection.process.pid for inspection in tracer.inspections}
     names: dict[bool, list[str]] = {True: [], False: []}
     for guest in guests:
@@ -245,7 +259,7 @@ def _announce(tracer: Tracer, guests: Iterable[Guest]) -> None:
 
 
 def _summarise(service: Service) -> None:
-    """What was seen, and everything that was not, by its reason."""
+    """Print how many requests and calls were seen, and each loss by its reason."""
     stats = service.pipeline.stats
     _say(f"{stats.requests} SCSI requests, {stats.calls} RBD calls, {stats.joined} of them joined to their request")
     if service.abandoned:
@@ -257,17 +271,22 @@ def _summarise(service: Service) -> None:
             _say(f"  {service.counters[name]:>8}  {name}: {COUNTERS[name]}")
 
 
-def _tell_audit(service: Service) -> None:
-    """What the audit found, if one was asked for; that there was none is an error then, of what was done otherwise."""
+def _report_audit(service: Service) -> None:
+    """
+    Print the audit's verdicts, if --audit was given.
+
+    Raises:
+        NotPossible: the exact chain could not be attached to any process.
+    """
     audit = service.pipeline.audit
     if audit is None:
         return
     if not service.audited:
-        raise NotPossible("no join was audited: the warnings say why; without --audit, tracing is whole")
-    _say_audit(audit, service.pipeline.stats)
+        raise NotPossible("no join was audited: see the warnings above; tracing itself worked, and needs no --audit")
+    _print_audit(audit, service.pipeline.stats)
 
 
-def _say_audit(audit: Audit, stats: Stats) -> None:
+def _print_audit(audit: Audit, stats: Stats) -> None:
     for line in audit_lines(audit, stats):
         _say(line)
 
@@ -282,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "otel-qemu"
-        return _fail(f"{error.format_message()} (`{command} --help` says how)", error.exit_code)
+        return _fail(f"{error.format_message().rstrip('.')}: see `{command} --help`", error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +25,18 @@ ANY_BOUNDS = replace(
 """Bounds of histograms that are made of records, where the kernel sets no limit."""
 
 _FILE = types.SettingType("FILE", "a path", (str,), Path)
+_PID = types.SettingType("PID", "the id of a process", (str, int), int, least=1)
+_SECONDS = types.number("SECONDS", "a number of seconds above 0", sys.float_info.min, float("inf"))
+COUNT = types.SettingType("N", "a whole number from 1 on", (str, int), int, least=1)
+"""How many of something."""
 
 by_pid = click.option(
-    "--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", show_default="all",
+    "--pid", "pids", type=_PID, multiple=True, show_default="all",
     help="Select the QEMU process with this id. May be repeated, and combined with --domain.",
 )  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
-timed = click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-                     show_default="until interrupted", help="Stop after this many seconds.")  # fmt: skip
+timed = click.option("--duration", "duration_s", type=_SECONDS, show_default="until interrupted",
+                     help="Stop after this many seconds.")  # fmt: skip
 audited = click.option("--audit", is_flag=True,
                        help="Also follow each request's exact chain of pointers, and report how many joins agree with "
                             "it. This slows guests down.")  # fmt: skip

@@ -1,7 +1,7 @@
 """
-The loop: drain the ring, join, give the traces to the sinks; look for new guests now and then.
+The loop: drain the ring, join, give the traces to the sinks, and look for new guests.
 
-It ends on SIGINT, SIGTERM or when its time is up, and leaves nothing attached.
+It ends on SIGINT, on SIGTERM, or after its duration.  It leaves nothing attached.
 """
 
 import logging
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from otel_qemu.errors import NothingToTrace
 from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.meters import Meter, Meters
 from otel_qemu.notify import Notifier
@@ -18,6 +19,7 @@ from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe.inlined import inlined_functions
 from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.process_memory import release_compiler_memory
+from otel_qemu.probe.rights import require_rights
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer, unix_offset_ns
 from otel_qemu.signals import ended_by_signals
@@ -35,7 +37,7 @@ REMEMBER_S = 60.0
 """How long the names of an ended guest are kept, if they are not needed for a report at the end."""
 
 END_POLL_S = 0.01
-"""How often the service looks, at the end, whether all that was in flight has ended."""
+"""Time between two looks, at the end, at whether requests are still in flight."""
 
 Ready = Callable[[Tracer, Iterable[Guest]], None]
 
@@ -43,14 +45,14 @@ Ready = Callable[[Tracer, Iterable[Guest]], None]
 @dataclass(frozen=True)
 class Intervals:
     """
-    The times between two turns of each of the loop's tasks.
+    How often the loop does each of its tasks, and how long it waits at the end.
 
     Attributes:
-        drain_s: reads the ring, which takes some 240,000 records a second at the default; a drain costs the same
-            however many it finds.
-        refresh_s: looks for new guests.
-        look_s: looks for requests that hang, and reports to the service manager.
-        end_s: how long requests that are in flight may take to end, once tracing has been stopped.
+        drain_s: between two readings of the ring.  The ring holds some 120,000 records, so the default allows 240,000
+            per second.  The cost of a reading hardly depends on the number of records.
+        refresh_s: between two searches for new guests.
+        look_s: between two searches for requests that hang, and two reports to the service manager.
+        end_s: time for requests in flight to end, once tracing has been stopped.
     """
 
     drain_s: float = 0.5
@@ -66,6 +68,7 @@ class Service:
         self,
         selection: Selection,
         sinks: Sequence[Sink],
+        *,
         policy: KeepPolicy = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         meters: Sequence[Meter] = (),
@@ -78,11 +81,11 @@ class Service:
 
         Args:
             selection: of guests.
-            sinks: each is given everything.
+            sinks: each of them takes every batch and its traces.
             policy: which traces get a record.
             bounds_s: of the exact histograms.
-            meters: each is given measurements when it is due, and the last ones.  Where there are any, nothing else is
-                kept of guests that have ended: a service may meet more of them than it has memory for.
+            meters: each of them takes measurements when it is due, and once more at the end.  Where there are meters,
+                the service forgets a guest that has ended: over time there are more of those than memory.
             intervals: of the loop.
             notifier: reports to the service manager that we are ready, alive and stopping.
             audit: whether to compare the joins with the exact chain.
@@ -101,24 +104,24 @@ class Service:
         self._ended_at: dict[int, float] = {}
         self._remembers = not meters
         self.pipeline = Pipeline(audit)
-        """What became of the records, and what the audit found, if one was asked for."""
+        """Has the counts of the records, and the audit's verdicts if there is an audit."""
         self._meters = Meters(meters, selection, self._naming, self.pipeline)
         self.audited = False
         """Whether the exact chain could be attached to any process."""
         self.counters: dict[str, int] = {}
-        """The kernel's counters, as they were at the end."""
+        """The kernel's counters at the end."""
         self.histograms = Histograms(bounds_s)
-        """Of every request and call, counted in the kernel, as they were at the end; see `meters` for whose."""
+        """The kernel's histograms at the end.  With meters, they leave out guests that ended before."""
         self.abandoned = 0
         """Requests and calls that were in flight when their process ended."""
         self.still_in_flight = 0, 0
-        """SCSI requests, and RBD calls, that were in flight at the end: in no histogram, and no trace."""
+        """SCSI requests, and RBD calls, that were in flight at the end.  They are in no histogram and no trace."""
         self.traced: dict[int, dict[str, Any]] = {}
-        """What records of each process depend on, by pid (`Inspection.provenance`)."""
+        """The builds and layouts that a process's records were made with, by pid (`Inspection.provenance`)."""
 
     @property
     def names(self) -> Names:
-        """The names of guests, disks and images, as far as they are known."""
+        """The names of guests, disks and images that are known."""
         return self._naming.names
 
     def run(self, duration_s: float | None = None, ready: Ready = lambda *_: None, wait: bool = False) -> None:
@@ -128,7 +131,7 @@ class Service:
         Args:
             duration_s: counted from when everything is attached; None: without end.
             ready: called once everything is attached.
-            wait: for a first process that can be traced, rather than to raise that there is none.
+            wait: whether to wait for a first process, instead of raising NothingToTrace.
 
         Raises:
             NothingToTrace: no process fits the selection.
@@ -136,10 +139,18 @@ class Service:
         """
         with ended_by_signals(self._stopping):
             if not wait:
-                self._selection.require()
-            # Also before there is any guest, so that missing rights are reported at once.
+                self._require_guests()
+            # The program is loaded even before there is a guest, so that missing rights are reported at once.
             with self._tracer() as tracer:
                 self._trace(tracer, duration_s, ready, wait)
+
+    def _require_guests(self) -> None:
+        """Raise if no guest is found; missing rights go first, because they hide the processes of other users."""
+        try:
+            self._selection.require()
+        except NothingToTrace:
+            require_rights()
+            raise
 
     def _trace(self, tracer: Tracer, duration_s: float | None, ready: Ready, wait: bool) -> None:
         self._refresh(tracer)
@@ -176,7 +187,7 @@ class Service:
             if time.monotonic() >= look_at:
                 self._report_hung(tracer)
                 self._warn_of_inlined(tracer)
-                self._naming.learn_devices(tracer.series())  # of some, no record may have been kept
+                self._naming.learn_devices(tracer.series())  # a disk whose records were all dropped is in no trace
                 self._notifier.status(self._status(tracer))
                 look_at = time.monotonic() + self._intervals.look_s
             self._meters.due(tracer)
@@ -195,7 +206,7 @@ class Service:
             sink.take(batch, traces, self.names)
 
     def _let_end(self, tracer: Tracer) -> None:
-        """Take nothing new, wait a little for what is in flight, and detach; what is read then is all there is."""
+        """Put nothing new in flight, wait a little for the rest to end, detach, and read the ring a last time."""
         tracer.take_no_more()
         end = time.monotonic() + self._intervals.end_s
         while any(tracer.still_in_flight()) and time.monotonic() < end:
@@ -236,7 +247,7 @@ class Service:
                 self.traced.pop(pid, None)
 
     def _report_hung(self, tracer: Tracer) -> None:
-        """Give out requests that hang, once, without waiting for an end that may never come."""
+        """Give the sinks each request that hangs, once: its end may never come."""
         hung = self._hung.select(tracer.in_flight(), time.monotonic_ns())
         if len(hung):
             offset_ns = unix_offset_ns()

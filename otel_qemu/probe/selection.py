@@ -65,9 +65,9 @@ class Selection:
         if found:
             return found
         if self._domains and self.problem:
-            raise NothingToTrace(f"no domain can be looked up: {self.problem}, or select by --pid")
+            raise NothingToTrace(f"no domain can be looked up: {self.problem}, or select guests by --pid")
         if self._domains or self._pids:
-            asked = ", ".join([*sorted(self._domains), *map(str, self._pids)])
+            asked = ", ".join([*sorted(self._domains), *(f"pid {pid}" for pid in self._pids)])
             raise NothingToTrace(f"no running QEMU process for {asked}: `otel-qemu check` lists what runs here")
         raise NothingToTrace("no QEMU process runs here: start a guest first")
 

@@ -35,7 +35,7 @@ def running(qemu: FakeQemu) -> Iterator[Service]:
     """The service with the metrics that the environment asks for, which have arrived when it is left."""
     ready = threading.Event()
     with MetricsClient.from_environment() as client:
-        service = Service(Those(qemu), [], COUNTS_ONLY, client.settings.bounds_s, [client])
+        service = Service(Those(qemu), [], policy=COUNTS_ONLY, bounds_s=client.settings.bounds_s, meters=[client])
         thread = threading.Thread(
             target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
         )

@@ -61,7 +61,7 @@ def exporting(selection: Those, **settings: Any) -> Iterator[Store]:
     """The service, with a store that is sent metrics ten times a second."""
     store, ready = Store(), threading.Event()
     client = MetricsClient(MetricSettings(interval_s=0.1, **settings), store, "store")
-    service = Service(selection, [], COUNTS_ONLY, client.settings.bounds_s, [client])
+    service = Service(selection, [], policy=COUNTS_ONLY, bounds_s=client.settings.bounds_s, meters=[client])
     thread = threading.Thread(
         target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
     )
@@ -224,7 +224,7 @@ def test_nothing_is_kept_of_guests_that_have_ended(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(service_module, "REMEMBER_S", 0.0)
     meter, ready = Patient(), threading.Event()
     with FakeQemu() as staying, FakeQemu() as leaving:
-        service = Service(Those(staying, leaving), [], COUNTS_ONLY, meters=[meter])
+        service = Service(Those(staying, leaving), [], policy=COUNTS_ONLY, meters=[meter])
         run = threading.Thread(
             target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
         )

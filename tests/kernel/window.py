@@ -26,7 +26,7 @@ class Window(Service):
     """
 
     def __init__(self, selection: Selection, route: str | None = None) -> None:
-        super().__init__(selection, [self], EVERYTHING, intervals=QUICK)
+        super().__init__(selection, [self], policy=EVERYTHING, intervals=QUICK)
         self._route = route
         self.endings: list[int] = []
         self.orphans: list[int] = []

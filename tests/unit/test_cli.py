@@ -26,7 +26,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Keep
     monkeypatch.chdir(tmp_path)
     found: list[KeepPolicy] = []
 
-    def service(_selection: object, _sinks: object, policy: KeepPolicy, *_others: object, **_more: object) -> None:
+    def service(_selection: object, _sinks: object, *, policy: KeepPolicy, **_others: object) -> None:
         found.append(policy)
         raise _Asked("nothing is traced here")
 
@@ -118,6 +118,31 @@ def test_what_cannot_be_read_is_refused_in_one_line(
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "Missing command: see `otel-qemu --help`"),
+        ("trace", "No such command 'trace': see `otel-qemu --help`"),
+        (
+            "check --pid qemu",
+            """'--pid': "qemu" is not allowed: it must be the id of a process: see `otel-qemu check""",
+        ),
+        ("hist --duration 0", """'--duration': "0" is not allowed: it must be a number of seconds above 0: see"""),
+        ("hist --duration nan", """'--duration': "nan" is not allowed"""),
+        ("replay --slowest 0 x", """'--slowest': "0" is not allowed: it must be a whole number from 1 on: see"""),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_help_to_read(
+    capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    """Exit status 2; nothing of click's own types, and no page of usage."""
+    assert cli.main(line.split()) == USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
 @pytest.mark.parametrize("command", ["run", "record"])
 def test_commands_that_keep_traces_have_the_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """And say so."""
@@ -167,6 +192,6 @@ def test_an_audit_keeps_all_that_it_compares(tmp_path: Path, command: tuple[str,
     with patch.object(cli, "Service", side_effect=_Asked("nothing is traced here")) as service:
         line = [str(tmp_path / word) if word == "recording" else word for word in command]
         assert cli.main([*line, *["--audit"] * audit]) == NothingToTrace.exit_code
-    (_selection, _sinks, policy, *_), options = service.call_args
+    options = service.call_args.kwargs
     assert options["audit"] == audit
-    assert (policy == EVERYTHING) == (audit or command[0] == "record")
+    assert (options["policy"] == EVERYTHING) == (audit or command[0] == "record")

@@ -49,7 +49,7 @@ class Stage:
     meters: Sequence[Meter]
     intervals: Intervals
     notifier: object
-    asks_for_audit: bool
+    audit: bool
     pipeline: Pipeline = field(default_factory=Pipeline)
     counters: dict[str, int] = field(default_factory=dict)
     abandoned: int = 0
@@ -82,8 +82,8 @@ def run(*options: str, acts: Callable[[Stage], None] = lambda _stage: None) -> S
     """The command with these options; what became of the service."""
     made: list[Stage] = []
 
-    def staged(*arguments: Any, **_others: Any) -> Stage:
-        made.append(Stage(*arguments))
+    def staged(*arguments: Any, **options: Any) -> Stage:
+        made.append(Stage(*arguments, **options))
         made[0].acts = acts
         return made[0]
 
@@ -127,7 +127,7 @@ def test_the_loops_settings_reach_the_loop(server: Server) -> None:
     assert stage.policy == KeepPolicy(5, 2.0, (("WRITE", 0.02),))
     assert stage.intervals == Intervals(0.1, 2.0, 3.0)
     assert stage.bounds_s == (0.001, 0.002)
-    assert (stage.duration_s, stage.waits, stage.asks_for_audit) == (9.0, True, True)
+    assert (stage.duration_s, stage.waits, stage.audit) == (9.0, True, True)
     assert (stage.selection._domains, stage.selection._pids) == (frozenset({"web1"}), (7,))
 
 

@@ -186,7 +186,7 @@ class TestRequire:
         assert len(Selection(libvirt=FakeLibvirt()).require()) == 3
 
     @pytest.mark.parametrize(
-        ("domains", "asked", "text"), [(("gamma",), (), "gamma"), ((), (55,), "55"), (("x",), (6,), "x, 6")]
+        ("domains", "asked", "text"), [(("gamma",), (), "gamma"), ((), (55,), "pid 55"), (("x",), (6,), "x, pid 6")]
     )
     def test_names_what_is_missing(
         self, machine: Machine, domains: tuple[str, ...], asked: tuple[int, ...], text: str

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -170,7 +171,15 @@ def test_what_keeps_it_from_tracing_is_said_before_there_is_a_guest(monkeypatch:
 
 def test_without_it_there_must_be_one(tracer: Idle) -> None:
     """As a person at a terminal wants it."""
-    with pytest.raises(NothingToTrace):
+    with patch("otel_qemu.service.require_rights"), pytest.raises(NothingToTrace):
+        Service(Nobody(), []).run()
+    assert tracer.calls == []
+
+
+def test_missing_rights_are_the_reason_why_no_guest_is_found(tracer: Idle) -> None:
+    """Without rights the processes of other users are hidden, so "start a guest" would mislead."""
+    refused = NotPossible("tracing needs CAP_SYS_PTRACE")
+    with patch("otel_qemu.service.require_rights", side_effect=refused), pytest.raises(NotPossible):
         Service(Nobody(), []).run()
     assert tracer.calls == []
 
