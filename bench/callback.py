@@ -12,7 +12,7 @@ import random
 from bisect import bisect_left
 from typing import Any
 
-from otel_qemu.events import RECORD, Kept, Kind, RbdOperation, Records
+from otel_qemu.events import RECORD, Kept, RbdOperation, RecordKind, Records
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, in_ns
 from otel_qemu.trace.sample import threshold_of
 from otel_qemu.trace.scsi import OPERATION_OF_OPCODE
@@ -138,7 +138,7 @@ class Script:
     def _callback(self, _context: int, data: int, _size: int) -> None:
         event = ctypes.cast(data, ctypes.POINTER(Event)).contents
         key = event.pid, event.request, event.submit_ns
-        if event.kind == Kind.REQUEST:
+        if event.kind == RecordKind.REQUEST:
             self._take_request(Request(event), key)
         elif event.submit_ns:
             self._take_call(Call(event), key)

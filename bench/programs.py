@@ -55,7 +55,7 @@ def _ours(policy: KeepPolicy, route: str | None = None) -> Mode:
             tracer.route = route or tracer.route
             tracer.refresh()
             tracer.require_any()
-            qemu.command(f"write {proof.ENOUGH} 4096 1")
+            qemu.command(f"write {proof.ENOUGH_PROOFS} 4096 1")
             tracer.refresh()  # the layout is proven: the fifth probe goes
             yield tracer
 

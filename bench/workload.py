@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import RECORD, Batch, Ending, Kept, Kind, Link, RbdOperation, Records
+from otel_qemu.events import RECORD, Batch, Ending, Kept, Link, RbdOperation, RecordKind, Records
 
 FIRST_PID, OPCODES = 40_000, (0x28, 0x2A, 0x35, 0x42, 0x00)
 READ, WRITE, FLUSH, UNMAP, TEST = range(5)
@@ -79,7 +79,7 @@ def _requests(shape: Shape, random: np.random.Generator) -> tuple[Records, NDArr
     rows = np.zeros(count, dtype=RECORD)
     operation = random.choice(len(OPCODES), count, p=_SHARES)
     guest, disk = random.integers(0, shape.guests, count), random.integers(0, shape.disks, count)
-    rows["pid"], rows["kind"], rows["ending"] = FIRST_PID + guest, Kind.REQUEST, Ending.COMPLETED
+    rows["pid"], rows["kind"], rows["ending"] = FIRST_PID + guest, RecordKind.REQUEST, Ending.COMPLETED
     rows["device"] = 0x5581_0000_0000 + 0x10_0000 * guest + 0x1000 * disk
     rows["image"] = rows["device"] + 0x500
     rows["request"] = 0x7F00_0000_0000 + 0x400 * np.arange(count) % 0x400_0000
@@ -124,7 +124,7 @@ def _further_calls(
     number = np.arange(len(parent)) - np.searchsorted(parent, parent, side="left") + 1
     for name in ("complete_ns", "transfer_bytes", "device", "tag", "rbd_ns", "status", "ending"):
         calls[name] = 0
-    calls["cdb"], calls["kind"] = 0, Kind.CALL
+    calls["cdb"], calls["kind"] = 0, RecordKind.CALL
     # One after the other within the time of the first, so that unions are neither sums nor the whole.
     part = (calls["call_complete_ns"] - calls["call_submit_ns"]) // np.uint64(2 * max(int(counts.max()), 1))
     calls["call_submit_ns"] += part * number.astype("u8")
@@ -138,7 +138,7 @@ def _unwalked(rows: Records, first: NDArray[np.bool_], further: Records) -> Reco
     own = rows[first]
     for name in ("complete_ns", "transfer_bytes", "device", "tag", "rbd_ns", "status", "ending"):
         own[name] = 0
-    own["cdb"], own["kind"] = 0, Kind.CALL
+    own["cdb"], own["kind"] = 0, RecordKind.CALL
     calls = np.concatenate((own, further))
     calls["request"], calls["submit_ns"], calls["link"] = 0, 0, Link.NO_LAYOUT
     for name in ("call_submit_ns", "call_complete_ns", "offset", "length", "image", "operation", "link", "calls"):
@@ -151,7 +151,7 @@ def _orphans(rows: Records, shape: Shape, random: np.random.Generator) -> Record
     begin, end = calls["submit_ns"].copy(), calls["complete_ns"].copy()
     image = calls["device"] + np.uint64(0x500)
     calls[:] = np.zeros(1, dtype=RECORD)
-    calls["pid"], calls["kind"], calls["operation"] = FIRST_PID, Kind.CALL, RbdOperation.READ
+    calls["pid"], calls["kind"], calls["operation"] = FIRST_PID, RecordKind.CALL, RbdOperation.READ
     calls["link"], calls["image"], calls["kept"] = Link.NOT_IN_FLIGHT, image, shape.kept
     calls["call_submit_ns"], calls["call_complete_ns"], calls["length"] = begin, end, 65536
     return calls

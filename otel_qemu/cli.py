@@ -16,7 +16,18 @@ from otel_qemu import __version__
 from otel_qemu.errors import NotPossible, OtelQemuError
 from otel_qemu.events import COUNTERS, LOSSES
 from otel_qemu.notify import Notifier
-from otel_qemu.options import ANY_BOUNDS, COUNT, as_json, audited, by_pid, configured, kept, selected, setting, timed
+from otel_qemu.options import (
+    ANY_BOUNDS,
+    COUNT,
+    as_json,
+    audited,
+    by_pid,
+    configured,
+    kept,
+    selected,
+    setting_option,
+    timed,
+)
 from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
@@ -104,7 +115,7 @@ def run(settings: Settings, pids: tuple[int, ...], duration_s: float | None, wai
 @cli.command()
 @selected
 @timed
-@setting("bounds")
+@setting_option("bounds")
 @as_json
 @audited
 def hist(
@@ -177,7 +188,7 @@ def record(
     flag_value="otlp",
     help="Send the traces over OTLP to where the OTEL_* variables point, as run does.",
 )
-@setting(
+@setting_option(
     "bounds",
     type=ANY_BOUNDS,
     help="With --hist, upper bounds of the histograms' bins, such as 1ms,5ms,10ms or exponential:3.",

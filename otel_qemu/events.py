@@ -80,14 +80,14 @@ NO_RECORDS: Records = np.zeros(0, dtype=RECORD)
 COUNTERS = {name: text for name, _, text in _counters()}
 """Name → meaning of every kernel counter, in the order of the ``counters`` map."""
 
-BESIDE = frozenset(name for name, marks, _ in _counters() if "(+)" in marks)
+ADDITIONAL = frozenset(name for name, marks, _ in _counters() if "(+)" in marks)
 """Counters that are counted beside another: a hit adds to exactly one of the rest."""
 
 LOSSES = tuple(name for name, marks, _ in _counters() if "(!)" in marks)
 """Counters of losses: something was not seen, or not as it was.  All of them are 0 while nothing is wrong."""
 
 
-class Kind(IntEnum):
+class RecordKind(IntEnum):
     """`record_kind`: what a record is."""
 
     REQUEST = 1

@@ -42,7 +42,7 @@ audited = click.option("--audit", is_flag=True,
                             "it. This slows guests down.")  # fmt: skip
 
 
-def setting(key: str, **changes: Any) -> Callable[[Command], Command]:
+def setting_option(key: str, **changes: Any) -> Callable[[Command], Command]:
     """Give a command the option of a setting; its variable and the file of settings are for `run` alone."""
     like = SETTINGS[key]
     described = {name: getattr(like, name) for name in ("type", "default", "multiple", "show_default", "help")}
@@ -51,15 +51,15 @@ def setting(key: str, **changes: Any) -> Callable[[Command], Command]:
 
 def selected(command: Command) -> Command:
     """Give a command the options that select guests."""
-    return setting("domain")(by_pid(command))
+    return setting_option("domain")(by_pid(command))
 
 
 def kept(command: Command) -> Command:
     """Give a command the options that say which traces to keep, as `policy`.  By default it keeps all."""
 
-    @setting("one-in", default="1")
-    @setting("slow", default="off")
-    @setting("slow-operation")
+    @setting_option("one-in", default="1")
+    @setting_option("slow", default="off")
+    @setting_option("slow-operation")
     @functools.wraps(command)
     def with_policy(one_in: int, slow_s: float | None, slow_by_operation_s: Any, **others: Any) -> Any:
         return command(policy=KeepPolicy(one_in, slow_s, slow_by_operation_s), **others)
@@ -90,5 +90,5 @@ def configured(command: Command) -> Command:
 
     decorated: Command = with_settings
     for key in reversed(SETTINGS):
-        decorated = setting(key, envvar=SETTINGS[key].envvar)(decorated)
+        decorated = setting_option(key, envvar=SETTINGS[key].envvar)(decorated)
     return decorated

@@ -1,89 +1,91 @@
 /*
- * The audit: whose each librbd call is, by another way than the walk's, exact and dear.  Compiled in with --audit only.
+ * The audit: it finds the request of each librbd call a second time, by following QEMU's calls and coroutines.  That is
+ * exact and expensive, so it is compiled in with --audit only.
  *
- *   dma_blk_io(.., req, ..)        READ and WRITE: what is entered below it on this stack is for `req`
+ *   dma_blk_io(.., req, ..)        READ and WRITE: a blk_aio_*() that is called from here works for `req`
  *        │
  *   blk_aio_*(.., cb, opaque)      all others: `opaque` is the request, or begins with a pointer to it
  *        │
- *   aio_co_enter(ctx, co)          the coroutine that this one blk_aio_*() has made: from now on, `co` works for `req`
- *        ┆                         throttled, serialised, woken by any thread, for as long as it likes
- *   qemu_coroutine_switch(from, to, action)      what runs on this thread now; COROUTINE_TERMINATE: `from` works no more
+ *   aio_co_enter(ctx, co)          enters the coroutine that blk_aio_*() has created: from now on, `co` works for `req`
+ *        ┆                         it may be throttled or serialised, and any thread may wake it
+ *   qemu_coroutine_switch(from, to, action)      `to` runs on this thread now; after COROUTINE_TERMINATE `from` is gone
  *        │
- *   rbd_aio_*(..)                  is made by the coroutine that runs on this thread, and so for its request
+ *   rbd_aio_*(..)                  belongs to the request of the coroutine that runs on this thread
  *
- * It has nothing in common with the walk but the table of requests in flight: no completion, task, coroutine or acb is
- * read, so no offset can be wrong.  Memory is read at one place: for the request of an UNMAP or a WRITE SAME.
+ * The audit shares nothing with the walk but the table of requests in flight.  It reads no completion, task, coroutine
+ * or acb, so no offset can be wrong.  It reads memory at one place: for the request of an UNMAP or a WRITE SAME.
  *
- * "Below it on this stack" is exact: a call whose stack pointer is a little lower than its caller's at the entry was
- * made before that caller returned, since nothing else runs on this stack in between.
+ * A function is called from another one if its stack pointer at the entry is a little lower (is_below).  This is exact:
+ * nothing else runs on this stack before the caller returns.
  */
 
-#define CALLEES_BYTES 16384        /* of stack, between dma_blk_io, blk_aio_* and aio_co_enter; really a few hundred */
+#define CALLEES_BYTES 16384        /* bound of the stack between dma_blk_io, blk_aio_* and aio_co_enter */
 #define COROUTINE_TERMINATE 2      /* enum CoroutineAction, include/qemu/coroutine_int.h; YIELD is 1, ENTER 3 */
 #define COROUTINE_ENTER 3
-#define AUDIT_LOST 0x80000000      /* beside the sites in `led`: the table was full, so of no call can it be said NONE */
+#define AUDIT_LOST 0x80000000      /* in `audited`, beside the sites: a table was full, so CHAIN_NONE proves nothing */
 
-/* Whom a coroutine works for. */
+/* The block I/O that a coroutine works for. */
 struct work {
     u64 opaque;                    /* of its blk_aio_*() */
-    u64 request;
+    u64 request;                   /* 0: no SCSI request in flight */
     u64 submit_ns;
 };
 
-/* What is known of a thread, by (thread, process). */
+/* The state of a thread, by (thread, process). */
 struct thread {
-    u64 coroutine;                 /* that runs on it; 0: it has not switched since we came */
-    u64 creator;                   /* the coroutine that ran when one was made that has not been entered yet; 0: none */
-    u64 dma_stack;                 /* stack pointer in dma_blk_io, until its blk_aio_*() is entered; 0: in none */
+    u64 coroutine;                 /* the one that runs on it; 0: it has not switched since the probes were attached */
+    u64 creator;                   /* the coroutine that has created another one, which is not entered yet; 0: none */
+    u64 dma_stack;                 /* stack pointer in dma_blk_io, until its blk_aio_*() is entered; 0: not in it */
     u64 dma_request;
-    u64 block_stack;               /* stack pointer in blk_aio_*, until its aio_co_enter(); 0: in none */
-    struct work work;              /* what it was called for; request 0: for nobody we know */
+    u64 block_stack;               /* stack pointer in blk_aio_*, until its aio_co_enter(); 0: not in it */
+    struct work work;              /* of that blk_aio_*() */
 };
 
 BPF_HASH(threads, struct key, struct thread, REQUESTS);
 BPF_HASH(coroutines, struct key, struct work, REQUESTS);
-BPF_HASH(led, u32, u32, PROCESSES);  /* of audited processes: sites that have led to a request, and AUDIT_LOST */
+BPF_HASH(audited, u32, u32, PROCESSES);  /* bits: sites that have led to a request, and AUDIT_LOST */
 
 /*
- * Remember for a process, for as long as it is audited, that a site leads to requests, or that the audit has holes.  Two
- * CPUs at once may lose a bit; what sets it will again.
+ * Set bits of an audited process.  Two CPUs that do so at once may lose a bit; the next hit of the same kind sets it.
  */
-static __always_inline void remember(u32 bits)
+static __always_inline void set_bits(u32 bits)
 {
     u32 pid = current_pid();
-    u32 *known = led.lookup(&pid);
+    u32 *known = audited.lookup(&pid);
     if (known && (*known & bits) != bits)
         *known |= bits;
 }
 
+/* The bit of a site in `audited`. */
 #define LEADS(site) (1u << ((site) - SITE_DMA_BLK_IO))
 
-/* The thread that was hit; 0, counted: its process is not audited, or there is no room. */
+/* The state of the current thread; 0, and counted, if its process is not audited or the table is full. */
 static __always_inline struct thread *current_thread(void)
 {
     struct key key = key_of((u32)bpf_get_current_pid_tgid());
     struct thread *thread = threads.lookup(&key), new = {};
     if (thread)
         return thread;
-    if (!led.lookup(&key.pid)) {
+    if (!audited.lookup(&key.pid)) {
         count(COUNT_FOREIGN);
         return 0;
     }
     if (!threads.update(&key, &new))
         return threads.lookup(&key);
-    remember(AUDIT_LOST);
+    set_bits(AUDIT_LOST);
     count(COUNT_AUDIT_ELSEWHERE);
     count(COUNT_AUDIT_TABLE_FULL);
     return 0;
 }
 
+/* Whether the function with this stack pointer was called, directly or not, from the one with `caller_stack`. */
 static __always_inline bool is_below(u64 caller_stack, u64 stack)
 {
     return caller_stack > stack && caller_stack - stack < CALLEES_BYTES;
 }
 
-/* Whether `request` is one in flight; then `work` is for it. */
-static __always_inline bool works_for(struct work *work, u64 request)
+/* If `request` is in flight, make `work` be for it; returns whether it is. */
+static __always_inline bool set_request(struct work *work, u64 request)
 {
     struct key key = key_of(request);
     struct record *record = request ? requests.lookup(&key) : 0;
@@ -95,9 +97,10 @@ static __always_inline bool works_for(struct work *work, u64 request)
 }
 
 /*
- * BlockAIOCB *dma_blk_io(..., DMAIOFunc *io_func, void *io_func_opaque, BlockCompletionFunc *cb, ...): the opaque is the
- * SCSIRequest (hw/scsi/scsi-disk.c).  QEMU 10.0 dropped the first argument, so it is the fifth or the sixth; the other
- * one of the two is a function then, and no request.
+ * BlockAIOCB *dma_blk_io(..., DMAIOFunc *io_func, void *io_func_opaque, BlockCompletionFunc *cb, ...)
+ *
+ * The opaque is the SCSIRequest (hw/scsi/scsi-disk.c).  It is the sixth argument, or the fifth from QEMU 10.0 on, which
+ * has dropped the first one.  The other of the two is a function, and so no request in flight.
  */
 static __always_inline int on_dma_blk_io(struct pt_regs *ctx)
 {
@@ -106,20 +109,20 @@ static __always_inline int on_dma_blk_io(struct pt_regs *ctx)
     if (!thread)
         return 0;
     thread->dma_stack = 0;
-    if (!works_for(&work, PT_REGS_PARM6(ctx)) && !works_for(&work, PT_REGS_PARM5(ctx))) {
-        count(COUNT_AUDIT_ELSEWHERE);   /* IDE, NVMe; or a request begun before us */
+    if (!set_request(&work, PT_REGS_PARM6(ctx)) && !set_request(&work, PT_REGS_PARM5(ctx))) {
+        count(COUNT_AUDIT_ELSEWHERE);   /* IDE, NVMe, or a request that began before the probes */
         return 0;
     }
     thread->dma_stack = PT_REGS_SP(ctx);
     thread->dma_request = work.request;
-    remember(LEADS(SITE_DMA_BLK_IO));
+    set_bits(LEADS(SITE_DMA_BLK_IO));
     count(COUNT_AUDIT_LED);
     return 0;
 }
 
 /*
- * The opaque of a blk_aio_*(): block/block-backend.c.  All are read before one is chosen: of a choice between registers
- * the compiler would make a choice between addresses in the context, which the verifier refuses.
+ * The opaque of a blk_aio_*() (block/block-backend.c).  All candidates are read before one is chosen.  Otherwise the
+ * compiler would choose between addresses in the context, which the verifier refuses.
  */
 static __always_inline u64 opaque_argument(struct pt_regs *ctx, u32 site)
 {
@@ -130,12 +133,15 @@ static __always_inline u64 opaque_argument(struct pt_regs *ctx, u32 site)
                                            : sixth;   /* (blk, offset, qiov or bytes, flags, cb, opaque) */
 }
 
-/* The same opaque as that of the coroutine which runs, and calls back: the next descriptor, or the next piece of a DMA. */
-static __always_inline bool goes_on(struct work *work, struct thread *thread)
+/*
+ * Whether a blk_aio_*() goes on with the work of the running coroutine: it is called from that one's callback, with the
+ * same opaque, for the next descriptor of an UNMAP or the next piece of a DMA.
+ */
+static __always_inline bool continues(struct work *work, struct thread *thread)
 {
     struct key key = key_of(thread->coroutine);
     struct work *running = coroutines.lookup(&key);
-    return running && running->opaque == work->opaque && works_for(work, running->request);
+    return running && running->opaque == work->opaque && set_request(work, running->request);
 }
 
 /* UnmapCBData and WriteSameCBData (hw/scsi/scsi-disk.c) begin with the request. */
@@ -146,6 +152,7 @@ static __always_inline u64 first_field(u64 opaque)
     return value;
 }
 
+/* blk_aio_*(): find the request that it works for, in each of the four ways. */
 static __always_inline int on_block_call(struct pt_regs *ctx, u32 site)
 {
     struct thread *thread = current_thread();
@@ -154,44 +161,46 @@ static __always_inline int on_block_call(struct pt_regs *ctx, u32 site)
     struct work work = {.opaque = opaque_argument(ctx, site)};
     bool is_data = site == SITE_BLK_AIO_PREADV || site == SITE_BLK_AIO_PWRITEV;
     bool is_dma = is_data && is_below(thread->dma_stack, PT_REGS_SP(ctx));
-    bool is_ours = works_for(&work, work.opaque) || (is_dma && works_for(&work, thread->dma_request)) ||
-                   goes_on(&work, thread) || works_for(&work, first_field(work.opaque));
+    bool is_ours = set_request(&work, work.opaque) || (is_dma && set_request(&work, thread->dma_request)) ||
+                   continues(&work, thread) || set_request(&work, first_field(work.opaque));
     thread->dma_stack = 0;
     thread->block_stack = PT_REGS_SP(ctx);
     thread->work = work;
     if (is_ours)
-        remember(LEADS(site));
+        set_bits(LEADS(site));
     count(is_ours ? COUNT_AUDIT_LED : COUNT_AUDIT_ELSEWHERE);
     return 0;
 }
 
 /*
- * void aio_co_enter(AioContext *ctx, Coroutine *co) (util/async.c): blk_aio_prwv() hands over the coroutine it has made;
- * it runs at once, after the one that runs, or on another thread.  Not below a blk_aio_*(), it is a wake-up.
+ * void aio_co_enter(AioContext *ctx, Coroutine *co) (util/async.c)
+ *
+ * Called from a blk_aio_*(), it enters the coroutine which that function has created: at once, after the running one,
+ * or on another thread.  Called from elsewhere, it wakes a coroutine.
  */
 static __always_inline int on_aio_co_enter(struct pt_regs *ctx)
 {
     struct thread *thread = current_thread();
     if (!thread)
         return 0;
-    bool is_made_for = is_below(thread->block_stack, PT_REGS_SP(ctx)) && thread->work.request;
+    bool is_new = is_below(thread->block_stack, PT_REGS_SP(ctx)) && thread->work.request;
     thread->block_stack = 0;
-    thread->creator = 0;                 /* what was made is handed over here, not entered by who made it */
-    if (!is_made_for) {
+    thread->creator = 0;                 /* the creator does not enter this coroutine itself */
+    if (!is_new) {
         count(COUNT_AUDIT_ELSEWHERE);
         return 0;
     }
     struct key key = key_of(PT_REGS_PARM2(ctx));
     struct work work = thread->work;
     if (coroutines.update(&key, &work)) {
-        remember(AUDIT_LOST);
+        set_bits(AUDIT_LOST);
         count(COUNT_AUDIT_TABLE_FULL);
     }
     count(COUNT_AUDIT_LED);
     return 0;
 }
 
-/* Coroutine *qemu_coroutine_create(CoroutineEntry *entry, void *opaque): which one it makes, its first switch tells. */
+/* Coroutine *qemu_coroutine_create(CoroutineEntry *entry, void *opaque): the first switch shows which one is new. */
 static __always_inline int on_coroutine_create(void)
 {
     struct thread *thread = current_thread();
@@ -203,8 +212,8 @@ static __always_inline int on_coroutine_create(void)
 }
 
 /*
- * A coroutine that another one has made and enters helps it with its work: qcow2 has one for each run of clusters
- * (block/aio_task.c), copy-before-write one for each piece (block/block-copy.c).
+ * A coroutine that another one creates and enters helps with that one's work.  qcow2 creates one for each run of
+ * clusters (block/aio_task.c), copy-before-write one for each piece (block/block-copy.c).
  */
 static __always_inline void inherit(u64 creator, u64 made)
 {
@@ -215,7 +224,7 @@ static __always_inline void inherit(u64 creator, u64 made)
     struct work work = *known;
     int error = coroutines.insert(&to, &work);
     if (error && error != EXISTS) {
-        remember(AUDIT_LOST);
+        set_bits(AUDIT_LOST);
         count(COUNT_AUDIT_TABLE_FULL);
     }
 }
@@ -228,7 +237,7 @@ static __always_inline int on_coroutine_switch(struct pt_regs *ctx)
     u32 action = PT_REGS_PARM3(ctx);
     if (!thread)
         return 0;
-    if (action == COROUTINE_TERMINATE) {   /* its memory is used again, for other work */
+    if (action == COROUTINE_TERMINATE) {   /* its memory will be used for another coroutine */
         struct key key = key_of(from);
         coroutines.delete(&key);
     } else if (action == COROUTINE_ENTER && thread->creator == from) {
@@ -240,15 +249,18 @@ static __always_inline int on_coroutine_switch(struct pt_regs *ctx)
     return 0;
 }
 
-/* Say of a call that is being made whose it is.  The sites that have led anywhere tell user space what NONE is worth. */
-static __always_inline void tell_chain(struct call *call)
+/*
+ * Emit a RECORD_AUDIT for a call at its submit: the request by the exact chain, if there is one.  User space trusts
+ * CHAIN_NONE only if the sites for this operation have led to a request before.
+ */
+static __always_inline void emit_chain(struct call *call)
 {
     struct key key = key_of((u32)bpf_get_current_pid_tgid());
     struct thread *thread = threads.lookup(&key);
     key.pointer = thread ? thread->coroutine : 0;
     struct work *work = key.pointer ? coroutines.lookup(&key) : 0;
-    u32 *known = led.lookup(&key.pid);
-    if (!known)                            /* a build without the chain's functions */
+    u32 *known = audited.lookup(&key.pid);
+    if (!known)                            /* not audited, or a build without the chain's functions */
         return;
     struct record *out = ring.ringbuf_reserve(sizeof(*out));
     if (!out) {

@@ -1,12 +1,13 @@
 /*
- * Exact histograms: every request and every call is counted here before anything can be dropped.
+ * Exact histograms.  Every request and every call is counted here, before anything can be dropped.
  *
- * Entries only grow, by atomic additions, and are never reset: a reader that copies one while it is written to sees
- * some additions and not others, and none is lost.
+ * Entries only grow, by atomic additions, and are never reset.  A reader that copies an entry meanwhile may miss the
+ * latest additions; its next copy has them.
  */
 
+/* The key of a histogram. */
 struct series {
-    u64 device;                /* SCSIDevice *; 0: calls without request */
+    u64 device;                /* SCSIDevice *; 0: calls without a request */
     u32 pid;
     u8 layer;                  /* enum layer */
     u8 operation;              /* opcode of a request, enum rbd_operation of a call */
@@ -14,23 +15,24 @@ struct series {
     u8 unused;
 };
 
+/* A histogram: the sum, and the count of each bin. */
 struct distribution {
     u64 sum_ns;
-    u64 counts[BINS];          /* above the bound before, up to and with the bin's own; the last has no upper bound */
+    u64 counts[BINS];          /* values above the previous bound, up to and including this one; the last has none */
 };
 
-/* All that is counted of one series: found once, added to several times. */
+/* All counts of one series together, so that a request takes one look-up. */
 struct latency {
     u64 bytes;                 /* transferred */
     struct distribution duration;
-    struct distribution wait;       /* of requests that made calls: before and between them */
-    struct distribution completion; /* after the last of them */
+    struct distribution wait;       /* time before and between the calls, of requests that made calls */
+    struct distribution completion; /* time after the last call, of the same requests */
 };
 
 BPF_HASH(latencies, struct series, struct latency, SERIES);
-BPF_ARRAY(nothing_yet, struct latency, 1);
+BPF_ARRAY(nothing_yet, struct latency, 1);   /* all zero: an entry is too large for the stack */
 
-/* How many bounds lie below a value: its bin.  A binary search in five steps, without a loop for the verifier. */
+/* The bin of a value: the number of bounds below it.  A binary search in five steps, unrolled for the verifier. */
 static __always_inline u32 bin_of(struct settings *settings, u64 value_ns)
 {
     u32 bin = 0;
@@ -41,12 +43,14 @@ static __always_inline u32 bin_of(struct settings *settings, u64 value_ns)
     return bin & (BINS - 1);
 }
 
+/* Add a value to a histogram. */
 static __always_inline void add(struct distribution *to, struct settings *settings, u64 value_ns)
 {
     __sync_fetch_and_add(&to->counts[bin_of(settings, value_ns)], 1);
     __sync_fetch_and_add(&to->sum_ns, value_ns);
 }
 
+/* The counts of a series, created if needed; 0 if the table is full. */
 static __always_inline struct latency *latency_of(struct series *series)
 {
     struct latency *found = latencies.lookup(series);
@@ -55,14 +59,14 @@ static __always_inline struct latency *latency_of(struct series *series)
     int zero = 0;
     struct latency *fresh = nothing_yet.lookup(&zero);
     if (fresh)
-        latencies.insert(series, fresh);   /* should another CPU be first, its entry stands */
+        latencies.insert(series, fresh);   /* if another CPU was first, its entry stays */
     found = latencies.lookup(series);
     if (!found)
         count(COUNT_SERIES_FULL);
     return found;
 }
 
-/* A request that has ended: its duration, and, if it made calls, its wait above librbd and its completion after it. */
+/* Count an ended request: its duration, and, if it made calls, the wait above librbd and the completion after it. */
 static __always_inline void count_request(struct record *request, struct settings *settings, u64 last_end_ns)
 {
     struct series series = {.device = request->device, .pid = request->pid, .layer = LAYER_SCSI};
@@ -81,6 +85,7 @@ static __always_inline void count_request(struct record *request, struct setting
     add(&latency->wait, settings, duration_ns - request->rbd_ns - completion_ns);
 }
 
+/* Count an ended call: its duration and its bytes. */
 static __always_inline void count_call(u32 pid, struct call *call, struct settings *settings)
 {
     struct series series = {.device = call->device, .pid = pid, .layer = LAYER_RBD};

@@ -1,8 +1,10 @@
 /*
- * librbd calls: from rbd_aio_* to rbd_aio_release, and the walk to the request each was made for.
+ * librbd calls, from rbd_aio_* to rbd_aio_release, and the pointer walk from a call to its SCSI request.
+ *
+ * Begin with on_rbd_submit (submit) and on_rbd_release (end); link_parent() walks.
  */
 
-/* *(u64 *)(pointer + offset), or 0: no address on any of our ways is 0. */
+/* Read *(u64 *)(pointer + offset); 0 if that fails.  No pointer of the walk is 0. */
 static __always_inline u64 follow(u64 pointer, u32 offset)
 {
     u64 value = 0;
@@ -12,13 +14,15 @@ static __always_inline u64 follow(u64 pointer, u32 offset)
 }
 
 /*
- * From a completion to the opaque pointer of the blk_aio_*() call that led to it: by the coroutine, which stays the
- * same object however long the request was throttled and whichever thread woke it.
+ * The walk goes from a call's completion to the opaque pointer of the blk_aio_*() call that led to it:
  *
  *   rbd_completion_t → io::AioCompletion → RBDTask → Coroutine.entry_arg → BlkAioEmAIOCB.common.opaque
  *
- * The offsets 8 and 24 have not moved since QEMU 4.2 (util/qemu-coroutine.c, include/block/aio.h).
+ * The coroutine stays the same object, however long the request is throttled and whichever thread wakes it.  The
+ * offsets 8 and 24 have not moved since QEMU 4.2 (util/qemu-coroutine.c, include/block/aio.h).
  */
+
+/* RBDTask → Coroutine. */
 static __always_inline u64 coroutine_of(u64 task, struct process *process)
 {
     u64 coroutine = follow(task, process->coroutine);
@@ -27,15 +31,17 @@ static __always_inline u64 coroutine_of(u64 task, struct process *process)
     return coroutine;
 }
 
+/* Coroutine.entry_arg → BlkAioEmAIOCB.common.opaque. */
 static __always_inline u64 opaque_of(u64 coroutine)
 {
     return follow(follow(coroutine, 8), 24);
 }
 
 /*
- * The coroutine that a helper works for: qcow2 has a helper for each run of clusters, copy-before-write for each piece.
+ * The coroutine that a helper coroutine works for.  qcow2 creates a helper for each run of clusters, copy-before-write
+ * one for each piece.
  *
- *   Coroutine.entry_arg → AioTask.pool → AioTaskPool.main_co        first fields all (block/aio_task.c)
+ *   Coroutine.entry_arg → AioTask.pool → AioTaskPool.main_co        all of them first fields (block/aio_task.c)
  */
 static __always_inline u64 main_coroutine(u64 coroutine)
 {
@@ -43,11 +49,13 @@ static __always_inline u64 main_coroutine(u64 coroutine)
 }
 
 /*
- * The request in flight that an opaque pointer stands for.  Being in flight is the proof: a wrong offset finds no
- * parent, not a wrong one.  The opaque is a DMAAIOCB for READ and WRITE (its opaque is the request), an UnmapCBData or
- * WriteSameCBData (its first field is the request), or, for flushes and zeroing, the request itself.  The likely one
- * is tried first; the others serve a WRITE turned into write_zeroes or discard (detect-zeroes) and its like.
- * Without a parent, `key` is left at the likely one.
+ * Find the SCSI request in flight that an opaque pointer leads to.  The table of requests in flight is the proof: with
+ * a wrong offset the walk finds no parent, never a wrong one.
+ *
+ * For READ and WRITE the opaque is a DMAAIOCB, and the request is its opaque.  For UNMAP and WRITE SAME it is an
+ * UnmapCBData or WriteSameCBData, which begins with the request.  For flushes and zeroing it is the request itself.
+ * The likely one for the librbd operation is tried first.  The others are needed when QEMU changes the operation, for
+ * example a WRITE into write_zeroes or discard (detect-zeroes).  Without a parent, `key` is left at the likely one.
  */
 static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct key *key)
 {
@@ -70,8 +78,8 @@ static __always_inline struct record *parent_of(u64 opaque, u8 operation, struct
 }
 
 /*
- * The request that a coroutine works for, by itself or for others; the helpers of a qcow2 image's backing file help
- * helpers.  Without one, `key` is left where the first step ended.
+ * Find the request that a coroutine works for, directly or as a helper.  Helpers of a qcow2 image's backing file work
+ * for other helpers.  Without a parent, `key` is left where the walk from the first coroutine ended.
  */
 static __always_inline struct record *parent_of_coroutine(u64 coroutine, u8 operation, struct key *key)
 {
@@ -88,7 +96,10 @@ static __always_inline struct record *parent_of_coroutine(u64 coroutine, u8 oper
     return parent;
 }
 
-/* Walk from the completion to the parent; leaves in `call` the link, and the parent or where the walk ended. */
+/*
+ * Walk from the completion to the parent.  Sets the link of `call`, its request (the parent, or the end of the walk),
+ * and the address where QEMU will store its return value.
+ */
 static __always_inline struct record *link_parent(u32 pid, struct call *call, struct process *process, u64 completion,
                                                   bool is_inner)
 {
@@ -104,7 +115,8 @@ static __always_inline struct record *link_parent(u32 pid, struct call *call, st
         call->return_at = task + process->return_value;
     struct record *parent = parent_of_coroutine(coroutine_of(task, process), call->operation, &key);
     call->request = key.pointer;
-    if (!key.pointer) {     /* where walks are known to work, it was no blk_aio_*() that led here: QEMU's own flush */
+    /* A null pointer.  If walks work in this process, no blk_aio_*() led to this call: it is a flush of QEMU's own. */
+    if (!key.pointer) {
         call->link = process->walked ? LINK_NOT_IN_FLIGHT : LINK_FAULT;
         count(COUNT_PARENT_FAULT);
         return 0;
@@ -116,7 +128,7 @@ static __always_inline struct record *link_parent(u32 pid, struct call *call, st
     return parent;
 }
 
-/* Put a call in flight; a completion still there lost its release. */
+/* Put a call in flight; 0 on success.  If its completion is in flight already, that call's end was lost. */
 static __always_inline int insert_call(struct key *key, struct call *call)
 {
     int error = calls.insert(key, call);
@@ -128,14 +140,14 @@ static __always_inline int insert_call(struct key *key, struct call *call)
     return error;
 }
 
-/* Sum of iov_len: eight iovecs a read, for a request of 1 MiB may have 256 of them. */
+/* Sum of iov_len.  Eight iovecs per read, because a request of 1 MiB may have 256 of them. */
 static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
 {
     struct {
         u64 base, len;
     } chunk[8];
     u64 bytes = 0;
-    if (iovec_count == 1) {        /* most requests: iov_len alone */
+    if (iovec_count == 1) {        /* most calls: read iov_len alone */
         if (bpf_probe_read_user(&bytes, sizeof(bytes), (void *)(iovecs + 8)))
             count(COUNT_LENGTH_UNREADABLE);
         return bytes;
@@ -157,8 +169,8 @@ static __always_inline u64 iovec_bytes(u64 iovecs, u32 iovec_count)
 }
 
 /*
- * Put a call under its request: the first into its entry, a further one into `held`, from now on, so that its time is
- * the request's even if it outlives it.  One that is not held is counted when it ends.
+ * Add a call to its request: the first one to the request's entry, a further one to `held`.  It is added at its submit,
+ * so that its time counts even if it ends after its request.  If there is no room, its end is counted.
  */
 static __always_inline void add_call(struct record *parent, struct call *call)
 {
@@ -175,8 +187,10 @@ static __always_inline void add_call(struct record *parent, struct call *call)
 }
 
 /*
- * `iovecs`: 0, or where `length` iovecs are whose bytes are the length.  `completion`: the rbd_completion_t, or, at the
- * sites in the middle of a function, the io::AioCompletion that is its first field; either is a key of its own.
+ * Put a call in flight, and join it to its request.
+ *
+ * `iovecs` is 0, or the address of `length` iovecs.  `completion` is the rbd_completion_t.  At an INNER site it is the
+ * io::AioCompletion instead, which is that object's first field.  Either one is the key of the call.
  */
 static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 length, u64 iovecs, u64 completion,
                                        bool is_inner)
@@ -193,18 +207,18 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
     call.length = iovecs ? iovec_bytes(iovecs, length) : length;
     call.thread = thread;
     call.return_value = RETURN_UNKNOWN;
-    call.kept = kept_anyway(process);
+    call.kept = kept_from_start(process);
     struct record *parent = link_parent(key.pid, &call, process, completion, is_inner);
     if (parent) {
         call.request_submit_ns = parent->submit_ns;
         call.device = parent->device;
         call.index = parent->calls;
     } else if (call.link == LINK_NOT_IN_FLIGHT && !is_stage(STAGE_TRACING)) {
-        count(COUNT_RBD_NOT_TAKEN);   /* not walked, it is taken: it may be of a request in flight */
+        count(COUNT_RBD_NOT_TAKEN);   /* a call that cannot be walked is taken: its request may be in flight */
         return 0;
     }
 #ifdef AUDIT
-    tell_chain(&call);
+    emit_chain(&call);
 #endif
     if (!insert_call(&key, &call) && parent)
         add_call(parent, &call);
@@ -212,7 +226,7 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
 }
 
 /*
- * The calls that begin something, by their arguments (librbd.h):
+ * The submits, with their arguments (librbd.h):
  *
  *   rbd_aio_readv, writev(image, iov, iovcnt, off, c)
  *   rbd_aio_read, write(image, off, len, buf, c)
@@ -220,7 +234,7 @@ static __always_inline int submit_call(u8 operation, u64 image, u64 offset, u64 
  *   rbd_aio_write_zeroes(image, off, len, c, zero_flags, op_flags)
  *   rbd_aio_flush(image, c)
  *
- * The INNER sites are those functions' own calls, where the arguments have moved on (otel_qemu/probe/sites.py):
+ * INNER sites lie inside these functions, where they call the next one with other arguments (otel_qemu/probe/sites.py):
  *
  *   Io<>::aio_discard, aio_write_zeroes(image, c->pc, off, len, ...)
  *   Io<>::aio_flush(image, c->pc, ...)
@@ -239,7 +253,7 @@ static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
     switch (site) {
     case SITE_RBD_AIO_WRITEV:
         operation = RBD_WRITE; /* fall through */
-    case SITE_RBD_AIO_READV:   /* and writev: the third argument is how many iovecs */
+    case SITE_RBD_AIO_READV:   /* and writev: the third argument is the number of iovecs */
         iovecs = second;
         offset = fourth;
         break;
@@ -266,7 +280,7 @@ static __always_inline int on_rbd_submit(struct pt_regs *ctx, u32 site)
     return submit_call(operation, PT_REGS_PARM1(ctx), offset, length, iovecs, completion, is_inner);
 }
 
-/* The end of a further call, into the entry of its submit.  No entry is created here: nothing would ever delete it. */
+/* Note the end of a further call in `held`.  No entry is created here: nothing would ever delete it. */
 static __always_inline void end_held(struct key *key, struct call *call)
 {
     key->index = call->index;
@@ -279,7 +293,7 @@ static __always_inline void end_held(struct key *key, struct call *call)
     its->complete_ns = call->complete_ns;
 }
 
-/* A released call goes to its request if that is still the one it was made for, or leaves by itself. */
+/* Add a call's end to its request.  Without a request that is still in flight, the call becomes a trace of its own. */
 static __always_inline void end_call(u32 pid, struct call *call, struct settings *settings)
 {
     struct key key = key_in(pid, call->request);
@@ -299,8 +313,10 @@ static __always_inline void end_call(u32 pid, struct call *call, struct settings
 }
 
 /*
- * void rbd_aio_release(rbd_completion_t c): QEMU's callback has stored the return value by now.  Called by the thread
- * that submitted, it is the clean-up of a call that librbd refused, and there is no return value.
+ * void rbd_aio_release(rbd_completion_t c)
+ *
+ * QEMU's callback has stored the return value before it calls this.  If the thread that submitted the call releases it,
+ * librbd has refused the call, and there is no return value.
  */
 static __always_inline int on_rbd_release(struct pt_regs *ctx)
 {
@@ -309,7 +325,7 @@ static __always_inline int on_rbd_release(struct pt_regs *ctx)
     struct call *call = calls.lookup(&key);
     if (is_stage(STAGE_ENDED))
         return count_traced(COUNT_RBD_UNSTARTED);
-    if (!call) {   /* begun at an INNER site, if we saw it begin */
+    if (!call) {   /* a call that was submitted at an INNER site has the io::AioCompletion as its key */
         key.pointer = follow(key.pointer, 0);
         call = calls.lookup(&key);
     }

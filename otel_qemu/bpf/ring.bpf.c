@@ -1,7 +1,8 @@
 /*
- * Records: which traces are worth one, and how a whole trace leaves.
+ * Records: which traces are kept, and how a whole trace gets into the ring.
  */
 
+/* Whether a request ended with an error.  CONDITION MET is a good status. */
 static __always_inline bool has_failed(struct record *request)
 {
     return request->ending != ENDING_COMPLETED || (request->status && request->status != CONDITION_MET);
@@ -12,13 +13,13 @@ static __always_inline bool call_failed(struct call *call)
     return call->return_value < 0 && call->return_value != RETURN_UNKNOWN;
 }
 
-/* Whether the dice say so: one in `one_in`, all of them for 1, none for 0. */
+/* Whether a random draw keeps a trace: one in `one_in`; 1 keeps all, 0 keeps none. */
 static __always_inline bool is_sampled(u64 one_in)
 {
     return one_in == 1 || (one_in && bpf_get_prandom_u32() < 0x100000000ULL / one_in);
 }
 
-/* Why a trace is kept, the rarest reason first, or the reason it was `kept` for anyway; 0: it is not kept. */
+/* Why a trace is kept, the rarest reason first; `kept` is the reason since its submit.  0: it is not kept. */
 static __always_inline u8 reason_to_keep(u8 kept, bool failed, u64 duration_ns, u64 slow_ns, u64 one_in)
 {
     if (failed)
@@ -26,10 +27,11 @@ static __always_inline u8 reason_to_keep(u8 kept, bool failed, u64 duration_ns, 
     if (duration_ns >= slow_ns)
         return KEPT_SLOW;
     if (kept)
-        return kept;                 /* no dice: user space throws them for the whole trace */
+        return kept;                 /* no draw here: user space draws for the whole trace */
     return is_sampled(one_in) ? KEPT_SAMPLED : 0;
 }
 
+/* Copy a call into the RBD half of a record. */
 static __always_inline void fill_call_half(struct record *record, struct call *call)
 {
     record->operation = call->operation;
@@ -42,6 +44,7 @@ static __always_inline void fill_call_half(struct record *record, struct call *c
     record->length = call->length;
 }
 
+/* Write a RECORD_CALL; false if the ring is full. */
 static __always_inline bool emit_call(u32 pid, struct call *call, u8 kept)
 {
     struct record record = {};
@@ -55,7 +58,7 @@ static __always_inline bool emit_call(u32 pid, struct call *call, u8 kept)
     return ring.ringbuf_output(&record, sizeof(record), NO_WAKEUP) == 0;
 }
 
-/* A call that belongs to no request, or came after its end: a trace of its own. */
+/* A call without a request, or one that ended after its request: a trace of its own. */
 static __always_inline void emit_lone_call(u32 pid, struct call *call, struct settings *settings)
 {
     u64 duration_ns = call->complete_ns - call->submit_ns;
@@ -67,11 +70,11 @@ static __always_inline void emit_lone_call(u32 pid, struct call *call, struct se
         count(emit_call(pid, call, kept) ? COUNT_RECORDS : COUNT_RING_FULL_CALL);
 }
 
-/* The later of two times, without a branch: in a loop, each is one more for the verifier to follow every time round. */
+/* The later of two times, without a branch: the verifier would follow both ways in every round of a loop. */
 static __always_inline u64 later(u64 one, u64 other)
 {
     s64 ahead = one - other, sign = ahead >> 63;
-    asm volatile("" : "+r"(sign));   /* or the compiler makes a branch of it */
+    asm volatile("" : "+r"(sign));   /* else the compiler makes it a branch */
     return one - (ahead & sign);
 }
 
@@ -81,8 +84,8 @@ static __always_inline u64 sooner(u64 one, u64 other)
 }
 
 /*
- * The union of the intervals of an ended request's calls, and in `last_end_ns` the end of the last: in submit order,
- * each adds what lies beyond the latest end so far.  One that outlives its request is over when that is.
+ * The length of the union of an ended request's call intervals; `last_end_ns` gets the end of the last one.  The calls
+ * come in submit order, so each adds the part after the latest end so far.  An interval is cut at the request's end.
  */
 static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
 {
@@ -105,12 +108,12 @@ static __always_inline u64 busy_ns(struct record *request, u64 *last_end_ns)
     return busy;
 }
 
-/* Emit an ended request's further calls until one finds no room: whether all did. */
+/* Emit the further calls of an ended request; false if the ring has become full. */
 static __always_inline bool emit_held(struct record *request)
 {
     struct key key = key_in(request->pid, request->request);
-    int what = COUNT_RECORDS;
-    u64 *records = counters.lookup(&what);  /* looked up in the loop, it costs the verifier four times as much */
+    int counter = COUNT_RECORDS;
+    u64 *records = counters.lookup(&counter);  /* a look-up in the loop would cost the verifier four times as much */
     if (!records)
         return false;
     for (u32 i = 1; i < MAX_CALLS; i++) {
@@ -118,7 +121,7 @@ static __always_inline bool emit_held(struct record *request)
             break;
         key.index = i;
         struct call *call = held.lookup(&key);
-        if (!call || call->complete_ns == NOT_ENDED)   /* it leaves by itself when it does (COUNT_PARENT_GONE) */
+        if (!call || call->complete_ns == NOT_ENDED)   /* when it ends, it is a lone call (COUNT_PARENT_GONE) */
             continue;
         if (!emit_call(request->pid, call, request->kept))
             return false;
@@ -127,7 +130,7 @@ static __always_inline bool emit_held(struct record *request)
     return true;
 }
 
-/* Forget them.  A loop of its own: what the one above knows of the ring would double what the verifier has to follow. */
+/* Remove the held calls.  In the loop above, where the verifier tracks the ring, this would double its work. */
 static __always_inline void release_held(struct record *request)
 {
     struct key key = key_in(request->pid, request->request);
@@ -140,8 +143,8 @@ static __always_inline void release_held(struct record *request)
 }
 
 /*
- * One whole trace into the ring, or none: the request's place is taken first, and given back if one of its further calls
- * finds none.  Calls that had found one by then are left without a request, by which user space knows them.
+ * Put a whole trace into the ring, or none of it.  Room for the request is reserved first, and discarded if one of the
+ * further calls finds no room.  Calls that were written by then have no request, by which user space recognises them.
  */
 static __always_inline void emit_request(struct record *request)
 {

@@ -1,20 +1,22 @@
 /*
- * SCSI requests: from scsi_req_enqueue to whatever ends them (QEMU hw/scsi/scsi-bus.c).
+ * SCSI requests, from scsi_req_enqueue to the function that ends them (QEMU hw/scsi/scsi-bus.c).
+ *
+ * Begin with on_scsi_req_enqueue (submit) and end_request (end); finish() counts an ended request and emits its record.
  */
 
 /*
- * SCSIRequest from `tag` to `cmd` (include/hw/scsi/scsi.h): what lies between has kept its size since QEMU 2.12.  Read
- * at once, for a read costs as much of 8 bytes as of 56.
+ * SCSIRequest from `tag` to `cmd` (include/hw/scsi/scsi.h).  The fields between have kept their size since QEMU 2.12.
+ * One read takes them all, because reading 56 bytes costs no more than reading 8.
  */
 struct scsi_request_fields {
     u32 tag, lun;
     u32 between[5];            /* status, host_status, hba_private, residual */
     char cdb[16];              /* cmd.buf */
     u32 length, padding;       /* cmd.len */
-    u32 transfer_bytes;        /* cmd.xfer, as far as a record holds it */
+    u32 transfer_bytes;        /* cmd.xfer, its low 32 bits */
 };
 
-/* Read what a SCSIRequest says when it is submitted.  The guest wrote the CDB: it is copied, never trusted. */
+/* Copy the fields of a SCSIRequest into its record; 0 on success.  The guest wrote the CDB, so it is never trusted. */
 static __always_inline int read_request(struct record *record, struct process *process, u64 request)
 {
     struct scsi_request_fields fields = {};
@@ -28,15 +30,13 @@ static __always_inline int read_request(struct record *record, struct process *p
     return 0;
 }
 
-/*
- * SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, ...): probed only until a layout is
- * proven.  What it is called with is what the request must read as when it is submitted.
- */
+/* The key of a request in `expected`: the guest's name for it, as no address is known before scsi_req_new returns. */
 static __always_inline struct key key_of_name(u32 pid, u32 tag, u32 lun)
 {
     return key_in(pid, (u64)lun << 32 | tag);
 }
 
+/* The first 6 bytes of a CDB. */
 static __always_inline u64 command_start(void *buf)
 {
     u64 start = 0;
@@ -44,13 +44,13 @@ static __always_inline u64 command_start(void *buf)
     return start;
 }
 
-/* Whether the layout of a process's SCSIRequest is not known yet: user space finds it in samples. */
+/* Whether user space still looks for the process's layout of SCSIRequest, and needs samples for that. */
 static __always_inline bool is_calibrating(struct process *process)
 {
     return process->proving && process->device == UNKNOWN_OFFSET;
 }
 
-/* The key of the next sample of a process; two threads may take the same one, and the later sample stays. */
+/* The key of a process's next sample.  Two threads may get the same key; then the later sample replaces the other. */
 static __always_inline struct key next_sample(u32 pid, u32 *taken)
 {
     struct key key = {.pointer = 0, .pid = pid, .index = *taken};
@@ -58,12 +58,17 @@ static __always_inline struct key next_sample(u32 pid, u32 *taken)
     return key;
 }
 
+/*
+ * SCSIRequest *scsi_req_new(SCSIDevice *d, uint32_t tag, uint32_t lun, uint8_t *buf, ...)
+ *
+ * Probed only until the layout is proven.  At its submit, the request must have these arguments as its fields.
+ */
 static __always_inline int on_scsi_req_new(struct pt_regs *ctx)
 {
     struct expected_request it = {.device = PT_REGS_PARM1(ctx), .tag = PT_REGS_PARM2(ctx), .lun = PT_REGS_PARM3(ctx)};
     struct key key = key_of_name(current_pid(), it.tag, it.lun);
     struct process *process = processes.lookup(&key.pid);
-    /* Of a process that runs the same binary, and is not asked for or needs no proof, nothing would take it away. */
+    /* Other processes run the same binary.  Their entries would stay for ever: no submit would take them out. */
     bool wanted = process && process->proving;
     if (wanted && !bpf_probe_read_user(&it.cdb, 6, (void *)PT_REGS_PARM4(ctx))) {
         if (!is_calibrating(process)) {
@@ -78,23 +83,23 @@ static __always_inline int on_scsi_req_new(struct pt_regs *ctx)
 }
 
 /*
- * A request of a process whose layout is being found out: a copy of its memory is kept, as long as there is room, and
- * nothing else is done with it.
+ * Copy the memory of a request whose layout is not known yet, if there is room.  User space compares it with the
+ * arguments of scsi_req_new.  Such a request is not traced.
  */
 static __always_inline void take_sample(struct process *process, u32 pid, u64 request)
 {
     int zero = 0;
-    struct request_bytes *blank = blanks.lookup(&zero);   /* 256 bytes are too many for the stack */
+    struct request_bytes *blank = blanks.lookup(&zero);   /* 256 bytes would be too many for the stack */
     if (!blank || process->submitted >= SAMPLES)
         return;
     struct key key = next_sample(pid, &process->submitted);
     submitted.update(&key, blank);
     struct request_bytes *sample = submitted.lookup(&key);
     if (sample)
-        bpf_probe_read_user(sample, sizeof(*sample), (void *)request);   /* fails: stays zero, and shows nothing */
+        bpf_probe_read_user(sample, sizeof(*sample), (void *)request);   /* on failure it stays zero */
 }
 
-/* Whether a request reads as it was made; if it does, that is one proof more. */
+/* Whether a request's fields match the arguments of scsi_req_new.  The result counts for or against the layout. */
 static __always_inline bool is_as_expected(struct record *record, struct process *process)
 {
     struct key key = key_of_name(record->pid, record->tag, record->lun);
@@ -108,7 +113,7 @@ static __always_inline bool is_as_expected(struct record *record, struct process
     return true;
 }
 
-/* Count an ended request in the histograms, exactly; then decide whether it is worth a record, and let it go. */
+/* Count an ended request in the histograms; then decide whether its trace is kept, emit it, and drop its calls. */
 static __always_inline void finish(struct record *request)
 {
     u64 last_end_ns = request->complete_ns;
@@ -117,7 +122,7 @@ static __always_inline void finish(struct record *request)
         return;
     if (request->calls)
         request->rbd_ns = busy_ns(request, &last_end_ns);
-    if (request->ending != ENDING_LOST)   /* its end was not seen: it has no duration */
+    if (request->ending != ENDING_LOST)   /* then its end was not seen, and its duration is not known */
         count_request(request, settings, last_end_ns);
     u64 slow_ns = settings->slow_ns[(u8)request->cdb[0]];
     u64 duration_ns = request->complete_ns - request->submit_ns;
@@ -130,8 +135,9 @@ static __always_inline void finish(struct record *request)
 }
 
 /*
- * Whether a request that is in flight is tried again.  Where link-time optimisation has inlined scsi_req_retry, no probe
- * has seen that it would be: then it is the same command of the same tag, whose librbd call has failed.
+ * Whether a submit is a retry of the request in flight at its address.  The probe of scsi_req_retry has marked it; but
+ * link-time optimisation may have inlined that function.  Then a retry is the same command with the same tag, after a
+ * librbd call that failed.
  */
 static __always_inline bool is_retry(struct record *before, struct record *again)
 {
@@ -147,7 +153,7 @@ static __always_inline bool is_retry(struct record *before, struct record *again
     return true;
 }
 
-/* The address is in flight already: a retry of the same request, or one whose end was never seen. */
+/* A submit at an address in flight: a retry of that request; or a new request, and the end of the old one is lost. */
 static __always_inline void submit_again(struct key *key, struct record *record)
 {
     struct record *before = requests.lookup(key);
@@ -175,7 +181,7 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
         count(COUNT_FOREIGN);
         return 0;
     }
-    if (!is_stage(STAGE_TRACING) && !requests.lookup(&key)) {   /* one in flight goes on, after an error */
+    if (!is_stage(STAGE_TRACING) && !requests.lookup(&key)) {   /* one in flight is a retry, and goes on */
         count(COUNT_SCSI_NOT_TAKEN);
         return 0;
     }
@@ -183,7 +189,7 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
     record.pid = key.pid;
     record.kind = RECORD_REQUEST;
     record.request = key.pointer;
-    record.kept = kept_anyway(process);
+    record.kept = kept_from_start(process);
     if (process->device == UNKNOWN_OFFSET) {
         if (is_calibrating(process))
             take_sample(process, key.pid, key.pointer);
@@ -222,7 +228,10 @@ static __always_inline void read_sense(struct record *record, u64 request)
     record->ascq = descriptor ? sense[3] : sense[13];
 }
 
-/* An end whose submit we did not see proves that calls which walked to this address had a parent, begun before us. */
+/*
+ * The end of a request that is not in flight.  Its record tells user space that calls whose walk ended at this address
+ * have a parent, which began before the probes were attached.
+ */
 static __always_inline int end_unstarted(struct key *key, u8 ending)
 {
     if (traced(key->pid)) {
@@ -235,6 +244,7 @@ static __always_inline int end_unstarted(struct key *key, u8 ending)
     return count_traced(COUNT_SCSI_UNSTARTED);
 }
 
+/* End a request: complete its entry, count and emit it, and remove it from the table. */
 static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 host_status)
 {
     struct key key = key_of(request);
@@ -254,11 +264,11 @@ static __always_inline int end_request(u64 request, u8 ending, u8 status, u8 hos
 }
 
 /*
- * The three ways out.  Each has a status of its own as second argument, or no second argument.
+ * The three functions that end a request.  The second argument is a different status in each.
  *
- *   void scsi_req_complete(SCSIRequest *req, int status)
- *   void scsi_req_complete_failed(SCSIRequest *req, int host_status)   QEMU 6.0 on
- *   void scsi_req_cancel_complete(SCSIRequest *req)   an aborted request, once its block I/O has come back
+ *   void scsi_req_complete(SCSIRequest *req, int status)               SAM status
+ *   void scsi_req_complete_failed(SCSIRequest *req, int host_status)   QEMU 6.0 on: the host adapter's status
+ *   void scsi_req_cancel_complete(SCSIRequest *req)                    an aborted request, after its block I/O
  */
 static __always_inline int on_scsi_end(struct pt_regs *ctx, u8 ending)
 {
@@ -267,7 +277,7 @@ static __always_inline int on_scsi_end(struct pt_regs *ctx, u8 ending)
                        ending == ENDING_FAILED ? argument : 0);
 }
 
-/* void scsi_req_retry(SCSIRequest *req): werror=stop or rerror=stop; the request goes on when the guest does */
+/* void scsi_req_retry(SCSIRequest *req): an error has stopped the guest; the request is submitted again when it runs */
 static __always_inline int on_scsi_req_retry(struct pt_regs *ctx)
 {
     struct key key = key_of(PT_REGS_PARM1(ctx));

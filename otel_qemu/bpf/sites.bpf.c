@@ -1,8 +1,12 @@
 /*
- * Where the kernel enters.  A uprobe_multi link runs one program for all sites of a binary, and gives it the site as a
- * cookie.  Below Linux 6.6 there is no such link, and each function has a program of its own.  Every one is guarded
+ * Where the kernel enters the program, and where to begin reading it.
+ *
+ * A uprobe_multi link runs one program for all sites of a binary.  The link's cookie says which site was hit.  Linux
+ * before 6.6 has no such link, so there each probed function has a program of its own.  Every entry function is guarded
  * against private stacks (tables.bpf.c).
  */
+
+/* A hit in QEMU: a submit (scsi.bpf.c: on_scsi_req_enqueue) or one of the ways in which a request ends. */
 
 static __always_inline int on_scsi_site(struct pt_regs *ctx, u64 site)
 {
@@ -17,14 +21,17 @@ static __always_inline int on_scsi_site(struct pt_regs *ctx, u64 site)
                                                                     : ENDING_CANCELLED);
 }
 
+/* A hit in librbd (rbd.bpf.c): the end of a call, or the submit of one. */
 static __always_inline int on_rbd_site(struct pt_regs *ctx, u64 site)
 {
     return site == SITE_RBD_AIO_RELEASE ? on_rbd_release(ctx) : on_rbd_submit(ctx, site);
 }
 
+/* For uprobe_multi links: one program per layer. */
 int scsi_site(struct pt_regs *ctx) { return on_scsi_site(guarded_site(ctx), bpf_get_attach_cookie(ctx)); }
 int rbd_site(struct pt_regs *ctx) { return on_rbd_site(guarded_site(ctx), bpf_get_attach_cookie(ctx)); }
 
+/* For perf events: one program per probed function. */
 int scsi_req_new(struct pt_regs *ctx) { return on_scsi_site(guarded(ctx), SITE_SCSI_REQ_NEW); }
 int scsi_req_enqueue(struct pt_regs *ctx) { return on_scsi_site(guarded(ctx), SITE_SCSI_REQ_ENQUEUE); }
 int scsi_req_complete(struct pt_regs *ctx) { return on_scsi_site(guarded(ctx), SITE_SCSI_REQ_COMPLETE); }

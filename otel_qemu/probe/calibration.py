@@ -12,7 +12,7 @@ from otel_qemu.probe.layouts import BESIDE_TAG, NEW_SCSI_REQUEST, OLD_SCSI_REQUE
 
 SAMPLES = 64
 """Of one process, of either side: as many as ``bpf/tables.bpf.c`` keeps."""
-ENOUGH = 16
+ENOUGH_SAMPLES = 16
 """Requests, all of which have device, tag, LUN and CDB at the same places."""
 
 EXPECTED = np.dtype([("device", "<u8"), ("cdb", "u1", 8), ("tag", "<u4"), ("lun", "<u4")])
@@ -40,7 +40,7 @@ def calibrated(made: NDArray[np.void], submitted: NDArray[np.uint8]) -> dict[str
     """
     shown = [places for request in submitted if (places := _places(made, request))]
     left = set.intersection(*shown) if shown else set()
-    if len(shown) < ENOUGH or len(left) != 1:
+    if len(shown) < ENOUGH_SAMPLES or len(left) != 1:
         return None
     device, tag = left.pop()
     known = next(

@@ -16,7 +16,7 @@ from otel_qemu.errors import NotPossible
 from otel_qemu.events import BPF_DIRECTORY
 
 STAND_INS = BPF_DIRECTORY / "headers"
-REMEDY = "`otel-qemu check` says what this machine lacks"
+SEE_CHECK = "`otel-qemu check` says what this machine lacks"
 _CHOICE = "BCC_KERNEL_SOURCE"
 
 
@@ -44,7 +44,7 @@ def compiled(bpf: Callable[..., Any], source: bytes, flags: list[str]) -> tuple[
             except (Exception, SystemExit) as error:
                 first_line = (said() or str(error)).strip().partition("\n")[0]
                 complaints.append(f"with {name}: {first_line}")
-    raise NotPossible(f"bcc cannot compile or set up the probes ({'; '.join(complaints)}): {REMEDY}")
+    raise NotPossible(f"bcc cannot compile or set up the probes ({'; '.join(complaints)}): {SEE_CHECK}")
 
 
 def _candidates() -> list[tuple[str, Path | None]]:

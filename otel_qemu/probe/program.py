@@ -19,20 +19,20 @@ from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, RECORD, SOU
 from otel_qemu.policy import NEVER_NS, KeepPolicy
 from otel_qemu.probe import calibration
 from otel_qemu.probe.bpf_call import UPROBE_MULTI
-from otel_qemu.probe.compilation import REMEDY, captured_stderr, compiled
+from otel_qemu.probe.compilation import SEE_CHECK, captured_stderr, compiled
 from otel_qemu.probe.layouts import Layout
 from otel_qemu.trace import kernel_histograms
 
-PROCESSES = 4096
+MOST_PROCESSES = 4096
 """QEMU processes traced at once."""
-REQUESTS = 65536
+MOST_IN_FLIGHT = 65536
 """SCSI requests, and RBD calls, in flight at once."""
-SERIES = 16384
+MOST_SERIES = 16384
 """Histograms: operations of disks of processes."""
 RING_PAGES = 4096
 """Pages of the ring: 16 MiB, about 120,000 records between two readings."""
 
-SETTINGS = np.dtype(
+KERNEL_SETTINGS = np.dtype(
     [
         ("bounds_ns", "<u8", kernel_histograms.BINS),
         ("slow_ns", "<u8", 256),
@@ -83,7 +83,7 @@ class Program:
             with captured_stderr():  # of a program that is refused, the verifier's whole log
                 return int(self._bpf.load_func(name.encode(), self._bcc.BPF.KPROBE, **kind).fd)
         except Exception as error:  # bcc raises nothing narrower
-            raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {REMEDY}") from error
+            raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {SEE_CHECK}") from error
 
     def attach_perf(self, function: int, path: str, offset: int) -> tuple[str, int]:
         """Attach by perf_event_open or, below it, tracefs; returns what `detach_perf` takes."""
@@ -117,7 +117,7 @@ class Program:
             policy: which traces get a record.
         """
         table = self._bpf[b"settings"]
-        settings = np.zeros((), dtype=SETTINGS)
+        settings = np.zeros((), dtype=KERNEL_SETTINGS)
         settings["bounds_ns"] = np.iinfo("u8").max
         settings["bounds_ns"][: len(bounds_ns)] = bounds_ns
         settings["slow_ns"] = policy.slow_ns
@@ -185,7 +185,7 @@ class Program:
 
     def audit_process(self, pid: int) -> None:
         """From now on, follow this process's coroutines."""
-        self._bpf[b"led"][ctypes.c_uint32(pid)] = ctypes.c_uint32(0)
+        self._bpf[b"audited"][ctypes.c_uint32(pid)] = ctypes.c_uint32(0)
 
     def proofs(self, pid: int) -> tuple[int, int]:
         """Of a process that is being proven: how many requests read as they had been made, and how many did not."""
@@ -210,7 +210,7 @@ class Program:
 
     def _forget_audited(self, pid: int) -> None:
         with contextlib.suppress(KeyError):
-            del self._bpf[b"led"][ctypes.c_uint32(pid)]
+            del self._bpf[b"audited"][ctypes.c_uint32(pid)]
         for name in (b"threads", b"coroutines"):
             self._forget(self._bpf[name], pid)
 
@@ -264,6 +264,6 @@ def _import_bcc() -> Any:
 
 
 def _flags(audit: bool) -> list[str]:
-    sizes = {"PROCESSES": PROCESSES, "REQUESTS": REQUESTS, "RING_PAGES": RING_PAGES, "SERIES": SERIES}
+    names = {"PROCESSES": MOST_PROCESSES, "REQUESTS": MOST_IN_FLIGHT, "SERIES": MOST_SERIES, "RING_PAGES": RING_PAGES}
     switch = ["-DAUDIT"] if audit else []
-    return [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items()), *switch]
+    return [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in names.items()), *switch]

@@ -17,7 +17,7 @@ from otel_qemu.probe.program import Program
 
 log = logging.getLogger(__name__)
 
-ENOUGH = 16
+ENOUGH_PROOFS = 16
 """Requests, all of which agree in device, tag, LUN and the first bytes of the CDB."""
 
 _Build = tuple[tuple[int, int], str, Layout]
@@ -67,9 +67,9 @@ class Proofs:
                 self._calibrate(pid, inspection)
                 continue
             proven, refuted = self._program.proofs(pid)
-            if proven >= ENOUGH:
+            if proven >= ENOUGH_PROOFS:
                 self._proven.add(_build(inspection))
-            elif refuted >= ENOUGH and not proven and pid not in self._reported:
+            elif refuted >= ENOUGH_PROOFS and not proven and pid not in self._reported:
                 self._reported.add(pid)
                 log.warning(
                     "process %d: SCSI is not traced: requests do not read as they were made, so this build lays out "

@@ -17,7 +17,7 @@ from otel_qemu.errors import BadInput, NothingToTrace, NotPossible
 from otel_qemu.events import Batch, Records, Stage
 from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe import attach
-from otel_qemu.probe.audit import Audits
+from otel_qemu.probe.exact_chain import ChainProbes
 from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.program import RING_PAGES, Program
@@ -91,7 +91,7 @@ class Tracer:
                 contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
             )
             self._proofs = Proofs(self._program)
-            self._audits = Audits(self._program) if audit else None
+            self._chain = ChainProbes(self._program) if audit else None
             self._undo = undo.pop_all()
 
     def __enter__(self) -> "Tracer":
@@ -140,7 +140,7 @@ class Tracer:
     @property
     def audited(self) -> list[int]:
         """Ids of the processes that the exact chain is attached to."""
-        return self._audits.pids if self._audits else []
+        return self._chain.pids if self._chain else []
 
     def histograms(self) -> Histograms:
         """Every request and call so far, counted in the kernel, whatever became of their records."""
@@ -187,8 +187,8 @@ class Tracer:
             attachment.detach()
         self._attachments.clear()
         self._proofs.detach()
-        if self._audits:  # last, so that no request in flight is without its chain
-            self._audits.detach()
+        if self._chain:  # last, so that no request in flight is without its chain
+            self._chain.detach()
 
     def close(self) -> None:
         """Detach everything and give it back to the kernel."""
@@ -208,8 +208,8 @@ class Tracer:
         self.abandoned += self._program.pause_process(process.pid)
         proving = False
         try:
-            if self._audits:  # first: whatever is in flight later has been seen from its beginning
-                self._audits.begin(known.inspection, self.route)
+            if self._chain:  # first: whatever is in flight later has been seen from its beginning
+                self._chain.begin(known.inspection, self.route)
             proving = self._proofs.begin(known.inspection, self.route)
             for file, sites in known.inspection.binaries():
                 self._attach(file, sites)
@@ -241,8 +241,8 @@ class Tracer:
     def _let_go(self, pid: int) -> None:
         """Probes of a process that are not those of its binaries' layers go, where no other needs them."""
         self._proofs.forget(pid)
-        if self._audits:
-            self._audits.forget(pid)
+        if self._chain:
+            self._chain.forget(pid)
 
     def _detach_unused(self) -> None:
         used = {file.identity for known in self._known.values() for file in known.attached}

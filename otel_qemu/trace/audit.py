@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from otel_qemu.events import RECORD, Batch, Kind, Link, Records
+from otel_qemu.events import RECORD, Batch, Link, RecordKind, Records
 from otel_qemu.trace.audit_verdicts import Outcome, Verdicts, judge
 from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.traces import Join, Table, Traces
@@ -75,7 +75,7 @@ class Audit:
 
     def take(self, batch: Batch) -> Batch:
         """Keep a batch's verdicts; returns the others, which are the correlator's."""
-        is_verdict = batch.records["kind"] == Kind.AUDIT
+        is_verdict = batch.records["kind"] == RecordKind.AUDIT
         rest = batch
         if is_verdict.any():
             self._verdicts.keep(batch.records[is_verdict])
@@ -115,7 +115,10 @@ class Audit:
 
 def without_walk(records: Records) -> Records:
     """The same records as a kernel without the walk would have written them: calls by themselves, naming nobody."""
-    requests, calls = records[records["kind"] == Kind.REQUEST].copy(), records[records["kind"] == Kind.CALL].copy()
+    requests, calls = (
+        records[records["kind"] == RecordKind.REQUEST].copy(),
+        records[records["kind"] == RecordKind.CALL].copy(),
+    )
     held = requests[(requests["call_submit_ns"] > 0) & (requests["call_complete_ns"] > 0)]
     inner = np.zeros(len(held), dtype=RECORD)
     for name in ("pid", *_RBD_HALF):
@@ -123,7 +126,7 @@ def without_walk(records: Records) -> Records:
     for name in (*_RBD_HALF, "link", "calls", "rbd_ns"):
         requests[name] = 0
     alone = np.concatenate((inner, calls))
-    alone["kind"], alone["link"] = Kind.CALL, Link.NO_LAYOUT
+    alone["kind"], alone["link"] = RecordKind.CALL, Link.NO_LAYOUT
     alone["request"], alone["submit_ns"], alone["device"] = 0, 0, 0
     return np.concatenate((requests, alone))
 

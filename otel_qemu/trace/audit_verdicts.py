@@ -68,7 +68,7 @@ class Verdicts:
         return len(self._held)
 
     def keep(self, records: Records) -> None:
-        """Take in records of `Kind.AUDIT`."""
+        """Take in records of `RecordKind.AUDIT`."""
         self.count += len(records)
         if len(self._held) > MOST_HELD_VERDICTS:
             self._held = self._held[self._held["call_submit_ns"] > np.median(self._held["call_submit_ns"])]
@@ -129,7 +129,7 @@ def _same_request(traces: Traces, verdicts: Table) -> NDArray[np.bool_]:
 
 
 def _bits(*functions: str) -> int:
-    """As ``led`` of ``bpf/audit.bpf.c`` has them."""
+    """As ``audited`` of ``bpf/audit.bpf.c`` has them."""
     return sum(1 << AUDIT_SITES.index(name) for name in functions)
 
 

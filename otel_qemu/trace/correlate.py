@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import NO_RECORDS, Batch, Ending, Kind, Link, Records
+from otel_qemu.events import NO_RECORDS, Batch, Ending, Link, RecordKind, Records
 from otel_qemu.trace import rules
 from otel_qemu.trace.arrays.columns import Columns, RowView, TableLike, concatenate_rows, take_rows
 from otel_qemu.trace.arrays.groups import mixed
@@ -82,7 +82,7 @@ class Correlator:
         newest = max(int(seen[name].max(initial=0)) for name in ("complete_ns", "call_complete_ns"))
         self._newest_ns = max(self._newest_ns, newest, batch.read_ns)  # an idle guest's last traces leave as well
         self._learn_unwalked(seen)
-        self.stats.unstarted += int(np.count_nonzero((seen["kind"] == Kind.REQUEST) & (seen["submit_ns"] == 0)))
+        self.stats.unstarted += int(np.count_nonzero((seen["kind"] == RecordKind.REQUEST) & (seen["submit_ns"] == 0)))
         whole = self._is_whole(seen)
         return self._join(take_rows(batch.records, whole), take_rows(batch.records, ~whole), self._given_up_ns())
 
@@ -153,11 +153,11 @@ class Correlator:
         One that hangs (in a recording) leaves as it was reported then: its calls belong to its end, which follows.
         """
         has_call, ended = records["call_submit_ns"] > 0, records["call_complete_ns"] > 0
-        whole = (records["kind"] == Kind.REQUEST) & (records["submit_ns"] > 0)
+        whole = (records["kind"] == RecordKind.REQUEST) & (records["submit_ns"] > 0)
         whole &= (records["calls"] == has_call) & (has_call == ended)
         if self._unwalked:
             whole &= ~np.isin(records["pid"], list(self._unwalked))
-        return whole | (records["kind"] == Kind.REQUEST) & (records["ending"] == Ending.HUNG)
+        return whole | (records["kind"] == RecordKind.REQUEST) & (records["ending"] == Ending.HUNG)
 
     def _learn_unwalked(self, fresh: Columns) -> None:
         """Processes whose requests wait for calls without a walk; one that makes none any more is forgotten."""
@@ -284,7 +284,7 @@ def _sorted(records: Records) -> tuple[Records, Records, Records, Records]:
     """Requests, those that began before us, calls that name their request, and calls that do not."""
     seen = Columns.select(records, "kind", "link", "submit_ns")
     started = seen["submit_ns"] > 0
-    is_request = seen["kind"] == Kind.REQUEST
+    is_request = seen["kind"] == RecordKind.REQUEST
     named = ~is_request & (seen["link"] == Link.WALK)
     which = (is_request & started, is_request & ~started, named, ~is_request & ~named)
     requests, unstarted, further, alone = (take_rows(records, rows) for rows in which)

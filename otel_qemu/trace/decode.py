@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from otel_qemu.events import Kind, Link, Records
+from otel_qemu.events import Link, RecordKind, Records
 from otel_qemu.trace import scsi
 from otel_qemu.trace.arrays.columns import Columns, Table, TableLike, as_columns
 from otel_qemu.trace.traces import CALL, REQUEST
@@ -68,7 +68,7 @@ _LAST_NS = np.iinfo("i8").max
 
 def impossible(records: Records) -> str | None:
     """Name a value in the records that no probe writes and no reader can interpret; None if there is none."""
-    if (~np.isin(records["kind"], list(Kind))).any():
+    if (~np.isin(records["kind"], list(RecordKind))).any():
         return "records of no kind"
     if (records["link"] > max(Link)).any():
         return "links of no kind"

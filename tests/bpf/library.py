@@ -9,7 +9,7 @@ from ctypes import c_int, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
 from otel_qemu.events import AUDIT_SOURCES, BPF_DIRECTORY, COUNTERS, SOURCES
-from otel_qemu.probe.program import SETTINGS
+from otel_qemu.probe.program import KERNEL_SETTINGS
 
 SHIM_DIRECTORY = Path(__file__).parent / "shim"
 HEADERS = BPF_DIRECTORY / "headers" / "include"
@@ -19,7 +19,7 @@ RING_BYTES = 1 << 20
 TABLE_ENTRIES = 1024
 _RING_DATA = 24
 HASHES = ("processes", "requests", "calls", "held", "expected", "made", "submitted", "latencies")
-AUDIT_HASHES = ("threads", "coroutines", "led")
+AUDIT_HASHES = ("threads", "coroutines", "audited")
 SIZES = ("PROCESSES", "REQUESTS", "SERIES")
 # fmt: off
 _REGISTERS = (
@@ -119,7 +119,7 @@ class Library:
         self.ring = Ring.in_dll(self._library, "shim_ring")
         self.hashes = {name: Hash.in_dll(self._library, f"shim_{name}") for name in (*HASHES, *AUDIT_HASHES * audit)}
         self._counters = (c_uint64 * len(COUNTERS)).in_dll(self._library, "shim_counters")
-        self._settings = (c_uint8 * SETTINGS.itemsize).in_dll(self._library, "shim_settings")
+        self._settings = (c_uint8 * KERNEL_SETTINGS.itemsize).in_dll(self._library, "shim_settings")
         self.memory = memoryview((c_uint8 * MEMORY_BYTES).in_dll(self._library, "shim_memory")).cast("B")
 
     def clear(self, tables: dict[str, int], ring_bytes: int) -> None:

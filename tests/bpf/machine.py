@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from otel_qemu.events import AUDIT_SITES, RECORD, SITES, RbdOperation, Records, Stage
 from otel_qemu.policy import EVERYTHING, KeepPolicy
-from otel_qemu.probe.program import SETTINGS
+from otel_qemu.probe.program import KERNEL_SETTINGS
 from otel_qemu.trace import kernel_histograms
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from tests.bpf.layouts import QEMU_7_2, Layout
@@ -105,7 +105,7 @@ class Machine:
         self.set_up(policy)
         self.trace(PID, told or layout, keep_all=keep_all)
         if audit:
-            self._library.put("led", struct.pack("<I", PID), bytes(4))
+            self._library.put("audited", struct.pack("<I", PID), bytes(4))
 
     # ---- what user space does
 
@@ -119,7 +119,7 @@ class Machine:
 
     def set_up(self, policy: KeepPolicy) -> None:
         """Say what to keep from now on; the bounds stay."""
-        settings = np.zeros((), dtype=SETTINGS)
+        settings = np.zeros((), dtype=KERNEL_SETTINGS)
         settings["bounds_ns"] = np.iinfo("u8").max
         settings["bounds_ns"][: len(self.bounds_s)] = in_ns(self.bounds_s)
         settings["slow_ns"], settings["slow_call_ns"] = policy.slow_ns, policy.slow_call_ns

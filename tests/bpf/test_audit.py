@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import AUDIT_SITES, BESIDE, RECORD, Chain, Kind, RbdOperation
+from otel_qemu.events import ADDITIONAL, AUDIT_SITES, RECORD, Chain, RbdOperation, RecordKind
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import SUBMITTER, Machine, Request, Via
 
@@ -59,7 +59,7 @@ class Chained(Machine):
         self.hit("rbd_aio_release", completion.address, thread=OTHER_THREAD + 1)
         self.drop(completion)
         records = self.records()
-        (verdict,) = records[records["kind"] == Kind.AUDIT]
+        (verdict,) = records[records["kind"] == RecordKind.AUDIT]
         return {name: int(verdict[name]) for name in RECORD.names or () if name != "cdb"}
 
     def said(self, thread: int = SUBMITTER) -> tuple[Chain, int]:
@@ -310,7 +310,7 @@ def test_whatever_coroutines_do_each_call_is_whose_it_is(draw: st.DataObject) ->
     for thread, request in steps(draw, machine):
         assert machine.said(thread) == ((Chain.REQUEST, request) if request else (Chain.NONE, 0))
     counted = machine.counted()
-    assert sum(count for name, count in counted.items() if name not in BESIDE) == machine.hits
+    assert sum(count for name, count in counted.items() if name not in ADDITIONAL) == machine.hits
 
 
 def test_the_verdict_changes_nothing_else() -> None:
@@ -323,9 +323,9 @@ def test_the_verdict_changes_nothing_else() -> None:
             machine.release(machine.call(request, operation), 0)
             machine.complete(request)
         records, counted = machine.records(), machine.counted()
-        verdicts = int(np.count_nonzero(records["kind"] == Kind.AUDIT))
+        verdicts = int(np.count_nonzero(records["kind"] == RecordKind.AUDIT))
         assert verdicts == audit * len(RbdOperation)
         counted["records"] -= verdicts
-        return records[records["kind"] != Kind.AUDIT].tobytes(), counted
+        return records[records["kind"] != RecordKind.AUDIT].tobytes(), counted
 
     assert life(audit=True) == life(audit=False)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otel_qemu.probe.calibration import ENOUGH, EXPECTED, REQUEST_BYTES, SAMPLES, calibrated
+from otel_qemu.probe.calibration import ENOUGH_SAMPLES, EXPECTED, REQUEST_BYTES, SAMPLES, calibrated
 from tests.bpf.layouts import QEMU_7_2, QEMU_10_0, UNKNOWN_OFFSET, Layout
 from tests.bpf.machine import PID, Machine
 
@@ -36,9 +36,9 @@ def found(machine: Machine) -> dict[str, int] | None:
 def test_samples_show_the_layout(layout: Layout) -> None:
     """Of either QEMU; no request is in flight, and each hit is counted once."""
     machine = calibrating(layout)
-    submit(machine, ENOUGH)
+    submit(machine, ENOUGH_SAMPLES)
     assert found(machine) == {"device": layout.device, "tag": layout.tag, "sense": layout.sense}
-    assert machine.counted() == {"scsi_made": ENOUGH, "scsi_unproven": ENOUGH}
+    assert machine.counted() == {"scsi_made": ENOUGH_SAMPLES, "scsi_unproven": ENOUGH_SAMPLES}
     assert machine.table_sizes()["requests"] == 0
 
 

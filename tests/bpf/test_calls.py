@@ -2,7 +2,7 @@
 
 import pytest
 
-from otel_qemu.events import RETURN_UNKNOWN, Kind, Link, RbdOperation
+from otel_qemu.events import RETURN_UNKNOWN, Link, RbdOperation, RecordKind
 from tests.bpf.machine import IMAGE, SUBMITTER, Machine, Via
 
 GIB = 1 << 30
@@ -48,8 +48,8 @@ def test_a_fua_write_is_two_calls_of_one_request(machine: Machine) -> None:
     machine.release(flush, 0)
     machine.complete(request)
     record, further = machine.records()
-    assert (record["kind"], record["calls"], record["operation"]) == (Kind.REQUEST, 2, RbdOperation.WRITE)
-    assert (further["kind"], further["operation"], further["link"]) == (Kind.CALL, RbdOperation.FLUSH, Link.WALK)
+    assert (record["kind"], record["calls"], record["operation"]) == (RecordKind.REQUEST, 2, RbdOperation.WRITE)
+    assert (further["kind"], further["operation"], further["link"]) == (RecordKind.CALL, RbdOperation.FLUSH, Link.WALK)
     for name in ("pid", "request", "submit_ns", "device"):
         assert further[name] == record[name]
     assert (further["call_submit_ns"], further["call_complete_ns"]) == (1_000_010, 1_000_040)
@@ -80,7 +80,7 @@ def test_unmap_of_255_descriptors_is_255_calls(machine: Machine) -> None:
     records = machine.records()
     assert (records[0]["calls"], records[0]["rbd_ns"]) == (255, 2550)
     assert [int(length) for length in records["length"]] == list(range(255))
-    assert set(records["kind"][1:]) == {Kind.CALL}
+    assert set(records["kind"][1:]) == {RecordKind.CALL}
     assert machine.table_sizes()["held"] == 0
 
 
@@ -212,7 +212,7 @@ def test_a_call_released_after_its_request_ended_leaves_by_itself(machine: Machi
     machine.now_ns += 40
     machine.release(late, 512)
     (record,) = machine.records()
-    assert (record["kind"], record["request"], record["submit_ns"]) == (Kind.CALL, request.address, 1_000_000)
+    assert (record["kind"], record["request"], record["submit_ns"]) == (RecordKind.CALL, request.address, 1_000_000)
     assert (record["return_value"], record["link"]) == (512, Link.WALK)
     assert machine.counted()["parent_gone"] == 1
 
@@ -230,7 +230,7 @@ def test_a_late_call_does_not_go_to_the_next_request_at_the_address(machine: Mac
     machine.release(own, 2)
     machine.complete(request)
     records = machine.records()
-    assert records["kind"].tolist() == [Kind.REQUEST, Kind.CALL, Kind.REQUEST]
+    assert records["kind"].tolist() == [RecordKind.REQUEST, RecordKind.CALL, RecordKind.REQUEST]
     assert records["submit_ns"].tolist() == [1_000_000, 1_000_000, 1_000_010]
     assert records["return_value"].tolist() == [RETURN_UNKNOWN, 1, 2]
 
@@ -242,7 +242,7 @@ def test_qemus_own_call_is_a_record_without_parent(machine: Machine) -> None:
     machine.now_ns += 33
     machine.release(completion, 512, thread=SUBMITTER + 7)
     (record,) = machine.records()
-    assert (record["kind"], record["link"], record["submit_ns"]) == (Kind.CALL, Link.NOT_IN_FLIGHT, 0)
+    assert (record["kind"], record["link"], record["submit_ns"]) == (RecordKind.CALL, Link.NOT_IN_FLIGHT, 0)
     assert (record["call_complete_ns"] - record["call_submit_ns"], record["return_value"]) == (33, 512)
     names = "scsi_submitted rbd_submitted rbd_completed parent_not_in_flight records"
     assert machine.counted() == dict.fromkeys(names.split(), 1)

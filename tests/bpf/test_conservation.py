@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from otel_qemu.events import BESIDE, Kind, Layer, RbdOperation
+from otel_qemu.events import ADDITIONAL, Layer, RbdOperation, RecordKind
 from otel_qemu.policy import KeepPolicy
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import PID, Completion, Machine, Request, Via
@@ -15,7 +15,7 @@ _PICK = st.integers(0, 1000)
 
 def counted_hits(machine: Machine) -> int:
     """Hits by the counters, of which each hit adds to one."""
-    return sum(value for name, value in machine.counters().items() if name not in BESIDE)
+    return sum(value for name, value in machine.counters().items() if name not in ADDITIONAL)
 
 
 def test_a_retry_is_counted(machine: Machine) -> None:
@@ -123,8 +123,8 @@ class Guest(RuleBasedStateMachine):
     @rule()
     def read_ring(self) -> None:
         records = self.machine.records()
-        self.request_records += int((records["kind"] == Kind.REQUEST).sum())
-        self.call_records += int((records["kind"] == Kind.CALL).sum())
+        self.request_records += int((records["kind"] == RecordKind.REQUEST).sum())
+        self.call_records += int((records["kind"] == RecordKind.CALL).sum())
 
     @invariant()
     def every_hit_is_counted_once(self) -> None:

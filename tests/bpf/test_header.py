@@ -18,18 +18,18 @@ from otel_qemu.events import (
     Chain,
     Ending,
     Kept,
-    Kind,
     Layer,
     Link,
     RbdOperation,
+    RecordKind,
     Stage,
 )
-from otel_qemu.probe.program import SETTINGS
+from otel_qemu.probe.program import KERNEL_SETTINGS
 from otel_qemu.trace import kernel_histograms
 from tests.bpf.library import PROGRAM_ARGUMENTS, compile_c, program_source
 
 ENUMS: list[tuple[str, str, type[IntEnum]]] = [
-    ("record_kind", "RECORD_", Kind),
+    ("record_kind", "RECORD_", RecordKind),
     ("ending", "ENDING_", Ending),
     ("rbd_operation", "RBD_", RbdOperation),
     ("stage", "STAGE_", Stage),
@@ -127,7 +127,7 @@ def test_every_site_has_the_number_of_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("struct", "dtype"),
-    [("settings", SETTINGS), ("series", kernel_histograms.SERIES), ("latency", kernel_histograms.LATENCY)],
+    [("settings", KERNEL_SETTINGS), ("series", kernel_histograms.SERIES), ("latency", kernel_histograms.LATENCY)],
     ids=["settings", "series", "latency"],
 )
 def test_structs_of_maps_lie_where_numpy_looks_for_them(tmp_path: Path, struct: str, dtype: np.dtype[np.void]) -> None:

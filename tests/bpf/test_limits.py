@@ -2,7 +2,7 @@
 
 import pytest
 
-from otel_qemu.events import RECORD, Ending, Kind, Layer, Link, RbdOperation
+from otel_qemu.events import RECORD, Ending, Layer, Link, RbdOperation, RecordKind
 from tests.bpf.machine import Machine, Request
 
 RECORD_BYTES = RECORD.itemsize + 8
@@ -34,7 +34,7 @@ def test_a_request_that_finds_the_table_full_is_counted() -> None:
         machine.release(machine.call(other, RbdOperation.READ), 0)
         machine.complete(other)
     call, end, *records = machine.records()
-    assert (call["kind"], call["link"], end["submit_ns"]) == (Kind.CALL, Link.NOT_IN_FLIGHT, 0)
+    assert (call["kind"], call["link"], end["submit_ns"]) == (RecordKind.CALL, Link.NOT_IN_FLIGHT, 0)
     assert [(int(record["tag"]), int(record["calls"])) for record in records] == [(1, 1), (2, 1)]
     counted = machine.counted()
     assert (counted["scsi_table_full"], counted["scsi_unstarted"], counted["scsi_completed"]) == (1, 1, 2)
@@ -97,7 +97,7 @@ def test_calls_beyond_the_most_leave_no_record(machine: Machine, calls: int) -> 
     trace(machine, calls)
     records = machine.records()
     assert len(records) == MAX_CALLS
-    request = records[records["kind"] == Kind.REQUEST]
+    request = records[records["kind"] == RecordKind.REQUEST]
     assert request["calls"].tolist() == [calls]
     assert machine.counters()["calls_not_held"] == calls - MAX_CALLS
     assert not any(machine.table_sizes().values())
@@ -124,7 +124,7 @@ def test_a_trace_for_which_the_ring_has_too_little_room_is_dropped_whole(room: i
     machine = Machine(ring_bytes=room_for(room))
     trace(machine, 5)
     records = machine.records()
-    assert records["kind"].tolist() == [Kind.CALL] * (room - 1)
+    assert records["kind"].tolist() == [RecordKind.CALL] * (room - 1)
     counted = machine.counted()
     assert (counted["ring_full_request"], counted.get("records", 0)) == (1, room - 1)
     assert "ring_full_call" not in counted

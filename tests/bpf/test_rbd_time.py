@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import Kind, RbdOperation, Records
+from otel_qemu.events import RbdOperation, RecordKind, Records
 from tests.bpf.machine import Completion, Machine
 
 Interval = tuple[int, int]
@@ -63,7 +63,7 @@ def test_rbd_ns_is_the_union_of_any_intervals(lengths: list[tuple[int, int]]) ->
     records = run(machine, intervals)
     assert records[0]["rbd_ns"] == union_ns(intervals)
     assert records[0]["calls"] == len(intervals) == len(records)
-    assert set(records["kind"][1:]) <= {Kind.CALL}
+    assert set(records["kind"][1:]) <= {RecordKind.CALL}
     spans = zip(records["call_submit_ns"].tolist(), records["call_complete_ns"].tolist(), strict=True)
     assert sorted((start - 2_000_000, end - 2_000_000) for start, end in spans) == sorted(intervals)
     assert not any(machine.table_sizes().values())

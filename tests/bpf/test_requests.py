@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from otel_qemu.events import RECORD, RETURN_UNKNOWN, Ending, Kept, Kind, Link, RbdOperation
+from otel_qemu.events import RECORD, RETURN_UNKNOWN, Ending, Kept, Link, RbdOperation, RecordKind
 from tests.bpf.layouts import QEMU_7_2
 from tests.bpf.machine import DEVICE, IMAGE, PID, Machine
 
@@ -25,7 +25,7 @@ def test_a_write_is_one_record_with_every_field(any_machine: Machine) -> None:
     machine.complete(request, status=0)
     (record,) = machine.records()
     expected = {
-        "pid": PID, "kind": Kind.REQUEST, "ending": Ending.COMPLETED, "operation": RbdOperation.WRITE,
+        "pid": PID, "kind": RecordKind.REQUEST, "ending": Ending.COMPLETED, "operation": RbdOperation.WRITE,
         "link": Link.WALK, "request": request.address, "submit_ns": 1_000_000, "complete_ns": 1_004_350,
         "device": DEVICE, "cdb": WRITE_10.ljust(16, b"\0"), "transfer_bytes": 8192, "tag": 0xFEDCBA98, "lun": 5,
         "status": 0, "host_status": 0, "sense_key": 0, "asc": 0, "ascq": 0, "retries": 0, "calls": 1,
@@ -137,7 +137,7 @@ def test_a_lost_end_is_closed_when_the_address_is_submitted_again(machine: Machi
     machine.complete(request)
     first, late, second = machine.records()
     assert (first["ending"], first["tag"], first["complete_ns"]) == (Ending.LOST, 1, 1_000_900)
-    assert (late["kind"], late["submit_ns"]) == (Kind.CALL, first["submit_ns"])
+    assert (late["kind"], late["submit_ns"]) == (RecordKind.CALL, first["submit_ns"])
     assert (second["ending"], second["tag"], second["calls"]) == (Ending.COMPLETED, 2, 0)
     assert machine.counted()["scsi_end_lost"] == machine.counted()["parent_gone"] == 1
 
@@ -214,7 +214,7 @@ def test_an_end_without_submit_is_a_record_with_submit_0(machine: Machine, endin
     else:
         machine.cancel(request)
     (record,) = machine.records()
-    assert (record["kind"], record["ending"], record["submit_ns"]) == (Kind.REQUEST, ending, 0)
+    assert (record["kind"], record["ending"], record["submit_ns"]) == (RecordKind.REQUEST, ending, 0)
     assert (record["request"], record["complete_ns"], record["calls"]) == (request.address, 1_000_000, 0)
     assert machine.counted() == {"scsi_unstarted": 1, "records": 1}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import RETURN_UNKNOWN, Kind, Link, RbdOperation, Records
+from otel_qemu.events import RETURN_UNKNOWN, Link, RbdOperation, RecordKind, Records
 from tests.bpf.layouts import LAYOUTS, QEMU_7_2, UNKNOWN_OFFSET, Layout
 from tests.bpf.library import MEMORY_BYTES
 from tests.bpf.machine import CALLBACK, VIA, Completion, Machine, Via
@@ -39,9 +39,9 @@ def submit(machine: Machine, completion: Completion, operation: RbdOperation) ->
 
 def assert_own_parent_or_none(machine: Machine, records: Records, tag: int) -> None:
     """Only the request with this tag may have a call; a call of no parent is a record by itself; all is counted."""
-    requests = records[records["kind"] == Kind.REQUEST]
+    requests = records[records["kind"] == RecordKind.REQUEST]
     linked = requests[requests["calls"] > 0]
-    alone = records[records["kind"] == Kind.CALL]
+    alone = records[records["kind"] == RecordKind.CALL]
     assert len(linked) + len(alone) == 1
     assert set(linked["tag"]) <= {tag}
     counted = machine.counters()
@@ -106,7 +106,7 @@ def test_an_object_that_cannot_be_read_is_a_fault(version: str, name: str) -> No
     machine.hole(0, 0)
     machine.hit("rbd_aio_release", completion.address, thread=CALLBACK)
     (record,) = machine.records()
-    assert (record["kind"], record["link"], record["submit_ns"]) == (Kind.CALL, Link.FAULT, 0)
+    assert (record["kind"], record["link"], record["submit_ns"]) == (RecordKind.CALL, Link.FAULT, 0)
     assert machine.counted()["parent_fault"] == 1
 
 
@@ -195,7 +195,9 @@ def test_the_layout_of_another_version_finds_the_parent_or_none(version: str, to
     machine = Machine(LAYOUTS[version], told=LAYOUTS[told])
     trace_one(machine, RbdOperation.READ, Via.DMA)
     records = machine.records()
-    assert len(records[records["kind"] == Kind.CALL]) == machine.counters()["rbd_submitted"] - sum(records["calls"])
+    assert len(records[records["kind"] == RecordKind.CALL]) == machine.counters()["rbd_submitted"] - sum(
+        records["calls"]
+    )
 
 
 @pytest.mark.parametrize("operation", RbdOperation)

@@ -115,7 +115,7 @@ def test_a_process_that_ends_leaves_nothing(variant: Variant) -> None:
         assert len(tables[b"coroutines"]) == 211
         qemu.kill()
         tracing.tracer.refresh()
-        assert [len(tables[name]) for name in (b"coroutines", b"threads", b"led")] == [0, 0, 0]
+        assert [len(tables[name]) for name in (b"coroutines", b"threads", b"audited")] == [0, 0, 0]
         assert tracing.tracer.audited == []
 
 

@@ -19,7 +19,7 @@ from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.layouts import CALIBRATION, SCSI_REQUEST, UNKNOWN_OFFSET
 from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.probe.program import Program
-from otel_qemu.probe.proof import ENOUGH
+from otel_qemu.probe.proof import ENOUGH_PROOFS
 from otel_qemu.trace.traces import Join
 from tests.kernel.fake.build import (
     QEMU_5_2,
@@ -84,14 +84,14 @@ def run_everything(qemu: FakeQemu) -> tuple[int, int]:
 def test_every_request_is_counted_and_joined(build: Variant, inspections: list[Inspection]) -> None:
     """From the first one on, which proves the layout; the walk joins each call."""
     with running(build) as qemu, Tracing(qemu, prove=True) as tracing:
-        first = qemu.command(f"read {ENOUGH} 4096")
+        first = qemu.command(f"read {ENOUGH_PROOFS} 4096")
         tracing.tracer.refresh()
         requests, calls = run_everything(qemu)
         counted, traces = tracing.counted(), tracing.traces()
     requests, calls = requests + first.requests, calls + first.calls
     assert (counted["scsi_submitted"], counted["scsi_completed"]) == (requests, requests)
     assert (counted["rbd_submitted"], counted["rbd_completed"]) == (calls, calls)
-    assert counted["scsi_made"] == ENOUGH
+    assert counted["scsi_made"] == ENOUGH_PROOFS
     assert counted["scsi_resubmitted"] == 7
     assert "scsi_end_lost" not in counted
     assert (len(traces.requests), len(traces.calls)) == (requests, calls)
@@ -139,17 +139,17 @@ def test_a_layout_that_nothing_shows_is_calibrated(
     """A SCSIRequest of no QEMU that is known: found with the first requests, proven with the next, exact from there."""
     with running(STRANGE) as qemu, caplog.at_level(logging.INFO), Tracing(qemu, route=route, prove=True) as tracing:
         assert inspections[0].calibrates
-        qemu.command(f"read {ENOUGH} 4096 4")
+        qemu.command(f"read {ENOUGH_PROOFS} 4096 4")
         calibrating = tracing.counted()
         tracing.tracer.refresh()
-        qemu.command(f"write {ENOUGH} 4096 4")
+        qemu.command(f"write {ENOUGH_PROOFS} 4096 4")
         tracing.tracer.refresh()
-        assert tracing.counted()["scsi_submitted"] == ENOUGH
+        assert tracing.counted()["scsi_submitted"] == ENOUGH_PROOFS
         tracing.traces()
         requests, calls = run_everything(qemu)
         counted, traces = tracing.counted(), tracing.traces()
         assert tracing.map_entries()["requests"] == 0
-    assert (calibrating["scsi_made"], calibrating["scsi_unproven"]) == (ENOUGH, ENOUGH)
+    assert (calibrating["scsi_made"], calibrating["scsi_unproven"]) == (ENOUGH_PROOFS, ENOUGH_PROOFS)
     assert "scsi_submitted" not in calibrating
     assert "scsi_made" not in counted
     assert (counted["scsi_submitted"], counted["scsi_completed"], len(traces.requests)) == (requests,) * 3
@@ -165,7 +165,7 @@ def test_a_calibration_is_of_the_binary(inspections: list[Inspection]) -> None:
     """A process that comes later is traced from its first request on."""
     with running(STRANGE) as qemu, running(STRANGE) as later, Tracing(qemu, prove=True) as tracing:
         for _ in range(2):
-            qemu.command(f"read {ENOUGH} 4096")
+            qemu.command(f"read {ENOUGH_PROOFS} 4096")
             tracing.tracer.refresh()
         tracing.selection.qemus.append(later)
         tracing.tracer.refresh()

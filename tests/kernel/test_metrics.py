@@ -21,7 +21,7 @@ from otel_qemu.trace.names import Names
 from tests.children import join
 from tests.kernel.fake.build import QEMU_11_1
 from tests.kernel.fake_qemu import DEVICE_ALIAS, FakeQemu
-from tests.kernel.test_keeping import COMMANDS, total
+from tests.kernel.test_policy import COMMANDS, total
 from tests.kernel.tracing import Those, Tracing
 from tests.unit.metering import ImitatedExporter, attributes_of, data_points
 

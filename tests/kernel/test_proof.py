@@ -13,7 +13,7 @@ from otel_qemu.probe.attach import MULTI, PERF
 from otel_qemu.probe.inspection import Inspection, inspect
 from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.probe.program import Program
-from otel_qemu.probe.proof import ENOUGH
+from otel_qemu.probe.proof import ENOUGH_PROOFS
 from otel_qemu.probe.sites import PROOF, Site
 from tests.kernel.fake.build import QEMU_7_2, Variant
 from tests.kernel.fake_qemu import FakeQemu
@@ -30,11 +30,11 @@ def qemu(variant: Variant) -> Iterator[FakeQemu]:
 def test_the_first_requests_prove_a_layout(qemu: FakeQemu, route: str) -> None:
     """Every one of them is traced; then the probe of scsi_req_new goes, and costs nothing any more."""
     with Tracing(qemu, route=route, prove=True) as tracing:
-        qemu.command(f"read {ENOUGH - 1} 4096")
+        qemu.command(f"read {ENOUGH_PROOFS - 1} 4096")
         tracing.tracer.refresh()
         qemu.command("write 1 4096")
         counted = tracing.counted()
-        assert (counted["scsi_made"], counted["scsi_submitted"]) == (ENOUGH, ENOUGH)
+        assert (counted["scsi_made"], counted["scsi_submitted"]) == (ENOUGH_PROOFS, ENOUGH_PROOFS)
         tracing.tracer.refresh()
         qemu.command("read 100 4096 32")
         counted = tracing.counted()
@@ -46,7 +46,7 @@ def test_a_proof_is_of_the_binary() -> None:
     """An idle guest does not keep the probe in the others, and one that comes later needs no proof."""
     with FakeQemu(QEMU_7_2) as busy, FakeQemu(QEMU_7_2) as idle, FakeQemu(QEMU_7_2) as later:
         with Tracing(busy, idle, prove=True) as tracing:
-            busy.command(f"read {ENOUGH} 4096")
+            busy.command(f"read {ENOUGH_PROOFS} 4096")
             tracing.tracer.refresh()
             tracing.selection.qemus.append(later)
             tracing.tracer.refresh()
@@ -87,13 +87,13 @@ def test_a_refuted_layout_is_not_used_and_told_once(
 
     monkeypatch.setattr(tracer_module, "inspect", misread)
     with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, prove=True) as tracing, caplog.at_level(logging.WARNING):
-        qemu.command(f"read {ENOUGH} 4096")
+        qemu.command(f"read {ENOUGH_PROOFS} 4096")
         for _ in range(3):
             tracing.tracer.refresh()
         counted = tracing.counted()
         traces = tracing.traces()
-    assert counted["scsi_unproven"] == ENOUGH
+    assert counted["scsi_unproven"] == ENOUGH_PROOFS
     assert "scsi_submitted" not in counted
-    assert (len(traces.requests), len(traces.calls)) == (0, ENOUGH)
+    assert (len(traces.requests), len(traces.calls)) == (0, ENOUGH_PROOFS)
     (told,) = caplog.messages
     assert told.startswith(f"process {qemu.pid}: SCSI is not traced: requests do not read as they were made")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from otel_qemu.events import RETURN_UNKNOWN, Ending, Kind, Link, RbdOperation
+from otel_qemu.events import RETURN_UNKNOWN, Ending, Link, RbdOperation, RecordKind
 from otel_qemu.probe.device_alias import device_alias
 from tests.kernel.fake.build import QEMU_5_2, Variant
 from tests.kernel.fake_qemu import DEVICE_ALIAS, LUN, FakeQemu
@@ -67,8 +67,8 @@ CASES = (
 def expected_fields(case: Case, variant: Variant) -> dict[str, int]:
     """What is in every record unless the case says otherwise."""
     usual = {
-        "kind": Kind.REQUEST, "ending": Ending.COMPLETED, "link": Link.WALK, "lun": LUN, "status": 0, "host_status": 0,
-        "sense_key": 0, "asc": 0, "ascq": 0, "retries": 0, "calls": case.calls,
+        "kind": RecordKind.REQUEST, "ending": Ending.COMPLETED, "link": Link.WALK, "lun": LUN, "status": 0,
+        "host_status": 0, "sense_key": 0, "asc": 0, "ascq": 0, "retries": 0, "calls": case.calls,
     }  # fmt: skip
     special = case.fields
     if variant is QEMU_5_2 and special.get("ending") == Ending.FAILED:  # it has no scsi_req_complete_failed
@@ -92,7 +92,7 @@ def test_each_way_of_a_request_is_counted_and_recorded(
     assert hits(counted) == 2 * case.count + 2 * total + case.further_hits
 
     records = tracing.records()
-    requests = records[records["kind"] == Kind.REQUEST]
+    requests = records[records["kind"] == RecordKind.REQUEST]
     fields = expected_fields(case, variant)
     found = {name: set(requests[name].tolist()) for name in fields if name != "opcode"}
     found["opcode"] = set(requests["cdb"][:, 0].tolist())
@@ -121,7 +121,7 @@ def test_calls_of_one_request_lie_one_after_another(shared_qemu: FakeQemu, traci
     """Further calls name their request and follow it in the ring, and their times add up to its rbd time."""
     shared_qemu.command("unmap 23 5")
     records = tracing.records()
-    for request, *calls in np.split(records, np.flatnonzero(records["kind"] == Kind.REQUEST)[1:]):
+    for request, *calls in np.split(records, np.flatnonzero(records["kind"] == RecordKind.REQUEST)[1:]):
         assert [call["request"] for call in calls] == [request["request"]] * 4
         assert [call["submit_ns"] for call in calls] == [request["submit_ns"]] * 4
         ends = [request["call_complete_ns"], *(call["call_complete_ns"] for call in calls)]
@@ -139,7 +139,7 @@ def test_a_block_job_has_no_parent(shared_qemu: FakeQemu, tracing: Tracing) -> N
     assert tracing.counted() == dict.fromkeys(names.split(), 211)
     records = tracing.records()
     assert set(records["link"].tolist()) == {Link.NOT_IN_FLIGHT}
-    assert set(records["kind"].tolist()) == {Kind.CALL}
+    assert set(records["kind"].tolist()) == {RecordKind.CALL}
     assert set(records["length"].tolist()) == {65536}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from otel_qemu.events import Kind
+from otel_qemu.events import RecordKind
 from otel_qemu.probe.program import RING_PAGES
 from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.traces import Join
@@ -69,7 +69,7 @@ def test_a_full_ring_sheds_whole_traces(qemu: FakeQemu, small: Tracing) -> None:
     qemu.command("unmap 2003 5 16")
     counted = small.counted()
     batch = small.tracer.read()
-    kept = int((batch.records["kind"] == Kind.REQUEST).sum())
+    kept = int((batch.records["kind"] == RecordKind.REQUEST).sum())
     assert kept + counted["ring_full_request"] == 2003
     correlator = Correlator()
     traces = join(correlator, batch, len(batch))

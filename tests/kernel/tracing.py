@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from otel_qemu.events import BESIDE, Batch, Records
+from otel_qemu.events import ADDITIONAL, Batch, Records
 from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe import program, tracer
 from otel_qemu.probe.program import Program
@@ -39,7 +39,7 @@ class KeptProgram(Program):
     def close(self) -> None:
         """Leave it empty for the next test."""
         names = (b"processes", b"requests", b"calls", b"held", b"expected", b"made", b"submitted", b"latencies")
-        for name in (*names, *(b"threads", b"coroutines", b"led") * self._audits):
+        for name in (*names, *(b"threads", b"coroutines", b"audited") * self._audits):
             self._bpf[name].clear()
         self.idle.append(self)
 
@@ -75,9 +75,9 @@ class Tracing:
         """
         self.selection = Those(*qemus)
         keep = keep and not requests and not ring_pages
-        requests, ring_pages = requests or program.REQUESTS, ring_pages or program.RING_PAGES
+        requests, ring_pages = requests or program.MOST_IN_FLIGHT, ring_pages or program.RING_PAGES
         with (
-            patch.multiple(program, REQUESTS=requests, RING_PAGES=ring_pages),
+            patch.multiple(program, MOST_IN_FLIGHT=requests, RING_PAGES=ring_pages),
             patch.multiple(tracer, RING_PAGES=ring_pages, Program=KeptProgram.one if keep else Program),
         ):
             self.tracer = tracer.Tracer(self.selection, policy, bounds_s, audit)
@@ -155,7 +155,7 @@ def join(correlator: Correlator, batch: Batch, step: int) -> Traces:
 
 def hits(counted: Mapping[str, int]) -> int:
     """Hits by the counters, of which each hit adds to exactly one."""
-    return sum(value for name, value in counted.items() if name not in BESIDE)
+    return sum(value for name, value in counted.items() if name not in ADDITIONAL)
 
 
 def read_while_running(tracing: Tracing, qemu: FakeQemu, command: str, interval_s: float) -> Records:

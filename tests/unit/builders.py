@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from otel_qemu.events import RECORD, Batch, Ending, Kind, Link, RbdOperation, Records
+from otel_qemu.events import RECORD, Batch, Ending, Link, RbdOperation, RecordKind, Records
 from otel_qemu.trace.names import Disk, Guest, Names
 from otel_qemu.trace.scsi import OPERATION_OF_OPCODE, operation_code
 from otel_qemu.trace.traces import CALL, REQUEST, Join, Traces
@@ -126,7 +126,7 @@ def table(dtype: np.dtype[np.void], rows: Iterable[dict[str, Any]]) -> Any:
 def records(count: int, **fields: Any) -> Records:
     """Records as the ring gives them: writes, 1 µs apart; `fields` are columns of `events.RECORD`."""
     rows = np.zeros(count, RECORD)
-    rows["pid"], rows["kind"], rows["ending"], rows["device"] = PID, Kind.REQUEST, Ending.COMPLETED, DEVICE
+    rows["pid"], rows["kind"], rows["ending"], rows["device"] = PID, RecordKind.REQUEST, Ending.COMPLETED, DEVICE
     rows["request"] = 0x7F00_0000_0000 + 4096 * np.arange(count)
     rows["submit_ns"] = 1_000_000 + 1_000 * np.arange(count)
     rows["complete_ns"] = rows["submit_ns"] + 412_000
@@ -171,7 +171,7 @@ class Hit:
     def record(self, request: int, submit_ns: int, device: int = 0) -> dict[str, Any]:
         """A record of its own: emit_call()."""
         named = {"request": request, "submit_ns": submit_ns, "device": device}
-        return {"pid": self.pid, "kind": Kind.CALL, **named, **self.half()}
+        return {"pid": self.pid, "kind": RecordKind.CALL, **named, **self.half()}
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Submitted:
 
     def record(self) -> dict[str, Any]:
         """Its record: end_request(), end_unstarted()."""
-        own: dict[str, Any] = {"pid": self.pid, "kind": Kind.REQUEST, "ending": Ending.COMPLETED}
+        own: dict[str, Any] = {"pid": self.pid, "kind": RecordKind.REQUEST, "ending": Ending.COMPLETED}
         own |= {"request": self.address, "complete_ns": self.complete_ns}
         if not self.started:
             return own

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import AUDIT_SITES, Batch, Chain, Kind, Link, RbdOperation, Records
+from otel_qemu.events import AUDIT_SITES, Batch, Chain, Link, RbdOperation, RecordKind, Records
 from otel_qemu.trace import audit as audit_module
 from otel_qemu.trace import audit_verdicts
 from otel_qemu.trace.audit import Audit, Tally, without_walk
@@ -32,7 +32,7 @@ def verdict(call: Hit, chain: Chain, request: Submitted | None = None, led: int 
     """The chain's record of a call, and when it is written."""
     named = {"request": request.address, "submit_ns": request.submit_ns} if request else {}
     half = call.half() | {"call_complete_ns": 0}
-    return call.submit_ns, {"pid": call.pid, "kind": Kind.AUDIT, "ending": chain, "tag": led, **named, **half}
+    return call.submit_ns, {"pid": call.pid, "kind": RecordKind.AUDIT, "ending": chain, "tag": led, **named, **half}
 
 
 def truth(requests: Iterable[Submitted], internal: Iterable[Hit] = ()) -> list[tuple[int, Any]]:
@@ -103,7 +103,7 @@ def test_the_walks_joins_agree_with_a_true_chain(requests: list[Submitted], inte
         tally = audit.joins.get(join, Tally())
         assert (tally[Outcome.DIFFER], tally[Outcome.MISSED], tally[Outcome.SILENT]) == (0, 0, 0)
     assert total(audit.joins) == pipeline.stats.calls
-    assert audit.verdicts == np.count_nonzero(records["kind"] == Kind.AUDIT)
+    assert audit.verdicts == np.count_nonzero(records["kind"] == RecordKind.AUDIT)
 
 
 @quick
@@ -144,17 +144,17 @@ def test_without_the_walk_the_calls_are_the_same(requests: list[Submitted]) -> N
     """Every ended call is there once, by itself, naming nobody; the requests have none and are the same."""
     records = stream([], requests)
     bare = without_walk(records)
-    calls, before = bare[bare["kind"] == Kind.CALL], records[records["call_complete_ns"] > 0]
+    calls, before = bare[bare["kind"] == RecordKind.CALL], records[records["call_complete_ns"] > 0]
     names = ["pid", "image", "operation", "call_submit_ns", "call_complete_ns", "offset", "length"]
     assert sorted(calls[names].tolist()) == sorted(before[names].tolist())
     assert set(calls["link"].tolist()) <= {Link.NO_LAYOUT}
     assert not calls["request"].any()
     assert not calls["submit_ns"].any()
-    left = bare[bare["kind"] == Kind.REQUEST]
+    left = bare[bare["kind"] == RecordKind.REQUEST]
     assert not left["call_submit_ns"].any()
     assert not left["calls"].any()
     kept = ["pid", "request", "submit_ns", "complete_ns", "cdb", "device"]
-    assert np.array_equal(left[kept], records[records["kind"] == Kind.REQUEST][kept])
+    assert np.array_equal(left[kept], records[records["kind"] == RecordKind.REQUEST][kept])
 
 
 # ---- verdict by verdict ----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from bench import (
     workload,
 )
 from bench.figures import Figure, added, as_json, print_table, ratios
-from otel_qemu.events import Batch, Kind, Link
+from otel_qemu.events import Batch, Link, RecordKind
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans.encode import encode
 from otel_qemu.export.spans.ids import Ids
@@ -279,8 +279,8 @@ class TestPipeline:
         """One in a hundred requests has several calls, there are some orphans, and the order is nearly that of ends."""
         shape = replace(pipeline.USUAL, requests=20_000)
         records = workload.records_of(shape)
-        requests = records[records["kind"] == Kind.REQUEST]
-        alone = (records["kind"] == Kind.CALL) & (records["link"] == Link.NOT_IN_FLIGHT)
+        requests = records[records["kind"] == RecordKind.REQUEST]
+        alone = (records["kind"] == RecordKind.CALL) & (records["link"] == Link.NOT_IN_FLIGHT)
         behind_ns = np.maximum.accumulate(requests["complete_ns"]) - requests["complete_ns"]
 
         assert len(requests) == 20_000
@@ -295,7 +295,7 @@ class TestPipeline:
         joins = Pipeline()
         list(joins.traces_of([Batch(records, 0)]))
 
-        assert not records["request"][records["kind"] == Kind.CALL].any()
+        assert not records["request"][records["kind"] == RecordKind.CALL].any()
         assert joins.stats.joined > 0.9 * joins.stats.calls
 
     def test_figures_have_aims(self) -> None:

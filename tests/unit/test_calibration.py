@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from otel_qemu.probe.calibration import ENOUGH, EXPECTED, REQUEST_BYTES, calibrated
+from otel_qemu.probe.calibration import ENOUGH_SAMPLES, EXPECTED, REQUEST_BYTES, calibrated
 from otel_qemu.probe.layouts import BESIDE_TAG, NEW_SCSI_REQUEST, OLD_SCSI_REQUEST, UNKNOWN_OFFSET
 
 DEVICES = (0x5581_0000_1000, 0x5581_0000_9000)
@@ -36,7 +36,7 @@ def put(request: NDArray[np.uint8], offset: int, value: np.generic) -> None:
 @pytest.mark.parametrize("layout", [OLD_SCSI_REQUEST, NEW_SCSI_REQUEST])
 def test_layouts_that_are_known(layout: dict[str, int]) -> None:
     """Where their sense data are is known, too."""
-    assert calibrated(*samples(ENOUGH, layout["device"], layout["tag"])) == layout
+    assert calibrated(*samples(ENOUGH_SAMPLES, layout["device"], layout["tag"])) == layout
 
 
 @given(device=st.integers(0, 10), tag=st.integers(0, 50), seed=st.integers(0, 1 << 30))
@@ -47,40 +47,40 @@ def test_any_other_layout(device: int, tag: int, seed: int) -> None:
     if set(covered) & set(range(device, device + 8)) or (device, tag) in ((8, 0x1C), (8, 0x24)):
         return
     expected = {"device": device, "tag": tag, "sense": UNKNOWN_OFFSET}
-    assert calibrated(*samples(ENOUGH, device, tag, seed)) == expected
+    assert calibrated(*samples(ENOUGH_SAMPLES, device, tag, seed)) == expected
 
 
 def test_fewer_are_not_believed() -> None:
     """Nor none at all."""
-    made, submitted = samples(ENOUGH)
+    made, submitted = samples(ENOUGH_SAMPLES)
     assert calibrated(made[1:], submitted[1:]) is None
     assert calibrated(made[:0], submitted[:0]) is None
 
 
 def test_the_two_sides_may_be_of_other_requests_as_well() -> None:
     """Made before we looked, not submitted yet, and in another order: what is on both sides counts."""
-    made, submitted = samples(ENOUGH + 8)
+    made, submitted = samples(ENOUGH_SAMPLES + 8)
     assert calibrated(made[4:][::-1], submitted[:-4]) == OLD_SCSI_REQUEST
     assert calibrated(made[5:], submitted[:-4]) is None
 
 
 def test_a_pointer_that_is_twice_there_is_ruled_out_by_others() -> None:
     """Some requests have their device in another field, too; not all."""
-    made, submitted = samples(2 * ENOUGH)
-    submitted[:ENOUGH, 0xF0:0xF8] = submitted[:ENOUGH, 0x08:0x10]
+    made, submitted = samples(2 * ENOUGH_SAMPLES)
+    submitted[:ENOUGH_SAMPLES, 0xF0:0xF8] = submitted[:ENOUGH_SAMPLES, 0x08:0x10]
     assert calibrated(made, submitted) == OLD_SCSI_REQUEST
-    assert calibrated(made[:ENOUGH], submitted[:ENOUGH]) is None
+    assert calibrated(made[:ENOUGH_SAMPLES], submitted[:ENOUGH_SAMPLES]) is None
 
 
 def test_requests_that_contradict_each_other_show_nothing() -> None:
     """As if two builds were mixed up."""
-    old, new = samples(ENOUGH), samples(ENOUGH, tag=0x24, seed=2)
+    old, new = samples(ENOUGH_SAMPLES), samples(ENOUGH_SAMPLES, tag=0x24, seed=2)
     assert calibrated(np.concatenate((old[0], new[0])), np.concatenate((old[1], new[1]))) is None
 
 
 @pytest.mark.parametrize("field", ["device", "tag", "lun", "cdb"])
 def test_every_field_has_to_be_right(field: str) -> None:
     """One that reads otherwise than it was made is found nowhere."""
-    made, submitted = samples(ENOUGH)
+    made, submitted = samples(ENOUGH_SAMPLES)
     made[field] += 1
     assert calibrated(made, submitted) is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import MOST_AT_ONCE, RECORD, Batch, Kind, Link, RbdOperation, Records
+from otel_qemu.events import MOST_AT_ONCE, RECORD, Batch, Link, RbdOperation, RecordKind, Records
 from otel_qemu.trace import images
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
 from otel_qemu.trace.images import SILENT_NS
@@ -56,7 +56,7 @@ def identities(table: Any) -> list[Any]:
 
 def check_conserved(records: Records, correlator: Correlator, found: list[Traces]) -> None:
     """Requests and calls went in and came out, and the stage's own counts say so."""
-    started = records[(records["kind"] == Kind.REQUEST) & (records["submit_ns"] > 0)]
+    started = records[(records["kind"] == RecordKind.REQUEST) & (records["submit_ns"] > 0)]
     given_out = [identity for traces in found for identity in identities(traces.requests)]
     assert Counter(given_out) == Counter(identities(started))
     assert calls(found) == halves(records)
@@ -67,7 +67,7 @@ def check_conserved(records: Records, correlator: Correlator, found: list[Traces
     joins = Counter(join for traces in found for join in traces.calls["join"].tolist())
     assert correlator.stats.by_join == tuple(joins[join] for join in range(max(Join) + 1))
     # Each record is one of these, and only one: a request, with or without a call in it; a call; a late end; a proof.
-    inside = int(((records["kind"] == Kind.REQUEST) & (records["call_submit_ns"] > 0)).sum())
+    inside = int(((records["kind"] == RecordKind.REQUEST) & (records["call_submit_ns"] > 0)).sum())
     stats = correlator.stats
     assert len(records) == stats.requests + (stats.calls - inside) + stats.late_ends + stats.unstarted
 

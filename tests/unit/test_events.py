@@ -58,13 +58,13 @@ def test_counters_are_the_enum() -> None:
 @pytest.mark.parametrize(
     ("name", "prefix", "python"),
     [
-        ("record_kind", "RECORD_", events.Kind),
+        ("record_kind", "RECORD_", events.RecordKind),
         ("ending", "ENDING_", events.Ending),
         ("rbd_operation", "RBD_", events.RbdOperation),
         ("link", "LINK_", events.Link),
     ],
 )
-def test_enums_are_those_of_the_header(name: str, prefix: str, python: type[events.Kind]) -> None:
+def test_enums_are_those_of_the_header(name: str, prefix: str, python: type[events.RecordKind]) -> None:
     """What Python repeats of the header has the same names and numbers."""
     assert {f"{prefix}{member.name}": member.value for member in python} == enum(name)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from otel_qemu.events import NO_RECORDS, RECORD, Batch, Ending, Kept, Kind, RbdOperation, Records
+from otel_qemu.events import NO_RECORDS, RECORD, Batch, Ending, Kept, RbdOperation, RecordKind, Records
 from otel_qemu.trace.correlate import Correlator, traces_of_requests
 from otel_qemu.trace.histograms import Histograms
 from otel_qemu.trace.hung import LONGEST_S, HungRequests
@@ -107,7 +107,7 @@ def test_replay_tells_it_as_it_was_told_and_takes_nothing_from_its_end() -> None
     begin_ns, end_ns = 1_000, 1_000 + LONGEST_NS + SECOND_NS
     calls = (Hit(RbdOperation.WRITE, 2_000, end_ns - 9), Hit(RbdOperation.FLUSH, end_ns - 8, end_ns - 1))
     ended = ring([Submitted(submit_ns=begin_ns, complete_ns=end_ns, calls=calls)])
-    rows = ended[ended["kind"] == Kind.REQUEST].copy()
+    rows = ended[ended["kind"] == RecordKind.REQUEST].copy()
     rows["calls"], rows["call_complete_ns"], rows["complete_ns"], rows["ending"] = 1, 0, 0, 0
     hung = HungRequests().select(rows, begin_ns + LONGEST_NS + 1)
 

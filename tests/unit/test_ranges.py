@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from otel_qemu.events import Batch, Kind, Link, RbdOperation, Records
+from otel_qemu.events import Batch, Link, RbdOperation, RecordKind, Records
 from otel_qemu.trace import ranges
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
 from otel_qemu.trace.decode import call_rows, request_rows
@@ -227,7 +227,7 @@ class TestReasons:
         joins = RangeJoin()
         for image in range(30):
             records = ring([with_calls(write(50, 100), written(75, 78, image=image))])
-            requests, calls = (records[records["kind"] == kind] for kind in (Kind.REQUEST, Kind.CALL))
+            requests, calls = (records[records["kind"] == kind] for kind in (RecordKind.REQUEST, RecordKind.CALL))
             joins.match(request_rows(requests), call_rows(calls), np.zeros(1, "u8"), HOLD_NS)
         assert 4 <= len(joins._votes) <= 8
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.events import RECORD, Batch, Kind, Link
+from otel_qemu.events import RECORD, Batch, Link, RecordKind
 from otel_qemu.probe.tracer import unix_offset_ns
 from otel_qemu.trace.chunks import FORMAT, ChunkKind
 from otel_qemu.trace.names import Disk, Names
@@ -83,7 +83,7 @@ class TestRoundTrip:
 
     def test_random_bytes_survive(self, path: Path) -> None:
         rows = np.frombuffer(bytearray(os.urandom(RECORD.itemsize * 23)), RECORD)
-        rows["kind"], rows["link"] = Kind.REQUEST, Link.WALK
+        rows["kind"], rows["link"] = RecordKind.REQUEST, Link.WALK
         for name in ("submit_ns", "complete_ns", "call_submit_ns", "call_complete_ns"):
             rows[name] >>= 1
         with RecordingWriter(path, {}) as writer:

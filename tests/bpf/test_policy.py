@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import Ending, Kept, Kind, RbdOperation
+from otel_qemu.events import Ending, Kept, RbdOperation, RecordKind
 from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from tests.bpf.machine import PID, READ_10, Completion, Machine, Request
 from tests.bpf.test_limits import room_for
@@ -74,7 +74,7 @@ def ends(machine: Machine, how: str) -> None:
         machine.cancel(one)
     else:
         machine.forget(one)
-        machine.submit_request(tag=8)  # another's: the same tag's would be tried again after its error
+        machine.submit_request(tag=8)  # with the same tag it would be a retry: a call has failed
 
 
 @pytest.mark.parametrize("how", ["status", "failed", "cancelled", "lost"])
@@ -83,7 +83,7 @@ def test_an_error_is_always_kept_with_its_calls(how: str) -> None:
     machine = keeping_machine(COUNTS_ONLY)
     ends(machine, how)
     records = machine.records()
-    assert records["kind"].tolist() == [Kind.REQUEST, Kind.CALL]
+    assert records["kind"].tolist() == [RecordKind.REQUEST, RecordKind.CALL]
     assert records["kept"].tolist() == [Kept.ERROR] * 2
     assert machine.world.throws == 0
 
@@ -123,7 +123,7 @@ def test_slow_is_from_the_threshold_of_the_operation_on(cdb: bytes) -> None:
     for more in (-1, 0, 1):
         request(machine, threshold_ns + more, cdb, calls=2)
     records = machine.records()
-    requests = records[records["kind"] == Kind.REQUEST]
+    requests = records[records["kind"] == RecordKind.REQUEST]
     assert (requests["complete_ns"] - requests["submit_ns"]).tolist() == [threshold_ns, threshold_ns + 1]
     assert records["kept"].tolist() == [Kept.SLOW] * 4
     assert machine.counted()["requests_not_kept"] == 1
@@ -183,7 +183,7 @@ def test_as_many_are_kept_as_the_dice_say(one_in: int, first: int, step: int, co
         machine.complete(one)
     wanted = [tag for tag in range(count) if one_in == 1 or (first + tag * step) % 2**32 < 2**32 // one_in]
     records = machine.records()
-    requests = records[records["kind"] == Kind.REQUEST]
+    requests = records[records["kind"] == RecordKind.REQUEST]
     assert requests["tag"].tolist() == wanted
     assert len(records) == 2 * len(wanted)
     assert machine.counters()["requests_not_kept"] == count - len(wanted)
@@ -211,7 +211,7 @@ def test_a_call_after_the_end_of_its_request_is_judged_by_itself() -> None:
         machine.now_ns += call_ns
         machine.release(call, 0)
     records = machine.records()
-    assert records["kind"].tolist() == [Kind.CALL, Kind.REQUEST]
+    assert records["kind"].tolist() == [RecordKind.CALL, RecordKind.REQUEST]
     assert records["kept"].tolist() == [Kept.SLOW, Kept.ERROR]
     counted = machine.counted()
     assert (counted["requests_not_kept"], counted["calls_not_kept"], counted["parent_gone"]) == (2, 2, 3)
@@ -292,7 +292,7 @@ def test_every_request_and_call_has_a_record_or_a_reason(
         machine.release(call, 0)
 
     records, counters = machine.records(), machine.counters()
-    requests = records[records["kind"] == Kind.REQUEST]
+    requests = records[records["kind"] == RecordKind.REQUEST]
     assert len(records) == counters["records"]
     ended = counters["scsi_completed"] + counters["scsi_end_lost"] + counters["scsi_unstarted"]
     assert ended == len(requests) + counters["ring_full_request"] + counters["requests_not_kept"]

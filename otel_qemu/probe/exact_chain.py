@@ -15,7 +15,7 @@ from otel_qemu.probe.symbols import open_with_symbols
 log = logging.getLogger(__name__)
 
 
-class Audits:
+class ChainProbes:
     """
     The processes whose joins are audited; a process that cannot be is traced all the same, and why is logged.
 

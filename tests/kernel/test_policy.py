@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from otel_qemu.errors import BadInput
-from otel_qemu.events import RECORD, Kept, Kind, Layer
+from otel_qemu.events import RECORD, Kept, Layer, RecordKind
 from otel_qemu.policy import COUNTS_ONLY, KeepPolicy
 from otel_qemu.probe import tracer as tracer_module
 from otel_qemu.probe.inspection import Inspection, inspect
@@ -128,7 +128,7 @@ def test_a_ring_that_nobody_reads_takes_nothing_from_the_histograms(qemu: FakeQe
         ("scsi", "UNMAP"): 503, ("wait", "UNMAP"): 503, ("rbd", "discard"): 5 * 503,
     }  # fmt: skip
     assert FITS - 1 <= len(records) == counted["records"] <= FITS  # a request may have given its place back
-    requests = int((records["kind"] == Kind.REQUEST).sum())
+    requests = int((records["kind"] == RecordKind.REQUEST).sum())
     assert requests + counted["ring_full_request"] == counted["scsi_completed"] == 20011 + 503
     assert counted["ring_full_call"] >= 101
     assert counted.keys().isdisjoint({"requests_not_kept", "calls_not_kept", "calls_not_held", "series_full"})
@@ -143,7 +143,7 @@ def test_one_in_none_keeps_errors_only(qemu: FakeQemu) -> None:
         counted = tracing.counted()
         records = tracing.records()
         entries = tracing.map_entries()
-    requests = records[records["kind"] == Kind.REQUEST]
+    requests = records[records["kind"] == RecordKind.REQUEST]
     assert len(requests) == 11 + 7 + 5
     assert set(requests["kept"].tolist()) == {Kept.ERROR}
     assert counted["requests_not_kept"] == 2003 + 23 + 23
