@@ -1,8 +1,8 @@
 """
-The record a probe emits, as numpy sees it: the dtype, the counters and the enums of ``bpf/events.h``.
+The record that a probe emits, as numpy sees it: the dtype, the counters and the enums of ``bpf/events.h``.
 
-The header is the one source: its fields and counters are parsed from its text, the few enums that Python code speaks
-use are repeated.  ``tests/bpf`` compares all three with what a C compiler makes of the header.
+The header is the one source.  Fields and counters are parsed from its text.  The enums that Python code uses are
+repeated here.  ``tests/bpf`` compares all three with the C compiler's view of the header.
 """
 
 import re
@@ -29,7 +29,7 @@ Records = NDArray[np.void]
 
 
 def _block(kind: str, name: str) -> str:
-    """The text between the braces of `kind name { ... }`."""
+    """Return the text between the braces of `kind name { ... }`."""
     found = re.search(rf"^{kind} {name} {{\n(.*?)^}}", _HEADER, re.M | re.S)
     if found is None:
         raise LookupError(f"events.h has no {kind} {name}")
@@ -38,7 +38,7 @@ def _block(kind: str, name: str) -> str:
 
 def _dtype(struct: str) -> np.dtype[np.void]:
     """
-    The dtype of a struct; a byte array becomes a column of bytes a row.
+    Return the dtype of a struct; a byte array becomes a subarray of bytes.
 
     Raises:
         LookupError: a field's type is not one of the fixed-width ones.
@@ -57,12 +57,12 @@ def _dtype(struct: str) -> np.dtype[np.void]:
 
 
 def _sites() -> tuple[str, ...]:
-    """Probed functions in the order of their numbers."""
+    """Return the probed functions in the order of their numbers."""
     return tuple(name.lower() for name in re.findall(r"^    SITE_(\w+),", _block("enum", "site"), re.M))
 
 
 def _counters() -> list[tuple[str, str, str]]:
-    """Counter names as users see them, in the order of their numbers, with their marks and their meaning."""
+    """Return each counter's name as users see it, its marks and its meaning, in the order of their numbers."""
     lines = re.findall(r"^    COUNT_(\w+),\s+/\* ((?:\([+!]\) )*)(.*?) \*/$", _block("enum", "counter"), re.M)
     return [(name.lower(), marks, text) for name, marks, text in lines]
 
@@ -71,9 +71,9 @@ RECORD = _dtype("record")
 """One record: ``struct record`` of ``bpf/events.h``; 128 bytes, times in CLOCK_MONOTONIC ns."""
 
 SITES = _sites()
-"""Names of the probed functions; the position of each is the cookie of its sites."""
+"""Names of the probed functions; the position of a name is the cookie of its sites."""
 AUDIT_SITES = SITES[SITES.index("dma_blk_io") :]
-"""Those of the exact chain, which are probed with ``--audit`` only."""
+"""The functions of the exact chain, which are probed with ``--audit`` only."""
 
 NO_RECORDS: Records = np.zeros(0, dtype=RECORD)
 
@@ -81,14 +81,14 @@ COUNTERS = {name: text for name, _, text in _counters()}
 """Name → meaning of every kernel counter, in the order of the ``counters`` map."""
 
 ADDITIONAL = frozenset(name for name, marks, _ in _counters() if "(+)" in marks)
-"""Counters that are counted beside another: a hit adds to exactly one of the rest."""
+"""Counters that a hit may add to beside another one; it adds to exactly one of the rest."""
 
 LOSSES = tuple(name for name, marks, _ in _counters() if "(!)" in marks)
-"""Counters of losses: something was not seen, or not as it was.  All of them are 0 while nothing is wrong."""
+"""Counters of losses: something was not seen, or not completely.  While nothing is wrong, all of them are 0."""
 
 
 class RecordKind(IntEnum):
-    """`record_kind`: what a record is."""
+    """`record_kind`: the kind of a record."""
 
     REQUEST = 1
     CALL = 2
@@ -96,7 +96,7 @@ class RecordKind(IntEnum):
 
 
 class Chain(IntEnum):
-    """`chain`: what the audit's exact chain says of a call."""
+    """`chain`: the parent of a call by the audit's exact chain."""
 
     REQUEST = 1
     NONE = 2
@@ -104,7 +104,7 @@ class Chain(IntEnum):
 
 
 class Ending(IntEnum):
-    """`ending`: how a SCSI request ended.  A HUNG one has not ended: it is reported because it takes too long."""
+    """`ending`: how a SCSI request ended.  A HUNG one is still in flight: it is reported because it takes too long."""
 
     COMPLETED = 1
     FAILED = 2
@@ -114,7 +114,7 @@ class Ending(IntEnum):
 
 
 class Stage(IntEnum):
-    """`stage`: how far a tracer has come; ENDING puts nothing new in flight, ENDED takes no hit at all."""
+    """`stage`: the stage of tracing.  ENDING puts nothing new in flight; in ENDED no hit changes anything."""
 
     TRACING = 0
     ENDING = 1
@@ -122,14 +122,14 @@ class Stage(IntEnum):
 
 
 class Layer(IntEnum):
-    """`layer`: what a histogram in the kernel is of."""
+    """`layer`: the layer of a histogram in the kernel."""
 
     SCSI = 0
     RBD = 1
 
 
 class Kept(IntEnum):
-    """`kept`: why a trace has a record."""
+    """`kept`: the reason why a trace has a record."""
 
     ERROR = 1
     SLOW = 2
@@ -138,7 +138,7 @@ class Kept(IntEnum):
 
 
 class RbdOperation(IntEnum):
-    """`rbd_operation`: which librbd call."""
+    """`rbd_operation`: the operation of a librbd call."""
 
     READ = 1
     WRITE = 2
@@ -158,7 +158,7 @@ class Link(IntEnum):
 
 
 RETURN_UNKNOWN = -(2**31)
-"""``return_value`` of a call whose result was not seen."""
+"""The ``return_value`` of a call whose result was not seen."""
 
 
 MOST_AT_ONCE = 32768
@@ -177,8 +177,8 @@ class Batch:
         records: dtype `RECORD`, any cut of the stream.
         unix_offset_ns: CLOCK_REALTIME minus CLOCK_MONOTONIC when the batch was read, in ns: add it to a record's time
             to have Unix time.
-        read_ns: CLOCK_MONOTONIC when the reading began.  A record of anything that ended before is in this batch, in an
-            earlier one, or still being written by a probe.  0: not known, as in a recording.
+        read_ns: CLOCK_MONOTONIC when the reading began.  The record of a request that ended before is in this batch, in
+            an earlier one, or still being written by a probe.  0: not known, as in a recording.
     """
 
     records: Records

@@ -30,7 +30,7 @@ class Meters:
     Gives snapshots to meters.
 
     Args:
-        meters: that want them.
+        meters: the receivers.
         selection: of the guests that are measured.
         naming: of their disks.
         pipeline: whose counts are part of each snapshot.

@@ -14,7 +14,7 @@ _PATIENCE_S = 0.2  # for a busy manager; the loop waits this time at most
 
 
 class Notifier:
-    """Sends the service's state to its manager."""
+    """A sender of the service's state to its manager."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         """Take the manager's socket from the environment; ``@`` begins an abstract name, unix(7)."""
@@ -23,21 +23,21 @@ class Notifier:
         self._status = ""
 
     def ready(self) -> None:
-        """Probes are attached: what was waiting for us may start."""
+        """Report that probes are attached: units that wait for this one may start."""
         self._send("READY=1")
 
     def alive(self) -> None:
-        """The loop has gone round once.  Without this for ``WatchdogSec``, systemd restarts the service."""
+        """Report that the loop turns.  Without a report for ``WatchdogSec``, systemd restarts the service."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``; sent when it has changed."""
+        """Send one line for ``systemctl status``, if it has changed."""
         if text != self._status:
             self._status = text
             self._send(f"STATUS={' '.join(text.split())}")
 
     def stopping(self) -> None:
-        """The service has begun to end."""
+        """Report that the service has begun to end."""
         self._send("STOPPING=1")
 
     def _send(self, state: str) -> None:

@@ -1,4 +1,4 @@
-"""What an operator decides: which traces are kept, and which waits are shown.  Every request is counted in any case."""
+"""The operator's decisions: which traces are kept, and which waits are shown.  Every request is counted in any case."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ NEVER_NS = int(np.iinfo("u8").max)
 @dataclass(frozen=True)
 class KeepPolicy:
     """
-    Which traces get a record.  Errors always do, and a trace is kept or dropped as a whole.
+    The rules for which traces get a record.  Errors always do, and a trace is kept or dropped as a whole.
 
     Attributes:
         one_in: keep one in this many of the traces that are neither an error nor slow; 1 keeps all, 0 keeps none.

@@ -1,7 +1,8 @@
 """
-SIGINT and SIGTERM as an event: whoever waits for it comes to an orderly end.
+SIGINT and SIGTERM as an event, so that a loop that waits for it ends in order.
 
-Where SIGINT is ignored it stays so: nohup, and `&` in a script, mean that Ctrl-C is for others.  SIGTERM always works.
+A SIGINT that is ignored stays ignored: under nohup, or with `&` in a script, Ctrl-C is meant for others.  SIGTERM
+always works.
 """
 
 import contextlib
@@ -12,7 +13,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def ended_by_signals(event: threading.Event) -> Iterator[None]:
-    """While inside, both set the event, but for a SIGINT that is ignored; in the main thread only, where Python can."""
+    """
+    Let both signals set the event while the context lasts; an ignored SIGINT stays ignored.
+
+    In another thread than the main one this does nothing, because Python delivers signals to the main thread only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

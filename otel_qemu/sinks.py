@@ -1,4 +1,4 @@
-"""Where the loop's results go: histograms, a recording, the network."""
+"""The receivers of the loop's traces: histograms, and a recording.  `export` has the one for OTLP."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,14 +11,14 @@ from otel_qemu.trace.traces import Traces
 
 
 class Sink(Protocol):
-    """Takes what the loop makes."""
+    """A receiver of the loop's batches and traces."""
 
     def take(self, batch: Batch, traces: Traces, names: Names) -> None:
-        """One drained batch, and the traces that it made whole."""
+        """Take one batch of records, and the traces that it has completed."""
 
 
 class RecordSink:
-    """Keeps the records in a file, and the names whenever they have changed."""
+    """Writes records to a file, and names whenever they have changed."""
 
     def __init__(self, path: Path, details: dict[str, Any] | None = None) -> None:
         """
@@ -48,13 +48,13 @@ class RecordSink:
         self._writer.write_names(names)
 
     def describe(self, processes: Iterable[dict[str, Any]]) -> None:
-        """Append what records of these processes depend on (`Inspection.provenance`), if that is new."""
+        """Append the builds and layouts of these processes (`Inspection.provenance`), where they are new."""
         fresh = [process for process in processes if self._processes.get(process["pid"]) != process]
         self._processes |= {process["pid"]: process for process in fresh}
         if fresh:
             self._writer.write_processes(fresh)
 
     def finish(self, names: Names, counters: dict[str, int]) -> None:
-        """Append what is known at the end."""
+        """Append the last names and the kernel's counters."""
         self._writer.write_names(names)
         self._writer.write_counters(counters)

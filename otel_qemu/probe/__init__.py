@@ -1,1 +1,1 @@
-"""Processes, domains, symbols, layouts, tracer and ring: QEMU's memory and the kernel, into batches."""
+"""Finds QEMU processes, attaches probes to them, and reads the kernel's ring into batches."""

@@ -1,8 +1,9 @@
 """
-Attaching: one binary, some sites, a handle that detaches.  Entry probes only; there is no way here to ask for another.
+Attach probes to the sites of one binary; the handle detaches them.  Only function entries can be probed.
 
-The kernel's uprobe_multi link (6.6 on) is tried first: it needs CAP_BPF and CAP_PERFMON only, and closing its file
-descriptor detaches atomically.  Below it lies bcc's own way: perf_event_open, then tracefs, with CAP_SYS_ADMIN.
+The kernel's uprobe_multi link (Linux 6.6 on) is tried first.  It needs only CAP_BPF and CAP_PERFMON, and closing its
+file descriptor detaches all its sites.  Older kernels take perf events by perf_event_open or tracefs, as bcc attaches
+them, which need CAP_SYS_ADMIN.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 from otel_qemu.errors import NotPossible
 from otel_qemu.events import SITES
-from otel_qemu.probe.bpf_call import BPF_LINK_CREATE, UPROBE_MULTI, bpf, load_nothing
+from otel_qemu.probe.bpf_call import BPF_LINK_CREATE, UPROBE_MULTI, bpf, load_empty_program
 from otel_qemu.probe.elf import open_binary
 from otel_qemu.probe.program import Program
 from otel_qemu.probe.rights import require_perf_rights
@@ -44,7 +45,7 @@ class _UprobeMulti(ctypes.Structure):
 
 @dataclass
 class Attachment:
-    """What is attached to one inode; `detach` undoes all of it."""
+    """The probes that are attached to one inode."""
 
     program: Program
     sites: int
@@ -52,7 +53,7 @@ class Attachment:
     perf_events: list[tuple[str, int]] = field(default_factory=list)
 
     def detach(self) -> None:
-        """Remove every probe of this attachment; safe to call again."""
+        """Remove every probe of this attachment.  A second call does nothing."""
         while self.links:
             os.close(self.links.pop())
         while self.perf_events:
@@ -65,12 +66,12 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
 
     Args:
         program: loaded.
-        path: of the binary; below /proc/PID, so that it is the one the process runs.
-        sites: of one layer; attached at once by `MULTI`, one after the other by `PERF`.
+        path: of the binary, below /proc/PID, so that it is the file which the process runs.
+        sites: of one layer.  `MULTI` attaches them at once, `PERF` one after the other.
         route: `MULTI` or `PERF`.
 
     Raises:
-        NotPossible: the kernel refuses one; what was attached is detached.
+        NotPossible: the kernel refuses a site; the sites before it are detached.
     """
     attachment = Attachment(program, len(sites))
     try:
@@ -89,13 +90,15 @@ def attach(program: Program, path: str, sites: list[Site], route: str) -> Attach
 
 def usable_route() -> str:
     """
-    The best way to attach that this kernel has, found by linking a program of two instructions to this very process's
-    own entry point: one of ours takes a verifier seconds, and would not say why it is refused.
+    Return the best route of attaching that this kernel has.
+
+    It is found by attaching an empty program to this process's own entry point: the real programs take the verifier
+    seconds, and their refusal would not say why.
 
     Raises:
-        NotPossible: the kernel loads no program, or its only way needs a right that we do not have.
+        NotPossible: the kernel loads no BPF program, or its only route needs a right that we do not have.
     """
-    with _nothing() as function:
+    with _empty_program() as function:
         try:
             os.close(_link(function, "/proc/self/exe", [Site(PROBES[0], PROBES[0].function, _entry_point(), "", "")]))
         except NotPossible:
@@ -105,18 +108,18 @@ def usable_route() -> str:
 
 
 @contextlib.contextmanager
-def _nothing() -> Iterator[int]:
+def _empty_program() -> Iterator[int]:
     try:
-        function = load_nothing()
+        function = load_empty_program()
     except OSError as error:
-        raise NotPossible(f"the kernel loads no BPF program ({error.strerror}): {_because(error)}") from error
+        raise NotPossible(f"the kernel loads no BPF program ({error.strerror}): {_reason(error)}") from error
     try:
         yield function
     finally:
         os.close(function)
 
 
-def _because(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if error.errno == errno.ENOSYS:
         return "it needs CONFIG_BPF_SYSCALL"
     if error.errno == errno.EPERM:
@@ -141,6 +144,6 @@ def _link(function: int, path: str, sites: list[Site]) -> int:
 
 
 def _entry_point() -> int:
-    """File offset of this interpreter's ELF entry: run once, before we were."""
+    """Return the file offset of this interpreter's ELF entry, which has run before us and will not run again."""
     with open_binary("/proc/self/exe") as binary:
         return binary.entry_offset

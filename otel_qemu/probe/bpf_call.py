@@ -1,5 +1,5 @@
 """
-bpf(2) itself, for what bcc has no call for: the uprobe_multi link, and a program that does nothing.
+The system call bpf(2), for two things that bcc has no call for: a uprobe_multi link, and an empty program.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ def bpf(command: int, attributes: ctypes.Structure) -> int:
     Make the system call.
 
     Returns:
-        What it returns: a file descriptor, of the caller.
+        A file descriptor, which the caller closes.
 
     Raises:
         OSError: the kernel refuses.
@@ -50,12 +50,12 @@ def bpf(command: int, attributes: ctypes.Structure) -> int:
     return result
 
 
-def load_nothing() -> int:
+def load_empty_program() -> int:
     """
-    Load a program of two instructions that may be attached by a uprobe_multi link.
+    Load a program that returns 0 and may be attached by a uprobe_multi link.
 
     Returns:
-        Its file descriptor, of the caller.
+        Its file descriptor, which the caller closes.
 
     Raises:
         OSError: the kernel refuses.
@@ -65,7 +65,7 @@ def load_nothing() -> int:
         insn_cnt=len(_RETURN_0) // 8,
         insns=_RETURN_0,
         license=b"GPL",
-        prog_name=b"nothing",
+        prog_name=b"empty",
         expected_attach_type=UPROBE_MULTI,
     )
     return bpf(BPF_PROG_LOAD, attributes)

@@ -1,8 +1,8 @@
 """
-A layout of SCSIRequest out of samples: what scsi_req_new was called with, found in what scsi_req_enqueue was given.
+Find the layout of SCSIRequest in samples: the arguments of scsi_req_new appear in the objects of scsi_req_enqueue.
 
-Where neither debug information nor machine code shows the layout, the kernel side copies the first requests of a guest.
-Device, tag, LUN and CDB of a request lie at the same places in all of them: all places but one are ruled out.
+Samples are taken where neither debug information nor machine code shows the layout.  Device, tag, LUN and CDB lie at
+the same offsets in every request, so with enough requests only one possibility is left.
 """
 
 import numpy as np
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from otel_qemu.probe.layouts import BESIDE_TAG, NEW_SCSI_REQUEST, OLD_SCSI_REQUEST, UNKNOWN_OFFSET
 
 SAMPLES = 64
-"""Of one process, of either side: as many as ``bpf/tables.bpf.c`` keeps."""
+"""Samples of one process, of each of the two functions: as many as ``bpf/tables.bpf.c`` keeps."""
 ENOUGH_SAMPLES = 16
-"""Requests, all of which have device, tag, LUN and CDB at the same places."""
+"""This many requests must have device, tag, LUN and CDB at the same offsets."""
 
 EXPECTED = np.dtype([("device", "<u8"), ("cdb", "u1", 8), ("tag", "<u4"), ("lun", "<u4")])
-"""``struct expected_request`` of ``bpf/tables.bpf.c``; of the CDB, 6 bytes."""
+"""``struct expected_request`` of ``bpf/tables.bpf.c``; 6 bytes of the CDB are used."""
 REQUEST_BYTES = 256
 """``struct request_bytes``."""
 
@@ -29,14 +29,14 @@ Place = tuple[int, int]
 
 def calibrated(made: NDArray[np.void], submitted: NDArray[np.uint8]) -> dict[str, int] | None:
     """
-    Offsets of ``device``, ``tag`` and ``sense``, or None while more than one place, or none, is possible.
+    Return the offsets of ``device``, ``tag`` and ``sense``, or None unless exactly one possibility is left.
 
-    The other fields are where they are beside the tag in every QEMU that is known.  Where the sense data are cannot be
-    seen at a submit: known for the layouts that there are, else `UNKNOWN_OFFSET`.
+    The other fields have the same distance from the tag in every known QEMU.  Sense data are not there yet at a submit,
+    so their offset is taken from the known layouts, and is `UNKNOWN_OFFSET` for any other.
 
     Args:
-        made: what scsi_req_new was called with, dtype `EXPECTED`, shape (n,).
-        submitted: what scsi_req_enqueue was given, shape (m, `REQUEST_BYTES`).
+        made: arguments of scsi_req_new, dtype `EXPECTED`, shape (n,).
+        submitted: beginnings of the objects that scsi_req_enqueue took, shape (m, `REQUEST_BYTES`).
     """
     shown = [places for request in submitted if (places := _places(made, request))]
     left = set.intersection(*shown) if shown else set()
@@ -50,7 +50,7 @@ def calibrated(made: NDArray[np.void], submitted: NDArray[np.uint8]) -> dict[str
 
 
 def _places(made: NDArray[np.void], request: NDArray[np.uint8]) -> set[Place]:
-    """Where this request would have to have its fields, to be one of those that were made."""
+    """Return each pair of offsets at which this object has the fields of one of the requests."""
     words, pointers = request.view("<u4"), request.view("<u8")
     found: set[Place] = set()
     for tag in range(0, _LAST_TAG + 1, 4):

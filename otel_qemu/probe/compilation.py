@@ -1,8 +1,9 @@
 """
-C into BPF with bcc, which prints to stderr and sometimes ends the process: here all of that becomes one of our errors.
+Compile the BPF program with bcc.
 
-No kernel headers are needed: ``bpf/headers`` holds the few definitions that bcc's prologue uses.  Where a bcc wants
-more than these, the headers of the running kernel are tried, if they are installed.
+bcc prints to stderr and sometimes ends the process; here that becomes one of our errors.  No kernel headers are needed:
+``bpf/headers`` holds the few definitions that bcc's prologue uses.  If a version of bcc needs more, the installed
+headers of the running kernel are tried.
 """
 
 import contextlib
@@ -22,19 +23,19 @@ _CHOICE = "BCC_KERNEL_SOURCE"
 
 def compiled(bpf: Callable[..., Any], source: bytes, flags: list[str]) -> tuple[Any, str]:
     """
-    Compile, and set up the maps.
+    Compile a program and create its maps.
 
     Args:
         bpf: bcc.BPF.
-        source: the program.
+        source: the program, as one text.
         flags: for the compiler.
 
     Returns:
-        The bcc.BPF, and which kernel headers were used: our stand-ins, the running kernel's, or those that the
-        environment names.
+        The bcc.BPF, and the kernel headers that were used, in words: our stand-ins, the running kernel's, or those that
+        the environment names.
 
     Raises:
-        NotPossible: with none of them.
+        NotPossible: the program compiles with none of them.
     """
     complaints: list[str] = []
     for name, folder in _candidates():
@@ -48,7 +49,7 @@ def compiled(bpf: Callable[..., Any], source: bytes, flags: list[str]) -> tuple[
 
 
 def _candidates() -> list[tuple[str, Path | None]]:
-    """Kernel headers to try, by name: a folder for bcc, or None for those that it finds itself."""
+    """Return the kernel headers to try: a name, and the folder, or None where bcc finds them itself."""
     if chosen := os.environ.get(_CHOICE):
         return [(f"the kernel headers of {_CHOICE}, {chosen}", Path(chosen))]
     return [("the stand-in kernel headers", STAND_INS), ("the installed kernel headers", None)]
@@ -56,7 +57,7 @@ def _candidates() -> list[tuple[str, Path | None]]:
 
 @contextlib.contextmanager
 def _environment(folder: Path | None) -> Iterator[None]:
-    """Point bcc to a folder; what we start later does not inherit that."""
+    """Point bcc to a folder by its environment variable, which is restored afterwards."""
     before = os.environ.pop(_CHOICE, None)
     if folder:
         os.environ[_CHOICE] = str(folder)
@@ -71,9 +72,9 @@ def _environment(folder: Path | None) -> Iterator[None]:
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[Callable[[], str]]:
     """
-    Catch what bcc's libraries print on file descriptor 2; the value is a function that gives it.
+    Capture the output of bcc's libraries on file descriptor 2; the value is a function that returns it.
 
-    What another thread says meanwhile is caught too, and not shown: so it is for single calls alone.
+    Output of other threads is captured, too, and lost.  So this must enclose single calls only.
     """
     with tempfile.TemporaryFile() as file:
         saved = os.dup(2)

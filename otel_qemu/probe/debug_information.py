@@ -1,5 +1,5 @@
 """
-Offsets of fields, as the compiler has written them down: in a binary, in its debug file, or in debuginfod's.
+Offsets of fields from DWARF debug information: in the binary, in its debug file, or in one from debuginfod.
 """
 
 import os
@@ -24,29 +24,29 @@ _STRUCTS = (
 
 _MOST_KNOWN = 64
 _known: dict[tuple[str, int, int], Offsets | BadInput] = {}
-"""What files have shown, by path, time and size: to read one takes seconds, and a hundred guests run one binary."""
+"""Results by path, time and size: reading a file takes seconds, and a hundred guests may run one binary."""
 
 
-class Misfit(BadInput):
-    """A struct is laid out so that the kernel side cannot read it."""
+class UnsupportedLayout(BadInput):
+    """The kernel side cannot read a struct with this layout."""
 
 
 def evidence(binary: Binary, struct: str, is_needed: bool = True) -> list[Evidence]:
     """
-    What the first file that knows a struct says of it.
+    Return the layout of a struct from the first file that has it; empty if no file has it.
 
     Args:
-        binary: that has the struct; what keeps a file from being used goes to its `problems`.
+        binary: uses the struct.  If a file cannot be read, the reason goes to its `problems`.
         struct: `layouts.SCSI_REQUEST` or one of the others.
-        is_needed: nothing else shows the struct; if something does, a file that cannot be used is no problem.
+        is_needed: whether this is the only evidence.  If there is other evidence, an unreadable file is no problem.
 
     Raises:
-        Misfit: it cannot be read by the kernel side.
+        UnsupportedLayout: the kernel side cannot read the struct.
     """
     for path in binary.debug_files():
         try:
             offsets = _translated(struct, _offsets(path))
-        except Misfit:
+        except UnsupportedLayout:
             raise
         except BadInput as error:
             if is_needed:
@@ -58,16 +58,16 @@ def evidence(binary: Binary, struct: str, is_needed: bool = True) -> list[Eviden
 
 
 def _shown(path: Path, binary: Binary) -> str:
-    """A file as its process names it."""
+    """Return the file's name as its process sees it."""
     return "in the file itself" if str(path) == binary.path else re.sub(r"^/proc/\d+/root", "", str(path))
 
 
 def _offsets(path: Path) -> Offsets:
     """
-    What a file says of all the structs.
+    Return the offsets of all structs that a file has.
 
     Raises:
-        BadInput: it is not readable; said again without another look while the file stays the same.
+        BadInput: the file cannot be read.  While it stays the same, it is not read again.
     """
     try:
         status = os.stat(path)
@@ -89,10 +89,10 @@ def _offsets(path: Path) -> Offsets:
 
 def _translated(struct: str, offsets: Offsets) -> dict[str, int] | None:
     """
-    In the fields of `layouts.Layout`; None where the struct was not found.
+    Return a struct's offsets as fields of `layouts.Layout`; None if the struct was not found.
 
     Raises:
-        Misfit: it cannot be read by the kernel side.
+        UnsupportedLayout: the kernel side cannot read the struct.
     """
     if struct == SCSI_REQUEST and (fields := offsets.get("SCSIRequest")):
         return _scsi_request(fields)
@@ -108,8 +108,8 @@ def _translated(struct: str, offsets: Offsets) -> dict[str, int] | None:
 def _scsi_request(fields: dict[str, int]) -> dict[str, int]:
     beside = {ours: fields[theirs] - fields["tag"] for ours, theirs in _BESIDE_TAG.items()}
     if beside != BESIDE_TAG:
-        raise Misfit(
-            f"debug information lays out SCSIRequest as no QEMU that is known (behind its tag: {beside}): "
+        raise UnsupportedLayout(
+            f"debug information has an unknown layout of SCSIRequest (distances from its tag: {beside}): "
             "report it with the output of `otel-qemu check --json`"
         )
     return {ours: fields[theirs] for ours, theirs in _SCSI_FIELDS.items()}

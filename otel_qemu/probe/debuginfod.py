@@ -1,4 +1,4 @@
-"""Debug files from debuginfod by elfutils' own client, which keeps them; asked only where DEBUGINFOD_URLS is set."""
+"""Debug files from debuginfod, by elfutils' client, which caches them; only if DEBUGINFOD_URLS is set."""
 
 import os
 import subprocess
@@ -11,20 +11,20 @@ _SECONDS = 60.0
 _RETRY_SECONDS = 600.0  # as elfutils' cache_miss_s
 _CLIENT = "debuginfod-find"
 
-_failures: dict[tuple[str, str], tuple[float, str]] = {}  # when, and why: many processes run one binary
+_failures: dict[tuple[str, str], tuple[float, str]] = {}  # time and reason: many processes run one binary
 
 
 def is_set() -> bool:
-    """Whether the user has named servers."""
+    """Whether the user has configured servers."""
     return bool(os.environ.get("DEBUGINFOD_URLS", "").split())
 
 
 def fetched(build_id: str) -> Path:
     """
-    The debug file with this build id, from the client's cache or a server.
+    Return the debug file with this build id, from the client's cache or a server.
 
     Raises:
-        BadInput: neither has it; said again without asking again for ten minutes.
+        BadInput: neither has it.  For ten minutes the same answer is given without asking again.
     """
     key = build_id, os.environ.get("DEBUGINFOD_URLS", "")
     when, why = _failures.get(key, (0.0, ""))

@@ -1,4 +1,4 @@
-"""A few words of a QEMU process's memory, read once a disk: what the device is called."""
+"""The name of a SCSI device, read from the memory of its QEMU process, once per disk."""
 
 import os
 import struct
@@ -9,14 +9,14 @@ _LONGEST_NAME_BYTES = 256
 
 def device_alias(pid: int, device: int) -> str | None:
     """
-    QEMU's id of a SCSIDevice, which libvirt calls its alias.
+    Return QEMU's id of a SCSIDevice, which libvirt calls its alias.
 
     Args:
         pid: of the QEMU process.
         device: SCSIDevice *, whose first member is the DeviceState.
 
     Returns:
-        None when it has no id, is gone, or may not be read.
+        None if the device has no id, is gone, or cannot be read.
     """
     try:
         memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
 """
-libvirt's view: which domain a QEMU process runs, and what its disks are called.  This module alone imports libvirt.
+Domains and their disks, as libvirt names them.  No other module imports libvirt.
 
-The XML is untrusted text: it is parsed for a few attributes, and nothing of it is executed, opened or expanded.
+The XML is untrusted.  It is parsed for a few attributes; nothing in it is executed, opened or expanded.
 """
 
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ class Domain:
 
 
 class Libvirt:
-    """A read-only connection that is opened when first needed, and again after libvirtd was restarted."""
+    """A read-only connection to libvirt, opened when it is first needed, and again after libvirtd has restarted."""
 
     def __init__(self, uri: str = URI) -> None:
         self._uri = uri
         self._connection: Any = None
         self.problem: str | None = None
-        """Why names are missing, with the remedy; None while all is well."""
+        """The reason why names are missing, with the remedy; None if libvirt answers."""
 
     def domain(self, uuid: str) -> Domain | None:
-        """A running domain; None when there is none, or, with `problem` set, when libvirt cannot be asked."""
+        """Return a running domain; None if there is no such domain.  If libvirt does not answer, `problem` is set."""
         try:
             found = parse_domain(self._connect().lookupByUUIDString(uuid).XMLDesc())
-        except Exception as error:  # libvirt.libvirtError; its class is only there when the module is
+        except Exception as error:  # libvirt.libvirtError, which can only be named if libvirt is installed
             found = None
             if not _is_absence(error):
                 self._connection = None
@@ -62,23 +62,23 @@ class Libvirt:
 
 
 def _is_absence(error: Exception) -> bool:
-    """Whether libvirt has answered, and its answer is that there is no such domain."""
+    """Whether libvirt has answered that there is no such domain."""
     code = getattr(error, "get_error_code", None)
     return code is not None and code() == _NO_DOMAIN
 
 
 def _problem(error: Exception, uri: str) -> str:
     if isinstance(error, ImportError):
-        return "no Python module libvirt, so guests and disks are given by id: install python3-libvirt"
-    return f"libvirt does not answer at {uri} ({error}), so guests and disks are given by id: start libvirtd"
+        return "no Python module libvirt, so guests and disks have ids for names: install python3-libvirt"
+    return f"libvirt does not answer at {uri} ({error}), so guests and disks have ids for names: start libvirtd"
 
 
 def parse_domain(xml: str) -> Domain:
     """
-    A domain out of its live XML (https://libvirt.org/formatdomain.html).
+    Parse a domain's live XML (https://libvirt.org/formatdomain.html).
 
     Raises:
-        xml.etree.ElementTree.ParseError: it is not XML.
+        xml.etree.ElementTree.ParseError: the text is not XML.
     """
     root = ElementTree.fromstring(xml)
     disks = tuple(_disk(disk) for disk in root.iterfind("./devices/disk"))
@@ -101,7 +101,7 @@ def _disk(disk: ElementTree.Element) -> Disk:
 
 
 def _is_limit(setting: ElementTree.Element) -> bool:
-    """A number that is not 0; ``group_name`` is a name, whatever it looks like."""
+    """Whether a child of ``<iotune>`` is a limit: a number above 0.  A ``group_name`` of digits is no limit."""
     text = (setting.text or "").strip()
     return setting.tag != "group_name" and text.isdecimal() and int(text) > 0
 

@@ -1,7 +1,7 @@
 """
-Where the fields of a struct lie, from the debug information (DWARF 2 to 5) of a file.
+Offsets of the fields of structs, from the debug information (DWARF 2 to 5) of a file.
 
-`probe.dwarf_process` has this done by another process.
+`probe.dwarf_process` runs this in a process of its own.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,8 +15,9 @@ from otel_qemu.errors import BadInput
 _LARGEST_STRUCT_BYTES = 1 << 16
 _MOST_UNITS = 100_000  # a QEMU has 3,000
 _MOST_IMPORTS = 10_000
-_TOP_BYTES = 64  # of a unit, behind its header: its name is there, after its producer and language
+_TOP_BYTES = 64  # of a unit, behind its header: they hold its producer, its language and its name
 _TYPEDEFS = ("DW_TAG_typedef", "DW_TAG_const_type", "DW_TAG_volatile_type")
+_IN_ANOTHER_FILE = "dwz has moved a part of it to another file, which is not supported"
 _SPLIT = ("DW_AT_dwo_name", "DW_AT_GNU_dwo_name")
 _SECTIONS = frozenset(
     f".{z}debug_{name}"
@@ -31,9 +32,9 @@ class Struct:
     A struct to look for.
 
     Attributes:
-        unit: how the name of the source file ends in which it is defined or used.
-        name: of the struct, ``::`` between it and its namespaces.
-        fields: of the struct; a dot leads into a struct that is a field, such as ``cmd.buf``.
+        unit: the end of the name of a source file that defines or uses it.
+        name: of the struct, with its namespaces: ``librbd::io::AioCompletion``.
+        fields: of the struct; a field of a struct in the struct is written with a dot: ``cmd.buf``.
     """
 
     unit: str
@@ -42,20 +43,20 @@ class Struct:
 
 
 Offsets = dict[str, dict[str, int]]
-"""In bytes, by struct and field; a struct that is not there, or lacks a field, is left out."""
+"""Offsets in bytes by struct and field.  A struct that is missing, or lacks a field, is left out."""
 
 
 def read_offsets(stream: Any, structs: Iterable[Struct]) -> Offsets:
     """
-    Look for structs in a file's debug information; nothing is found in a file without any.
+    Look for structs in a file's debug information; a file without any gives an empty result.
 
     Args:
-        stream: of the ELF file, binary and seekable.
-        structs: to look for.
+        stream: the ELF file, binary and seekable.
+        structs: the structs to look for.
 
     Raises:
         BadInput: the debug information is split over several files.
-        Exception: whatever pyelftools makes of a damaged file.
+        Exception: the file is damaged; pyelftools raises various types.
     """
     wanted = list(structs)
     found: Offsets = {}
@@ -69,19 +70,19 @@ def read_offsets(stream: Any, structs: Iterable[Struct]) -> Offsets:
         if not wanted:
             break
     if not found and elf.has_section(".gnu_debugaltlink"):
-        raise BadInput("part of it lies in another file, as dwz leaves it, which is not looked for")
+        raise BadInput(_IN_ANOTHER_FILE)
     return found
 
 
 class _NoCode(ELFFile):
-    """An ELF file of whose debug information we see what describes types, not that of lines and call frames."""
+    """An ELF file with the sections that describe types; those of lines and call frames are hidden."""
 
     def get_section_by_name(self, name: str) -> Any:
         return super().get_section_by_name(name) if name in _SECTIONS else None
 
 
 def _units(elf: Any, names: set[str]) -> Iterator[Any]:
-    """The top entry of each compilation unit whose name may end so."""
+    """Yield the top entry of each compilation unit whose name may end with one of these."""
     if not elf.has_dwarf_info(strict=True):
         return
     dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False, follow_links=False)
@@ -95,16 +96,17 @@ def _units(elf: Any, names: set[str]) -> Iterator[Any]:
             continue
         top = unit.get_top_DIE()
         if any(attribute in top.attributes for attribute in _SPLIT):
-            raise BadInput("it is split off into .dwo files, which are not looked for")
+            raise BadInput("it is split off into .dwo files, which are not supported")
         yield top
 
 
 def _marks(dwarf: Any, names: set[str]) -> set[bytes]:
     """
-    What the beginning of a unit has one of if its name ends so: where in the tables of strings it is, or itself.
+    Return byte strings; a unit whose name ends with one of these names begins with at least one of them.
 
-    To parse the beginning takes milliseconds a unit, for the whole table of its forms is parsed with it; of the
-    thousands of a QEMU, few have a mark.  Where strings go by their number (DWARF 5 of clang), every unit may be it.
+    Each is the name itself, or the name's offset in a string table.  Parsing a unit takes milliseconds, because its
+    whole abbreviation table is parsed, and QEMU has thousands of units; few of them have a mark.  In DWARF 5 of clang,
+    strings go by their number, so any unit may match.
     """
     if dwarf.debug_str_offsets_sec is not None:
         return {b""}
@@ -115,7 +117,7 @@ def _marks(dwarf: Any, names: set[str]) -> set[bytes]:
 
 
 def _beginnings(data: bytes, end: bytes) -> Iterator[int]:
-    """Where the strings with such an end may begin: linkers let one begin in another."""
+    """Yield where a string with this end may begin; linkers let a string begin inside another one."""
     at = data.find(end)
     while at >= 0:
         yield from range(data.rfind(b"\0", 0, at) + 1, at + 1)
@@ -128,7 +130,7 @@ def _name(entry: Any) -> str:
 
 
 def _offsets(unit: Any, struct: Struct) -> dict[str, int]:
-    """Of all of a struct's fields; empty unless each is there."""
+    """Return the offsets of all fields; empty unless the struct has every field."""
     for entry in _named(unit, struct.name.split("::")):
         offsets = {field: _offset(entry, field.split(".")) for field in struct.fields}
         known = {field: at for field, at in offsets.items() if at is not None and 0 <= at < _LARGEST_STRUCT_BYTES}
@@ -138,7 +140,7 @@ def _offsets(unit: Any, struct: Struct) -> dict[str, int]:
 
 
 def _named(scope: Any, path: list[str]) -> Iterator[Any]:
-    """The definitions of a struct below an entry, by its namespaces and name."""
+    """Yield the definitions of a struct below an entry, by its namespaces and name."""
     first, *rest = path
     for entry in _children(scope):
         if _name(entry) != first or "DW_AT_declaration" in entry.attributes:
@@ -150,7 +152,7 @@ def _named(scope: Any, path: list[str]) -> Iterator[Any]:
 
 
 def _children(scope: Any) -> Iterator[Any]:
-    """What lies in a scope, and in the units that it imports: dwz takes out what several units share."""
+    """Yield the entries of a scope, and those of units that it imports: dwz moves shared entries to such units."""
     scopes, seen = [scope], {scope.offset}
     while scopes:
         for entry in scopes.pop().iter_children():
@@ -158,7 +160,7 @@ def _children(scope: Any) -> Iterator[Any]:
                 yield entry
                 continue
             if entry.attributes["DW_AT_import"].form in ("DW_FORM_GNU_ref_alt", "DW_FORM_ref_sup4", "DW_FORM_ref_sup8"):
-                raise BadInput("part of it lies in another file, as dwz leaves it, which is not looked for")
+                raise BadInput(_IN_ANOTHER_FILE)
             unit = entry.get_DIE_from_attribute("DW_AT_import")
             if unit.offset not in seen and len(seen) < _MOST_IMPORTS:
                 seen.add(unit.offset)
@@ -166,7 +168,7 @@ def _children(scope: Any) -> Iterator[Any]:
 
 
 def _offset(struct: Any, path: list[str]) -> int | None:
-    """Where a field lies in a struct, or in one that is a field of it; None without such a field."""
+    """Return the offset of a field, or of a field of a field; None if there is no such field."""
     first, *rest = path
     for member in struct.iter_children():
         if member.tag == "DW_TAG_member" and _name(member) == first:
@@ -179,7 +181,7 @@ def _offset(struct: Any, path: list[str]) -> int | None:
 
 
 def _location(member: Any) -> int | None:
-    """A constant; or, up to DWARF 3, ``DW_OP_plus_uconst``.  Nothing at all stands for 0."""
+    """Return a member's offset: a constant or, up to DWARF 3, ``DW_OP_plus_uconst``; 0 if the attribute is missing."""
     attribute = member.attributes.get("DW_AT_data_member_location")
     value = attribute.value if attribute else 0
     if isinstance(value, int):

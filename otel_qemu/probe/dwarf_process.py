@@ -1,8 +1,8 @@
 """
-The debug information of a file, read by a process of its own.
+Read a file's debug information in a process of its own.
 
-A file of debug information is large and a stranger's.  Its reader (this module, run) has limits of time and memory and
-none of our rights, and its memory is given back when it ends.
+Such a file is large, and it may come from a guest's container.  The reader is this module, run as a program.  It has
+limits of time and memory and none of our rights, and its memory is freed when it ends.
 """
 
 import ctypes
@@ -24,10 +24,10 @@ _NOBODY = 65534
 
 def offsets_in(path: str, structs: Iterable[Struct]) -> Offsets:
     """
-    Look for structs in a file's debug information; nothing is found in a file without any.
+    Look for structs in a file's debug information; a file without any gives an empty result.
 
     Raises:
-        BadInput: it cannot be read: damaged, too large, split over several files, or it takes too long.
+        BadInput: the file is damaged, too large, split over several files, or takes too long to read.
     """
     command = [sys.executable, "-P", "-m", __name__, json.dumps([astuple(struct) for struct in structs])]
     try:
@@ -36,7 +36,7 @@ def offsets_in(path: str, structs: Iterable[Struct]) -> Offsets:
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise BadInput(f"the debug information of {path} is not used: to read it takes over {_SECONDS} s") from error
+        raise BadInput(f"the debug information of {path} is not used: reading it takes over {_SECONDS} s") from error
     return _answer(path, done)
 
 
@@ -50,14 +50,14 @@ def _answer(path: str, done: "subprocess.CompletedProcess[bytes]") -> Offsets:
 
 
 def _limit_this_process() -> None:
-    """Less time and memory than would hurt, and no rights; all that is imported has been."""
+    """Limit time and memory, and give up all rights.  Every module must have been imported by now."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    # What a service was given beside its user: capset(2), version 3, of this process; three empty sets of two words.
+    # A service has capabilities besides its user: capset(2), version 3, of this process; three empty sets of two words.
     if ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()):
         raise BadInput("its reader cannot give up its capabilities")
 
@@ -71,8 +71,8 @@ def _main() -> None:
     except BadInput as error:
         answer = str(error)
     except MemoryError:
-        answer = f"to read it takes over {_MEMORY_BYTES >> 20:,} MiB"
-    except Exception as error:  # whatever a damaged file makes pyelftools raise
+        answer = f"reading it takes over {_MEMORY_BYTES >> 20:,} MiB"
+    except Exception as error:  # pyelftools raises various types for a damaged file
         answer = f"{type(error).__name__} {error}: is the file damaged?"
     print(json.dumps(answer))
 

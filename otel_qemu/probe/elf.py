@@ -1,7 +1,7 @@
 """
-What we need of an ELF file: where functions lie in it, their first bytes, and whom a call goes to.
+ELF files: where functions lie, their code, and the calls to an imported function.
 
-Everything is by file offset, which is what the kernel's uprobes take.
+All positions are file offsets, as the kernel's uprobes take them.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _EXECUTABLE = 1  # PF_X
 
 @dataclass(frozen=True)
 class Function:
-    """A function in a file: its name, offset and size in bytes (0: not told), and which table named it."""
+    """A function in a file: its name, offset and size in bytes (0: unknown), and the symbol table that has it."""
 
     name: str
     offset: int
@@ -45,9 +45,9 @@ class Binary:
 
     Attributes:
         path: for error messages.
-        elsewhere: symbol tables for it in other files, each with where it is from (`probe.symbols` knows them).
-        debug_files: where its debug information may be, itself first (`probe.symbols` knows them, too).
-        problems: what kept a symbol from being used; each a sentence.
+        elsewhere: returns symbol tables from other places, each with the name of the place (see `probe.symbols`).
+        debug_files: returns the files that may have its debug information, itself first (see `probe.symbols`).
+        problems: the reasons why symbols or files could not be used; each a sentence.
     """
 
     def __init__(self, elf: Any, path: str) -> None:
@@ -59,7 +59,7 @@ class Binary:
 
     @cached_property
     def build_id(self) -> str:
-        """The GNU build id in hex, or '' where the file has none."""
+        """The GNU build id in hex; '' if the file has none."""
         section = self._elf.get_section_by_name(".note.gnu.build-id")
         notes = section.iter_notes() if section else ()
         return next((str(note["n_desc"]) for note in notes if note["n_type"] == "NT_GNU_BUILD_ID"), "")
@@ -70,32 +70,32 @@ class Binary:
         return self._offset(self._elf["e_entry"])
 
     def text_after(self, marker: bytes) -> str:
-        """The text behind a marker in the read-only data, up to its end or line end; '' without one."""
+        """Return the text behind a marker in the read-only data, up to the end of its line; '' if it is missing."""
         section = self._elf.get_section_by_name(".rodata")
         found = re.search(re.escape(marker) + rb"([^\n\0]{1,100})", section.data()) if section else None
         return found[1].decode(errors="replace") if found else ""
 
     @property
     def has_debug_information(self) -> bool:
-        """Whether it holds some itself, as a binary that was not stripped and a debug file do."""
+        """Whether the file itself has debug information, as a debug file and a binary that was not stripped have."""
         return any(self._elf.get_section_by_name(name) for name in (".debug_info", ".zdebug_info"))
 
     def section(self, name: str) -> bytes:
         """
-        The contents of a section; empty without it, and where a debug file has only its header.
+        Return the contents of a section; empty if it is missing, or if a debug file has only its header.
 
         Raises:
-            BadInput: it is larger than any that we have a use for.
+            BadInput: the section is larger than any that we use.
         """
         section = self._elf.get_section_by_name(name)
         return self._contents(section) if section else b""
 
     def function(self, name: str) -> Function | None:
-        """A defined function by its name: an exported one first, then the full symbol table, then those elsewhere."""
+        """Return a defined function by its name: from ``.dynsym``, then ``.symtab``, then the tables elsewhere."""
         return self.exported(name) or self._listed(name)
 
     def exported(self, name: str) -> Function | None:
-        """A function that other files can link to."""
+        """Return a function that other files can link to."""
         for section in self._hashes:
             symbol = section.get_symbol(name)
             if symbol and symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] == "STT_FUNC":
@@ -106,10 +106,10 @@ class Binary:
     @cached_property
     def full_table(self) -> FunctionTable:
         """
-        What ``.symtab`` has, local functions and all; empty in a stripped file.
+        The functions of ``.symtab``, also local ones; empty in a stripped file.
 
         Raises:
-            BadInput: it is larger than any we know.
+            BadInput: the table is larger than any that we use.
         """
         section = self._elf.get_section_by_name(".symtab")
         if not isinstance(section, SymbolTableSection):
@@ -117,18 +117,18 @@ class Binary:
         return FunctionTable(self._contents(section.stringtable), self._contents(section))
 
     def report(self, problem: str) -> None:
-        """Add to the problems, once."""
+        """Add a problem, if it is new."""
         if problem not in self.problems:
             self.problems.append(problem)
 
     def code(self, offset: int, size: int) -> bytes:
-        """`size` bytes of the file at `offset`; fewer at its end."""
+        """Return `size` bytes of the file at `offset`; fewer at the end of the file."""
         self._elf.stream.seek(offset)
         return bytes(self._elf.stream.read(size))
 
     def calls_to(self, name: str) -> Iterator[int]:
         """
-        File offsets just behind each direct ``call`` (e8 rel32) to an imported function, by way of its PLT entry.
+        Yield the file offset behind each direct ``call`` (e8 rel32) to the PLT entry of an imported function.
 
         Raises:
             LookupError: the file does not import the function.
@@ -143,14 +143,14 @@ class Binary:
                 at = code.find(b"\xe8", at + 1)
 
     def _listed(self, name: str) -> Function | None:
-        """The function by the first table that knows the name; what comes after it is not even opened."""
+        """Return the function from the first table that has the name; later tables are not opened."""
         for table, functions in itertools.chain([(".symtab", self.full_table)], self.elsewhere()):
             if symbols := functions.named(name):
                 return self._only(name, symbols, table)
         return None
 
     def _only(self, name: str, symbols: list[Symbol], table: str) -> Function | None:
-        """The one function that these symbols name, aliases included; None where they name several, or no code."""
+        """Return the function that these symbols name; None if they name several functions, or no code."""
         places = {self._code_offset(symbol.address): symbol for symbol in symbols}
         places.pop(None, None)
         if len(places) > 1:
@@ -168,7 +168,7 @@ class Binary:
 
     @cached_property
     def _hashes(self) -> list[Any]:
-        """The hash tables of ``.dynsym``; to find and parse them costs more than to look a name up."""
+        """The hash tables of ``.dynsym``; finding and parsing them costs more than looking up a name."""
         return [part for part in self._elf.iter_sections() if isinstance(part, GNUHashSection | ELFHashSection)]
 
     def _offset(self, address: int) -> int:
@@ -176,10 +176,10 @@ class Binary:
 
     def _code_offset(self, address: int) -> int | None:
         """
-        Where the code at an address lies in this file; None: it has no code there.
+        Return the file offset of the code at an address; None if this file has no code there.
 
-        By its own program headers, whichever file the address is from: those of a debug file tell nothing, as it holds
-        no code.
+        The address may be from a debug file.  This file's program headers are used all the same, because a debug file
+        has no code.
         """
         for start, size, offset in self._code_segments:
             if start <= address < start + size:
@@ -195,7 +195,7 @@ class Binary:
         ]
 
     def _stubs(self, name: str) -> Iterator[int]:
-        """Addresses of PLT entries that jump through the import's GOT slot: ``jmp *slot(%rip)``, endbr64 before it."""
+        """Yield addresses of PLT entries that jump through the import's GOT slot: [endbr64], ``jmp *slot(%rip)``."""
         slot = self._import_slot(name)
         for section in self._elf.iter_sections():
             if not section.name.startswith(".plt"):
@@ -219,7 +219,7 @@ class Binary:
 
 
 def _prefix(code: bytes, at: int) -> int:
-    """Bytes of the PLT entry before its jump: endbr64, a bnd prefix, both or none."""
+    """Return the number of bytes of a PLT entry before its jump: endbr64, a bnd prefix, both, or neither."""
     length = 0
     if code[at - 1 : at] == b"\xf2":
         length += 1
@@ -234,7 +234,7 @@ def open_binary(path: str) -> Iterator[Binary]:
     Open an ELF file.
 
     Raises:
-        BadInput: it cannot be read or is not an x86-64 ELF file.
+        BadInput: the file cannot be read, or is no x86-64 ELF file.
     """
     with _understanding(path), open(path, "rb") as stream:
         yield _binary(stream, path)
@@ -243,10 +243,10 @@ def open_binary(path: str) -> Iterator[Binary]:
 @contextlib.contextmanager
 def binary_in_memory(data: bytes, name: str) -> Iterator[Binary]:
     """
-    The same for an ELF file that lies in another.
+    Open an ELF file that is part of another file.
 
     Raises:
-        BadInput: it is not an x86-64 ELF file.
+        BadInput: the data are no x86-64 ELF file.
     """
     with _understanding(name):
         yield _binary(io.BytesIO(data), name)
@@ -261,12 +261,12 @@ def _binary(stream: Any, path: str) -> Binary:
 
 @contextlib.contextmanager
 def _understanding(path: str) -> Iterator[None]:
-    """Whatever goes wrong with the file is BadInput."""
+    """Turn every error of reading a file into BadInput."""
     try:
         yield
     except BadInput:
         raise
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # whatever a damaged file makes pyelftools raise: one bad file must not end the tracer
+    except Exception as error:  # pyelftools raises various types; one damaged file must not end the tracer
         raise BadInput(f"cannot understand {path}, {type(error).__name__} {error}: is the file damaged?") from error

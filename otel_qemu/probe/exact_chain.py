@@ -1,5 +1,5 @@
 """
-Attaching the exact chain of ``bpf/audit.bpf.c``: with ``--audit`` only, for it costs a guest more than all the rest.
+Attach the exact chain of ``bpf/audit.bpf.c``.  Only ``--audit`` does: it costs a guest more than all other probes.
 """
 
 import logging
@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 
 class ChainProbes:
     """
-    The processes whose joins are audited; a process that cannot be is traced all the same, and why is logged.
+    The probes of the exact chain, in the processes whose joins are audited.
+
+    A process whose joins cannot be audited is traced all the same, and a warning gives the reason.
 
     Args:
         program: loaded, with the audit.
@@ -30,11 +32,11 @@ class ChainProbes:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that are audited."""
+        """The ids of the processes that are audited."""
         return list(self._files)
 
     def begin(self, inspection: Inspection, route: str) -> None:
-        """Attach the chain to a process's QEMU, before anything else is; without SCSI or RBD there is nothing to do."""
+        """Attach the chain to a process's QEMU, before all other probes.  Without SCSI or RBD there are no joins."""
         process = inspection.process
         if len(inspection.binaries()) < 2:
             return
@@ -43,10 +45,10 @@ class ChainProbes:
             self._program.audit_process(process.pid)
             self._files[process.pid] = process.executable.identity
         except (BadInput, NotPossible) as error:
-            log.warning("process %d: its joins are not audited: %s", process.pid, error)
+            log.warning("process %d: joins are not audited: %s", process.pid, error)
 
     def forget(self, pid: int) -> None:
-        """A process has gone: probes that no other needs are detached."""
+        """Forget a process that has ended, and detach probes that no other process needs."""
         self._files.pop(pid, None)
         for identity in self._probes.keys() - set(self._files.values()):
             self._probes.pop(identity).detach()
@@ -63,10 +65,10 @@ class ChainProbes:
 
 def chain_sites(process: QemuProcess) -> list[Site]:
     """
-    Where the chain's probes go in a process's QEMU.
+    Return the sites of the chain in a process's QEMU.
 
     Raises:
-        BadInput: the file cannot be read, or has not all of the functions.
+        BadInput: the file cannot be read, or lacks some of the functions.
     """
     executable, wanted = process.executable, [probe.function for probe in AUDIT_PROBES]
     with open_with_symbols(executable.path, wanted, process.roots) as binary:

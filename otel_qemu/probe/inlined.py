@@ -1,13 +1,13 @@
 """
-Functions that are probed and never hit, for a compiler has inlined them where it matters.
+Find probed functions that are never hit, because the compiler has inlined them into their callers.
 
-Found by the kernel's counters, of all traced processes: one end of many requests is seen, and never the other.
+The kernel's counters show it: many requests begin and none ends, or many end and none begins.
 """
 
 from collections.abc import Iterator, Mapping
 
 MANY = 1000
-"""Hits of one end; by then the other has been hit too, however many requests were in flight at the start."""
+"""This many hits of one end without any of the other; requests in flight at the start explain fewer."""
 
 _SCSI_BEGINS = ("scsi_submitted", "scsi_unproven", "scsi_unreadable", "scsi_table_full")
 _PAIRS = (
@@ -20,14 +20,14 @@ _PAIRS = (
 
 def inlined_functions(counters: Mapping[str, int]) -> Iterator[str]:
     """
-    A sentence for each kind of request of which only one end is seen.
+    Yield a warning for each of SCSI requests and RBD calls of which only one end is seen.
 
     Args:
         counters: the kernel's, by name (`events.COUNTERS`).
     """
-    for seen, never, what in _PAIRS:
+    for seen, never, finding in _PAIRS:
         if counters[seen] >= MANY and not any(counters[name] for name in never):
             yield (
-                f"{what} is never hit, so this build has inlined it where it is called; "
-                "what is shown of that layer is not complete: report it with the output of `otel-qemu check --json`"
+                f"{finding} is never hit, because this build has inlined it; figures of that layer are "
+                "incomplete: report it with the output of `otel-qemu check --json`"
             )

@@ -1,5 +1,5 @@
 """
-What can be traced of one QEMU process: its sites, its layout, and what stands in the way.  `check` prints it.
+Inspect one QEMU process: its sites, its layout, and the problems that keep it from being traced.  `check` prints them.
 """
 
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from typing import Any
 
 from otel_qemu.errors import BadInput
 from otel_qemu.probe import debug_information, machine_code
-from otel_qemu.probe.debug_information import Misfit
+from otel_qemu.probe.debug_information import UnsupportedLayout
 from otel_qemu.probe.elf import Binary
 from otel_qemu.probe.layouts import COMPLETION, RBD_TASK, SCSI_REQUEST, Disagreement, Evidence, Layout, agreed
 from otel_qemu.probe.processes import MappedFile, QemuProcess
@@ -23,18 +23,16 @@ _MOST_CACHED = 64
 @dataclass
 class Inspection:
     """
-    The findings.
+    The result of inspecting a process.
 
     Attributes:
-        process: what was looked at.
+        process: the process.
         layout: offsets in its structs.
-        sources: where they are from, for people, by struct; one that is not known is left out.
-        qemu_version: as the binary's own text has it, for people only; '' when not found.
-        sites: where probes go, by layer: ``scsi`` in the QEMU binary, ``rbd`` in librbd; a layer that cannot be traced
-            has none.
-        proof: where the layout of SCSIRequest is put to the proof; None where it cannot be.
-        build_ids: of the binaries that were looked into, by ``qemu``, ``librbd`` and ``block_rbd``; '' of one that has
-            none.
+        sources: the source of each struct's layout, in words; a struct whose layout is not known is left out.
+        qemu_version: from the text of the binary, for display only; '' if not found.
+        sites: by layer: ``scsi`` in the QEMU binary, ``rbd`` in librbd.  A layer that cannot be traced is left out.
+        proof: the site that proves the layout of SCSIRequest; None if the binary lacks the function.
+        build_ids: of the inspected binaries, by ``qemu``, ``librbd`` and ``block_rbd``; '' if a binary has none.
         problems: each a sentence with its remedy.
     """
 
@@ -48,7 +46,7 @@ class Inspection:
     problems: list[str] = field(default_factory=list)
 
     def provenance(self) -> dict[str, Any]:
-        """What records of this process depend on, plain data for a recording."""
+        """Return the builds and the layout that this process's records are made with, as plain data for a recording."""
         return {
             "pid": self.process.pid,
             "executable": self.process.executable.name,
@@ -59,36 +57,36 @@ class Inspection:
 
     @property
     def calibrates(self) -> bool:
-        """Whether the layout of SCSIRequest is found out at run time, with the first requests."""
+        """Whether the layout of SCSIRequest is calibrated with the first requests."""
         return bool(self.sites.get("scsi")) and not self.layout.scsi_known
 
     @property
     def symbols(self) -> dict[str, str | None]:
-        """Which symbol table each layer's functions were found in."""
+        """The symbol table that has each layer's functions; None for a layer without sites."""
         return {layer: found[0].table if (found := self.sites.get(layer)) else None for layer in ("scsi", "rbd")}
 
     def learn(self, struct: str, evidence: Evidence | None) -> dict[str, int]:
-        """Note where the layout of a struct is from; returns its offsets, none if it is not known."""
+        """Note the source of a struct's layout, and return its offsets; empty if the layout is not known."""
         if evidence is None:
             return {}
         self.sources[struct] = evidence.source
         return evidence.offsets
 
     def report(self, problems: Iterable[str]) -> None:
-        """Add to the problems, each once."""
+        """Add the problems that are new."""
         self.problems += [problem for problem in problems if problem not in self.problems]
 
     def binaries(self) -> list[tuple[MappedFile, list[Site]]]:
-        """Which files get which probes."""
+        """Return the files that get probes, with their sites."""
         files = {"scsi": self.process.executable, "rbd": self.process.librbd}
         return [(file, self.sites[layer]) for layer, file in files.items() if file and self.sites.get(layer)]
 
 
 def inspect(process: QemuProcess) -> Inspection:
-    """Look into a process's binaries; whatever cannot be read becomes a problem, never an exception."""
+    """Inspect a process's binaries.  A file that cannot be read becomes a problem, not an exception."""
     found = Inspection(process)
     offsets: dict[str, int] = {}
-    for look in (_inspect_scsi, _inspect_rbd):  # what one layer lacks does not keep the other from being traced
+    for look in (_inspect_scsi, _inspect_rbd):  # a layer is traced even if the other one cannot be
         try:
             offsets |= look(found)
         except BadInput as error:
@@ -99,7 +97,7 @@ def inspect(process: QemuProcess) -> Inspection:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What one binary shows to one layer; the same for every process that runs it."""
+    """The findings in one binary for one layer; they are the same for every process that runs it."""
 
     sites: list[Site] = field(default_factory=list)
     missing: list[Probe] = field(default_factory=list)
@@ -110,12 +108,12 @@ class _Findings:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that was looked for is missing; else it may be there later, in a debug file."""
+        """Whether everything was found.  If not, a debug file that is installed later may have the rest."""
         return self.layout is not None and not any(probe.required for probe in self.missing)
 
 
 _cache: dict[tuple[str, str, tuple[int, int]], _Findings] = {}
-"""By what was looked for, build id and inode: a hypervisor has a hundred guests of one binary."""
+"""Findings by layer, build id and inode: a hundred guests may run one binary."""
 
 
 def _findings(binary: Binary, file: MappedFile, look: Callable[[Binary], _Findings]) -> _Findings:
@@ -147,14 +145,14 @@ def _look_at_block_rbd(binary: Binary) -> _Findings:
 
 
 def _layout(binary: Binary, struct: str, read_code: Callable[[Binary], list[Evidence]]) -> Evidence | None:
-    """What debug information and machine code say of a struct; None if neither does, or if they disagree."""
+    """Return the layout of a struct by debug information and machine code; None without evidence, or if they differ."""
     code = read_code(binary)
     try:
         return agreed([*debug_information.evidence(binary, struct, is_needed=not code), *code])
-    except Misfit as error:
+    except UnsupportedLayout as error:
         binary.report(str(error))
     except Disagreement as error:
-        binary.report(f"the layout of {struct} is not used, for two sources disagree: {error}")
+        binary.report(f"the layout of {struct} is not used, because two sources disagree: {error}")
     return None
 
 
@@ -172,7 +170,7 @@ def _inspect_scsi(found: Inspection) -> dict[str, int]:
     if qemu.layout is None and qemu.proof is None:
         found.problems.append(
             f"SCSI is not traced: the layout of SCSIRequest is not known, and {executable.name} has no symbol "
-            "scsi_req_new to find it out with; install its debug symbols"
+            "scsi_req_new for calibration; install its debug symbols"
         )
         return {}
     found.sites["scsi"] = qemu.sites
@@ -184,7 +182,7 @@ def _inspect_rbd(found: Inspection) -> dict[str, int]:
     if process.unreachable:
         found.problems.append(
             f"RBD is not traced: {', '.join(process.unreachable)} cannot be opened; "
-            "it takes CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH"
+            "give the service CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH"
         )
         return {}
     if process.librbd is None:
@@ -197,7 +195,7 @@ def _inspect_rbd(found: Inspection) -> dict[str, int]:
         found.sites["rbd"] = librbd.sites
     task = _open_and_look(found, "block_rbd", process.block_rbd or process.executable, _look_at_block_rbd)
     if librbd.layout is None or task.layout is None:
-        found.problems.append("RBD calls are joined by range and time: the layouts for the walk are not understood")
+        found.problems.append("RBD calls are joined by range and time: the layouts for the pointer walk are not known")
     return found.learn(COMPLETION, librbd.layout) | found.learn(RBD_TASK, task.layout)
 
 

@@ -1,9 +1,9 @@
 """
-Where the fields we read lie in QEMU's and librbd's structs.
+Layouts: the offsets of the fields that we read in QEMU's and librbd's structs.
 
-No version string is ever looked at: stable updates move fields.  Each struct is looked for in debug information and in
-the machine code of several functions; what is found has to agree.  A SCSIRequest that neither shows is calibrated with
-the first requests of a guest (`probe.calibration`).  Then the kernel puts each layout to the proof (`probe.proof`).
+Version strings are never used, because stable updates move fields.  Each struct is looked for in debug information and
+in the machine code of several functions, and all the evidence must agree.  If neither shows SCSIRequest, its layout is
+calibrated with a guest's first requests (`probe.calibration`).  Then the kernel proves each layout (`probe.proof`).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ UNKNOWN_OFFSET = 0xFFFFFFFF
 SCSI_REQUEST, RBD_TASK, COMPLETION = "SCSIRequest", "RBDTask", "AioCompletion"
 
 CALIBRATION = "calibration with the first requests"
-"""The source of a layout of SCSIRequest that is found out at run time."""
+"""The source of a layout of SCSIRequest that is found at run time."""
 
 OLD_SCSI_REQUEST = {"device": 0x08, "tag": 0x1C, "sense": 0x70}
 """QEMU 2.12 to 9.2."""
@@ -22,7 +22,7 @@ NEW_SCSI_REQUEST = {"device": 0x08, "tag": 0x24, "sense": 0x78}
 """From 10.0 on, where `ctx` stands before `refcount`."""
 
 BESIDE_TAG = {"lun": 0x04, "cdb": 0x1C, "transfer_bytes": 0x34}
-"""How far behind SCSIRequest.tag the fields are that ``struct scsi_request_fields`` of ``bpf/scsi.bpf.c`` has."""
+"""Distances from SCSIRequest.tag of the fields in ``struct scsi_request_fields`` of ``bpf/scsi.bpf.c``."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Layout:
     """
     Offsets in bytes, the fields of ``struct process`` in ``bpf/tables.bpf.c``, in its order.
 
-    `UNKNOWN_OFFSET` stands for what this build does not show.
+    `UNKNOWN_OFFSET` stands for an offset that is not known for this build.
     """
 
     device: int = UNKNOWN_OFFSET
@@ -55,11 +55,11 @@ class Layout:
 @dataclass(frozen=True)
 class Evidence:
     """
-    What one source says of one struct.
+    The layout of one struct by one source.
 
     Attributes:
         offsets: some of the fields of `Layout`.
-        source: for people: ``debug information (PATH)``, ``machine code of scsi_req_enqueue``.
+        source: in words: ``debug information (PATH)``, ``machine code of scsi_req_enqueue``.
     """
 
     offsets: dict[str, int]
@@ -68,10 +68,10 @@ class Evidence:
 
 def agreed(evidence: Sequence[Evidence]) -> Evidence | None:
     """
-    What all sources say, by all their names; None where there are none.
+    Return the layout that all sources agree on, with all their names; None without any source.
 
     Raises:
-        Disagreement: two of them differ.
+        Disagreement: two sources differ.
     """
     for other in evidence[1:]:
         if other.offsets != evidence[0].offsets:
@@ -80,12 +80,12 @@ def agreed(evidence: Sequence[Evidence]) -> Evidence | None:
 
 
 class Disagreement(Exception):
-    """Two sources differ; its text says which, and in what."""
+    """Two sources differ; the text names both and their offsets."""
 
     def __init__(self, one: Evidence, other: Evidence) -> None:
-        super().__init__(f"{_said(one)}, but {_said(other)}")
+        super().__init__(f"{_in_words(one)}, but {_in_words(other)}")
 
 
-def _said(evidence: Evidence) -> str:
+def _in_words(evidence: Evidence) -> str:
     offsets = ", ".join(f"{field} at {offset:#x}" for field, offset in evidence.offsets.items())
     return f"{evidence.source}: {offsets}"

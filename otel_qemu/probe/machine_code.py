@@ -1,8 +1,8 @@
 """
-Offsets of fields, shown by the bytes of the very files that are running.
+Offsets of fields from the machine code of the running files.
 
-Each derivation reads the beginning of a function that touches the field.  Where its bytes are not understood, it says
-nothing.
+Each derivation reads the beginning of a function that uses the field.  Code that it does not understand gives no
+evidence.
 """
 
 from collections import defaultdict
@@ -25,12 +25,12 @@ _BY_FIELD = {
     "io_canceled": {0x171: OLD_SCSI_REQUEST, 0x179: NEW_SCSI_REQUEST},
     "retry": {0x172: OLD_SCSI_REQUEST, 0x17A: NEW_SCSI_REQUEST},
 }
-# The field of its request that each function (hw/scsi/scsi-bus.c) looks at before anything else:
+# The field of the request that each function (hw/scsi/scsi-bus.c) accesses first:
 #   scsi_req_retry                     req->retry = true
 #   scsi_req_enqueue                   assert(!req->retry)
 #   scsi_req_complete, .._failed       assert(req->status == -1 && ...)
 #   scsi_req_cancel_complete           assert(req->io_canceled)
-# Link-time optimisation leaves some of them; scsi_req_retry, for one, is inlined then.
+# Link-time optimisation inlines some of them, such as scsi_req_retry, and leaves the others.
 _SCSI_FUNCTIONS = {
     "scsi_req_retry": "retry",
     "scsi_req_enqueue": "retry",
@@ -39,8 +39,8 @@ _SCSI_FUNCTIONS = {
     "scsi_req_cancel_complete": "io_canceled",
 }
 
-# QEMU's object of one call by where its callback stores the return value (block/rbd.c): RADOSCB up to 6.0; RBDTask
-# { bs, co, complete, ret } from 6.1; RBDTask { co, ret } from 10.0.7.
+# QEMU's object of one call, by the offset at which its callback stores the return value (block/rbd.c): RADOSCB up to
+# 6.0; RBDTask { bs, co, complete, ret } from 6.1 on; RBDTask { co, ret } from 10.0.7 on.
 _RBD_TASK = {
     0x20: {"coroutine": 0, "through_acb": 1, "return_value": 0x20},
     0x18: {"coroutine": 8, "through_acb": 0, "return_value": 0x18},
@@ -49,7 +49,7 @@ _RBD_TASK = {
 
 
 def scsi_request(qemu: Binary) -> list[Evidence]:
-    """SCSIRequest: one of the two layouts that there are, and the functions that show it; both if they differ."""
+    """Return which of the two layouts of SCSIRequest the functions show; both layouts if the functions differ."""
     functions: dict[int, list[str]] = defaultdict(list)
     layouts: dict[int, dict[str, int]] = {}
     for function, field in _SCSI_FUNCTIONS.items():
@@ -62,7 +62,7 @@ def scsi_request(qemu: Binary) -> list[Evidence]:
 
 def completion(librbd: Binary) -> list[Evidence]:
     """
-    ``complete_arg`` in librbd::io::AioCompletion.
+    Return the offset of ``complete_arg`` in librbd::io::AioCompletion.
 
     ``librbd::RBD::AioCompletion::get_arg()`` is ``return pc->complete_arg`` (librbd/librbd.cc): two loads.
     """
@@ -76,10 +76,10 @@ def completion(librbd: Binary) -> list[Evidence]:
 
 def rbd_task(block_rbd: Binary) -> list[Evidence]:
     """
-    RBDTask or RADOSCB.
+    Return the layout of RBDTask or RADOSCB.
 
-    QEMU's callback (block/rbd.c: qemu_rbd_completion_cb, rbd_finish_aiocb) stores what rbd_aio_get_return_value()
-    returned before it calls anything else, so the one store of rax behind that call shows the field's offset.
+    QEMU's callback (block/rbd.c: qemu_rbd_completion_cb, rbd_finish_aiocb) calls rbd_aio_get_return_value() and stores
+    the result before it calls anything else.  So the one store of rax behind that call shows the field's offset.
     """
     try:
         sites = list(block_rbd.calls_to("rbd_aio_get_return_value"))
@@ -91,7 +91,7 @@ def rbd_task(block_rbd: Binary) -> list[Evidence]:
 
 
 def _first_look(binary: Binary, function: str, field: str) -> int | None:
-    """Where a function first looks for such a field in its first argument: a byte, or what it compares with -1."""
+    """Return the offset of the first field of its argument that a function accesses: a byte, or compared with -1."""
     holders = {"rdi"}
     for instruction in _instructions(binary, function, _PROLOGUE_BYTES):
         if instruction.group(capstone.CS_GRP_CALL) or instruction.mnemonic == "jmp":
@@ -115,13 +115,13 @@ def _is_field(instruction: Any, operand: Any, holders: set[str]) -> bool:
 
 
 def _is_minus_one(instruction: Any) -> bool:
-    """Whether it compares with -1, of 16 bits or of 32: QEMU 6.0 on has two fields of 16 there, both -1 at first."""
+    """Whether it compares 16 or 32 bits with -1; from QEMU 6.0 on, two 16-bit fields there are -1 at first."""
     last = instruction.operands[-1]
     return instruction.mnemonic == "cmp" and last.type == capstone.x86.X86_OP_IMM and last.imm in _MINUS_ONE
 
 
 def _follow(instruction: Any, holders: set[str]) -> None:
-    """Which registers hold the first argument behind an instruction."""
+    """Update the set of registers that hold the first argument, after an instruction."""
     copied = (
         instruction.id == capstone.x86.X86_INS_MOV
         and all(operand.type == capstone.x86.X86_OP_REG for operand in instruction.operands)
@@ -134,14 +134,14 @@ def _follow(instruction: Any, holders: set[str]) -> None:
 
 
 def _whole(register: str) -> str:
-    """The 64-bit register of which this is a part, for those that hold pointers."""
+    """Return the 64-bit register that this register is a part of."""
     if register.startswith("r") and register[1:2].isdigit():
         return register.rstrip("dwb")
     return "r" + register.removeprefix("e").removeprefix("r")
 
 
 def _stores(binary: Binary, offset: int) -> Iterator[int]:
-    """Displacements of ``mov %rax, disp(reg)`` before the next call or jump; not those that put rax by on the stack."""
+    """Yield displacements of ``mov %rax, disp(reg)`` before the next call or jump, except stores on the stack."""
     for instruction in decoded(binary.code(offset, 48)):
         if instruction.mnemonic in ("call", "jmp", "ret"):
             return
@@ -153,7 +153,7 @@ def _stores(binary: Binary, offset: int) -> Iterator[int]:
 
 
 def _instructions(binary: Binary, function: str, size: int) -> Iterator[Any]:
-    """The instructions of a function's beginning, up to its return."""
+    """Yield the instructions of a function's beginning, up to its return."""
     found = binary.function(function)
     if found is None:
         return
@@ -164,8 +164,8 @@ def _instructions(binary: Binary, function: str, size: int) -> Iterator[Any]:
 
 
 def _memory(instruction: Any, operand: int, base: str) -> int | None:
-    """Displacement of a plain ``disp(base)`` operand, or None when it is something else."""
-    what = instruction.operands[operand]
-    if what.type != capstone.x86.X86_OP_MEM or what.mem.index or instruction.reg_name(what.mem.base) != base:
+    """Return the displacement of a plain ``disp(base)`` operand; None if it is another operand."""
+    place = instruction.operands[operand]
+    if place.type != capstone.x86.X86_OP_MEM or place.mem.index or instruction.reg_name(place.mem.base) != base:
         return None
-    return int(what.mem.disp)
+    return int(place.mem.disp)

@@ -1,4 +1,4 @@
-"""What records' pointers are called: asked of libvirt and of the process's memory, once for each new disk."""
+"""Names for the pointers in records, from libvirt and from the process's memory, looked up once for each new disk."""
 
 from collections.abc import Callable
 
@@ -9,20 +9,21 @@ from otel_qemu.trace.names import Disk, Guest, Names
 
 
 class Naming:
-    """Learns names as traces bring pointers that are new; `names` is what is known so far."""
+    """A store of names, which looks up each pointer that is new."""
 
     def __init__(self, describe: Callable[[int], Guest | None]) -> None:
         """
         Begin with nothing.
 
         Args:
-            describe: asks libvirt about the guest of a process, when a disk is met that was not there before.
+            describe: asks libvirt about the guest of a process, when a trace has a disk that is new.
         """
         self._describe = describe
         self.names = Names()
+        """All names that are known so far."""
 
     def learn_guests(self, guests: dict[int, Guest]) -> bool:
-        """Take what libvirt says of each process id; returns whether anything was new."""
+        """Take libvirt's description of the guest of each process; returns whether any was new."""
         changed = {pid: guest for pid, guest in guests.items() if self.names.guests.get(pid) != guest}
         for pid, guest in changed.items():
             self._forget(pid)
@@ -30,7 +31,7 @@ class Naming:
         return bool(changed)
 
     def learn_devices(self, rows: TableLike) -> bool:
-        """Name the disks of these rows, which have fields ``pid`` and ``device``; returns whether any was new."""
+        """Name the disks of rows that have ``pid`` and ``device``; returns whether any was new."""
         firsts = grouped(rows["pid"], rows["device"]).firsts
         pairs = zip(*(rows[name][firsts].tolist() for name in ("pid", "device")), strict=True)
         fresh = [key for key in sorted(pairs) if key[1] and key not in self.names.devices]
@@ -46,7 +47,7 @@ class Naming:
         return bool(fresh)
 
     def forget(self, pid: int) -> None:
-        """A process has ended, and all that could be said of it has been."""
+        """Forget all names of a process that has ended."""
         self.names.guests.pop(pid, None)
         self._forget(pid)
 
@@ -64,7 +65,7 @@ class Naming:
         return self._known(pid, alias)
 
     def _forget(self, pid: int) -> None:
-        """A guest's disks have changed, or its process id belongs to another now."""
+        """Forget a guest's disks and images: they have changed, or another guest has its process id."""
         for table in (self.names.devices, self.names.images):
             for key in [key for key in table if key[0] == pid]:
                 del table[key]

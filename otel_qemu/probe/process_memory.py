@@ -1,9 +1,9 @@
 """
-Give the compiler's memory back once the program is loaded: a sidecar keeps running, clang is not needed again.
+Free the compiler's memory once the program is loaded: the service runs on and does not compile again.
 
-Freed heap goes back by malloc_trim.  The code of LLVM, clang and bcc is file-backed and unchanged, so its pages may be
-dropped: should something still run there, they are read again from the page cache.  Only ``r-xp`` mappings: others hold
-relocated data.
+malloc_trim returns the freed heap.  The code of LLVM, clang and bcc is file-backed and unchanged, so its pages can be
+dropped; if that code runs again, the kernel reads them back from the page cache.  Only ``r-xp`` mappings are dropped,
+because the others hold relocated data.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ _MADV_DONTNEED = 4
 
 
 def release_compiler_memory() -> None:
-    """Do it; a kernel or C library that refuses leaves things as they are."""
+    """Free the memory; where the kernel or the C library refuses, nothing changes."""
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -29,5 +29,5 @@ def release_compiler_memory() -> None:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process (proc(5), statm)."""
+    """Return the resident memory of this process (proc(5), statm)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE

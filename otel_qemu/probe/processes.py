@@ -1,8 +1,8 @@
 """
-QEMU processes and the binaries they have mapped, from /proc.
+QEMU processes and the binaries that they have mapped, from /proc.
 
-Every file is named through /proc/PID, so that containers, other roots and binaries deleted by an upgrade are reached as
-the process sees them; a file's identity is (device, inode), as the kernel's uprobes have it.
+Every file is opened through /proc/PID.  So a process in a container or under another root is read with its own files,
+and a binary that an upgrade has deleted can still be opened.  A file's identity is (device, inode), as for uprobes.
 """
 
 import itertools
@@ -21,12 +21,12 @@ _BLOCK_RBD = re.compile(r"/block-rbd\.so( \(deleted\))?$")
 @dataclass(frozen=True)
 class MappedFile:
     """
-    A file as one process has it.
+    A file that a process has mapped.
 
     Attributes:
-        name: its path as that process sees it, for people.
-        path: where we can open and attach to it, below /proc/PID.
-        device, inode: its identity; one attachment serves all processes of an inode.
+        name: its path as that process sees it, for display.
+        path: below /proc/PID, for opening and attaching.
+        device, inode: its identity; one attachment serves all processes that map the inode.
     """
 
     name: str
@@ -46,11 +46,12 @@ class QemuProcess:
     A running QEMU.
 
     Attributes:
-        pid, start_ticks: together they name a process for ever; pids are used again.
+        pid, start_ticks: the identity of a process; a pid alone is used again.
         executable: the QEMU binary.
-        librbd, block_rbd: the shared objects it has mapped; None without RBD, and block_rbd None where rbd is built in.
-        unreachable: names of those that it has mapped and that we cannot open.
-        uuid: of the ``-uuid`` argument, which libvirt always gives.
+        librbd, block_rbd: the shared objects that it has mapped; None without RBD.  block_rbd is also None if QEMU has
+            rbd built in.
+        unreachable: names of shared objects that it has mapped and that we cannot open.
+        uuid: value of the ``-uuid`` argument, which libvirt always gives.
     """
 
     pid: int
@@ -63,26 +64,26 @@ class QemuProcess:
 
     @property
     def roots(self) -> tuple[Path, Path]:
-        """Of the file systems that may have its debug files: its own, then ours."""
+        """The roots of the file systems that may have its debug files: its own, then ours."""
         return PROC / str(self.pid) / "root", Path("/")
 
 
 def qemu_pids(proc: Path = PROC) -> Iterator[int]:
-    """Process ids of every QEMU that we may see; one readlink a process, nothing more."""
+    """Yield the id of every QEMU process that we may see, with one readlink per process."""
     for pid in sorted(int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit()):
         try:
             if _QEMU.fullmatch((proc / str(pid) / "exe").readlink().name):
                 yield pid
         except OSError:
-            continue  # it ended meanwhile, is a kernel thread, or another user's (`probe.rights` says what is missing)
+            continue  # it has ended, is a kernel thread, or is another user's (see `probe.rights`)
 
 
 def read_process(pid: int, proc: Path = PROC) -> QemuProcess:
     """
-    Everything about one process.
+    Read all that /proc has about one QEMU process.
 
     Raises:
-        OSError: it has ended, or we may not look at it.
+        OSError: the process has ended, or we may not read it.
     """
     directory = proc / str(pid)
     found = [_mapped(directory, wanted) for wanted in (_LIBRBD, _BLOCK_RBD)]
@@ -94,10 +95,10 @@ def read_process(pid: int, proc: Path = PROC) -> QemuProcess:
 
 def start_ticks(pid: int, proc: Path = PROC) -> int:
     """
-    When a process started, in clock ticks since boot (proc(5), stat field 22).
+    Return the start time of a process, in clock ticks since boot (proc(5), stat field 22).
 
     Raises:
-        OSError: it has ended, even if nobody has waited for it yet.
+        OSError: the process has ended, even if its parent has not waited for it yet.
     """
     stat = (proc / str(pid) / "stat").read_text(errors="replace")
     state, *fields = stat.rpartition(")")[2].split()
@@ -113,7 +114,7 @@ def _executable(directory: Path) -> MappedFile:
 
 
 def _mapped(directory: Path, wanted: re.Pattern[str]) -> MappedFile | str | None:
-    """The first executable mapping whose file name fits, by the map itself where we may; its name if we may not."""
+    """Return the file of the first executable mapping with such a name; its name alone if we cannot open it."""
     for line in (directory / "maps").read_text(errors="replace").splitlines():
         span, flags, _offset, _device, inode, *name = line.split(maxsplit=5)
         if "x" in flags and name and wanted.search(name[0]):
@@ -123,11 +124,11 @@ def _mapped(directory: Path, wanted: re.Pattern[str]) -> MappedFile | str | None
 
 def _opened(directory: Path, span: str, inode: int, name: str) -> MappedFile | None:
     """
-    The file behind a mapping, by whatever path we may open it.
+    Return the file behind a mapping, by the first path that we may open; None if there is none.
 
-    map_files needs CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH, and a deleted file is nowhere else.  The kernel
-    prints names as seen from our root: of a process in a container that is a path within its own, of one in a chroot
-    a path of ours, which is believed if the inode is right.
+    map_files needs CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH, and is the only way to a deleted file.  The kernel
+    prints names as seen from our root.  For a process in a container that is a path below its own root.  For a process
+    in a chroot it is a path below ours, which is used only if the inode is right.
     """
     for path in (directory / "map_files" / _canonical(span), directory / "root" / name.lstrip("/"), Path(name)):
         try:
@@ -140,7 +141,7 @@ def _opened(directory: Path, span: str, inode: int, name: str) -> MappedFile | N
 
 
 def _canonical(span: str) -> str:
-    """map_files leaves out the leading zeros that maps prints."""
+    """Return an address range without the leading zeros that maps prints and map_files omits."""
     return "-".join(f"{int(end, 16):x}" for end in span.split("-"))
 
 

@@ -1,5 +1,5 @@
 """
-The BPF program: compiled and loaded by bcc, which this module alone imports.
+The BPF program, compiled and loaded by bcc.  No other module imports bcc.
 
 bcc raises bare Exception; here that becomes one of our errors.
 """
@@ -24,13 +24,13 @@ from otel_qemu.probe.layouts import Layout
 from otel_qemu.trace import kernel_histograms
 
 MOST_PROCESSES = 4096
-"""QEMU processes traced at once."""
+"""Most QEMU processes that can be traced at once."""
 MOST_IN_FLIGHT = 65536
-"""SCSI requests, and RBD calls, in flight at once."""
+"""Most SCSI requests, and most RBD calls, that can be in flight at once."""
 MOST_SERIES = 16384
-"""Histograms: operations of disks of processes."""
+"""Most histograms: one per process, disk, layer and operation."""
 RING_PAGES = 4096
-"""Pages of the ring: 16 MiB, about 120,000 records between two readings."""
+"""Pages of the ring: 16 MiB, room for about 120,000 records."""
 
 KERNEL_SETTINGS = np.dtype(
     [
@@ -44,12 +44,12 @@ KERNEL_SETTINGS = np.dtype(
 """``struct settings`` of ``bpf/tables.bpf.c``."""
 
 _UPROBE_EVENTS = (Path("/sys/kernel/tracing/uprobe_events"), Path("/sys/kernel/debug/tracing/uprobe_events"))
-_PERF_TRIES = 3  # perf_event_open on a busy machine has been seen to fail once in 400 times, and not again
+_PERF_TRIES = 3  # on a busy machine perf_event_open was seen to fail once in 400 calls, and to work at the next
 _SAMPLES = (b"made", b"submitted")
 
 
 def source(audit: bool = False) -> bytes:
-    """The program as one text, for bcc loads functions of its main text only; with the audit or without."""
+    """Return the program as one text, with or without the audit: bcc loads functions of its main text only."""
     return b"".join((BPF_DIRECTORY / f"{name}.bpf.c").read_bytes() for name in (AUDIT_SOURCES if audit else SOURCES))
 
 
@@ -58,14 +58,14 @@ class Program:
     The loaded program and its maps.
 
     Args:
-        audit: whether it has the exact chain as well, and tells of each call what that says.
+        audit: whether it has the exact chain as well, with a record of its result for each call.
     """
 
     def __init__(self, audit: bool = False) -> None:
         self._bcc = _import_bcc()
         self._audits = audit
         self._bpf, self.headers = compiled(self._bcc.BPF, source(audit), _flags(audit))
-        """The loaded program, and which kernel headers it was compiled with, for people."""
+        """The loaded program, and the kernel headers it was compiled with, in words."""
 
     def function(self, name: str, multi: bool) -> int:
         """
@@ -73,14 +73,14 @@ class Program:
 
         Args:
             name: in ``bpf/sites.bpf.c``.
-            multi: for a uprobe_multi link, else for a perf event.
+            multi: whether it is for a uprobe_multi link, or else for a perf event.
 
         Raises:
             NotPossible: the kernel refuses it.
         """
         kind = {"attach_type": UPROBE_MULTI} if multi else {}
         try:
-            with captured_stderr():  # of a program that is refused, the verifier's whole log
+            with captured_stderr():  # if the program is refused, bcc prints the verifier's log
                 return int(self._bpf.load_func(name.encode(), self._bcc.BPF.KPROBE, **kind).fd)
         except Exception as error:  # bcc raises nothing narrower
             raise NotPossible(f"the kernel does not load the BPF program {name} ({error}): {SEE_CHECK}") from error
@@ -92,25 +92,25 @@ class Program:
         # Entry probe, any process; bcc 0.27 and later take a reference counter's offset as well.
         arguments = (function, 0, event.encode(), path.encode(), offset, -1, 0)
         for _ in range(_PERF_TRIES):
-            with captured_stderr():  # the error is said once, below
+            with captured_stderr():  # the error is raised below
                 fd = library.bpf_attach_uprobe(*arguments[: len(library.bpf_attach_uprobe.argtypes)])
             if fd >= 0:
                 return event, int(fd)
         raise NotPossible(f"cannot attach to {path}+{offset:#x}: {os.strerror(ctypes.get_errno())}")
 
     def detach_perf(self, event: str, fd: int) -> None:
-        """Undo `attach_perf`."""
+        """Detach a probe of `attach_perf`."""
         self._bcc.lib.bpf_close_perf_event_fd(fd)
-        if any(events.exists() for events in _UPROBE_EVENTS):  # else it was no tracefs event, and bcc would complain
+        if any(events.exists() for events in _UPROBE_EVENTS):  # else there is no event, and bcc would complain
             self._bcc.lib.bpf_detach_uprobe(event.encode())
 
     def map_fd(self, name: str) -> int:
-        """File descriptor of a map."""
+        """Return the file descriptor of a map."""
         return int(self._bpf[name.encode()].map_fd)
 
     def set_up(self, bounds_ns: NDArray[np.int64], policy: KeepPolicy) -> None:
         """
-        Say how to count and what to keep; before anything is attached, for bins must not change their meaning.
+        Set the bins and the policy.  Call it before anything is attached, because bins must not change meanwhile.
 
         Args:
             bounds_ns: upper bounds of the histograms' bins, ascending, at most `kernel_histograms.MOST_BOUNDS`.
@@ -126,39 +126,39 @@ class Program:
         table[ctypes.c_int(0)] = table.Leaf.from_buffer_copy(settings.tobytes())
 
     def set_stage(self, stage: Stage) -> None:
-        """Say for all processes at once how far tracing has come."""
+        """Set the stage of tracing for all processes at once."""
         table = self._bpf[b"settings"]
         settings = table[ctypes.c_int(0)]
         settings.stage = stage
         table[ctypes.c_int(0)] = settings
 
     def latencies(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        """The histograms so far: dtypes `kernel_histograms.SERIES` and `LATENCY`, both of shape (n,)."""
+        """Return the histograms: dtypes `kernel_histograms.SERIES` and `LATENCY`, both of shape (n,)."""
         items = [(bytes(key), bytes(value)) for key, value in self._bpf[b"latencies"].items()]
         keys, values = (b"".join(column) for column in zip(*items, strict=True)) if items else (b"", b"")
         return np.frombuffer(keys, kernel_histograms.SERIES), np.frombuffer(values, kernel_histograms.LATENCY)
 
     def series(self) -> NDArray[np.void]:
-        """What `latencies` are of: dtype `kernel_histograms.SERIES`, shape (n,)."""
+        """Return the keys of the histograms: dtype `kernel_histograms.SERIES`, shape (n,)."""
         keys = b"".join(bytes(key) for key in self._bpf[b"latencies"].keys())  # noqa: SIM118 - a bcc table is no dict
         return np.frombuffer(keys, dtype=kernel_histograms.SERIES)
 
     def trace_process(self, pid: int, layout: Layout, proving: bool = False, keep_all: bool = False) -> None:
         """
-        From now on, hits in this process are requests.
+        Begin to trace a process.
 
         Args:
             pid: of the process.
             layout: of its structs.
-            proving: take only requests that read as what scsi_req_new was called with; while their layout is not
-                known, none, but samples of them.
-            keep_all: its calls are joined in user space, which needs every record of it.
+            proving: whether to take only requests whose fields match the arguments of scsi_req_new.  While the layout
+                of SCSIRequest is not known, samples are taken instead of requests.
+            keep_all: whether to keep every record, because user space joins the calls of this process.
         """
         table = self._bpf[b"processes"]
         table[ctypes.c_uint32(pid)] = table.Leaf(*astuple(layout), keep_all, proving, 0, 0, 0, 0, 0)
 
     def trust_process(self, pid: int) -> None:
-        """From now on, take a traced process's requests without proof; all else that is known of it stays."""
+        """Take a traced process's requests without proof from now on."""
         table = self._bpf[b"processes"]
         process = table[ctypes.c_uint32(pid)]
         process.proving = 0
@@ -166,7 +166,7 @@ class Program:
         self._forget(self._bpf[b"expected"], pid)
 
     def samples(self, pid: int) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
-        """Of a process that is being calibrated: what `calibration.calibrated` takes."""
+        """Return the samples of a process, as `calibration.calibrated` takes them."""
         made, submitted = (
             b"".join(bytes(value) for key, value in self._bpf[table].items() if key.pid == pid) for table in _SAMPLES
         )
@@ -174,7 +174,7 @@ class Program:
         return np.frombuffer(made, dtype=calibration.EXPECTED), requests
 
     def sample_again(self, pid: int, **offsets: int) -> None:
-        """Drop the samples of a process, and take new ones unless offsets are given: then it is proven by these."""
+        """Drop the samples of a process.  With `offsets` it is proven with these; without, new samples are taken."""
         table = self._bpf[b"processes"]
         process = table[ctypes.c_uint32(pid)]
         for name, value in {**offsets, "made": 0, "submitted": 0}.items():
@@ -223,27 +223,27 @@ class Program:
         return len(dead)
 
     def counters(self) -> dict[str, int]:
-        """Every kernel counter by name, summed over the CPUs."""
+        """Return every kernel counter by name, summed over the CPUs."""
         table = self._bpf[b"counters"]
         return {name: int(sum(table[ctypes.c_int(index)])) for index, name in enumerate(COUNTERS)}
 
     def in_flight(self) -> Records:
-        """The SCSI requests in flight, as far as they have come, in no order."""
+        """Return the incomplete records of the SCSI requests in flight, in no order; dtype `RECORD`."""
         entries = [bytes(entry) for entry in self._bpf[b"requests"].values()]
         return np.frombuffer(b"".join(entries), dtype=RECORD)
 
     def still_in_flight(self) -> tuple[int, int]:
         """
-        How many SCSI requests are in flight, and how many RBD calls.
+        Return the number of SCSI requests, and of RBD calls, in flight.
 
-        A call that could not be walked is not counted: it may be of a request that is not traced, so such calls go on
-        for as long as the guest does.
+        A call without a walk is not counted.  It may belong to a request that is not traced, so there may always be
+        such a call in flight.
         """
         links = [call.link for call in self._bpf[b"calls"].values()]
         return len(self._bpf[b"requests"]), sum(link in (Link.WALK, Link.NOT_IN_FLIGHT) for link in links)
 
     def close(self) -> None:
-        """Give everything back to the kernel."""
+        """Unload the program and its maps."""
         self._bpf.cleanup()
 
 
@@ -253,12 +253,12 @@ def _import_bcc() -> Any:
     except ImportError as error:
         raise NotPossible(
             "no Python module bcc: install the distribution's python3-bpfcc, "
-            "and make a virtual environment with --system-site-packages"
+            "and create the virtual environment with --system-site-packages"
         ) from error
     if not hasattr(bcc, "BPF"):
         raise NotPossible(
-            f"the module bcc at {bcc.__file__} is PyPI's unrelated package of that name: "
-            "pip uninstall bcc, and install the distribution's python3-bpfcc"
+            f"the module bcc at {bcc.__file__} is PyPI's unrelated package of that name: run `pip uninstall bcc`, and "
+            "install the distribution's python3-bpfcc"
         )
     return bcc
 

@@ -1,9 +1,9 @@
 """
-Putting layouts to the proof: requests are taken only if they read as what scsi_req_new was called with, until enough
-did.  A layout that is not known is calibrated first, and proven like any other.
+Prove layouts: at first a request is taken only if its fields match the arguments of scsi_req_new.
 
-That function is probed for as long, and no longer.  All guests that run a binary pay for it, so what one of them has
-proven holds for the others as well: an idle one would keep it there.
+After enough matches the layout is proven, and the probe of scsi_req_new is removed.  A layout that is not known is
+calibrated first, and then proven like any other.  While the probe is there, every guest that runs the binary pays for
+it.  So a proof by one guest holds for all of them: otherwise an idle guest would keep the probe in place.
 """
 
 import logging
@@ -18,10 +18,10 @@ from otel_qemu.probe.program import Program
 log = logging.getLogger(__name__)
 
 ENOUGH_PROOFS = 16
-"""Requests, all of which agree in device, tag, LUN and the first bytes of the CDB."""
+"""This many requests must match in device, tag, LUN and the first bytes of the CDB."""
 
 _Build = tuple[tuple[int, int], str, Layout]
-"""What a proof is of: a file, by its inode and what is in it, and what was read off it."""
+"""The subject of a proof: a binary, by inode and build id, and its layout."""
 
 
 def _build(inspection: Inspection) -> _Build:
@@ -30,7 +30,7 @@ def _build(inspection: Inspection) -> _Build:
 
 class Proofs:
     """
-    The processes whose layout of SCSIRequest is not proven yet, and the probes that this takes.
+    The processes whose layout of SCSIRequest is not proven yet, and the probes for the proof.
 
     Args:
         program: loaded.
@@ -46,7 +46,7 @@ class Proofs:
 
     def begin(self, inspection: Inspection, route: str) -> bool:
         """
-        Attach what the proof of a process takes; whether there can be one.
+        Begin the proof of a process; returns whether it needs one and can have one.
 
         Raises:
             NotPossible: the kernel refuses the probe.
@@ -61,7 +61,7 @@ class Proofs:
         return True
 
     def settle(self) -> None:
-        """Trace processes without further proof that have given enough; report those that are refuted."""
+        """Look at each proof: end those that have enough matches, and warn of layouts that are refuted."""
         for pid, inspection in list(self._waiting.items()):
             if inspection.calibrates:
                 self._calibrate(pid, inspection)
@@ -72,8 +72,8 @@ class Proofs:
             elif refuted >= ENOUGH_PROOFS and not proven and pid not in self._reported:
                 self._reported.add(pid)
                 log.warning(
-                    "process %d: SCSI is not traced: requests do not read as they were made, so this build lays out "
-                    "SCSIRequest otherwise; report it with the output of `otel-qemu check --json`",
+                    "process %d: SCSI is not traced: requests differ from the arguments of scsi_req_new, so this build "
+                    "has another layout of SCSIRequest; report it with the output of `otel-qemu check --json`",
                     pid,
                 )
         for pid in [pid for pid, inspection in self._waiting.items() if _build(inspection) in self._proven]:
@@ -81,7 +81,7 @@ class Proofs:
             self.forget(pid)
 
     def _calibrate(self, pid: int, inspection: Inspection) -> None:
-        """Look for the layout in the samples so far; where as many as there is room for show none, take others."""
+        """Look for the layout in the samples.  If a full set of samples does not show it, take new samples."""
         build = _build(inspection)
         made, submitted = self._program.samples(pid)
         offsets = self._calibrated.get(build) or calibrated(made, submitted)
@@ -95,7 +95,7 @@ class Proofs:
         self._program.sample_again(pid, **offsets)
 
     def _use_calibrated(self, inspection: Inspection) -> None:
-        """Give a process the layout that another of its build has shown."""
+        """Use the layout that was calibrated in another process of the same build."""
         if inspection.calibrates and (offsets := self._calibrated.get(_build(inspection))):
             inspection.layout = replace(inspection.layout, **offsets)
             inspection.sources[SCSI_REQUEST] = CALIBRATION
@@ -106,13 +106,13 @@ class Proofs:
         if pid not in self._reported:
             self._reported.add(pid)
             log.warning(
-                "process %d: SCSI is not traced: calibration finds no layout of SCSIRequest in its requests; report it "
+                "process %d: SCSI is not traced: calibration has found no layout of SCSIRequest; report it "
                 "with the output of `otel-qemu check --json`",
                 pid,
             )
 
     def forget(self, pid: int) -> None:
-        """A process is proven, or has gone: probes that no other needs are detached."""
+        """Forget a process that is proven or has ended, and detach probes that no other process needs."""
         self._waiting.pop(pid, None)
         used = {inspection.process.executable.identity for inspection in self._waiting.values()}
         for identity in self._probes.keys() - used:

@@ -1,4 +1,4 @@
-"""Whether this kernel can do what tracing needs, and this process may, before anything is tried."""
+"""Checks, before anything is attached, that the kernel is new enough and that this process has the rights."""
 
 import os
 import re
@@ -10,15 +10,15 @@ from otel_qemu.errors import NotPossible
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_PTRACE": 19}
 _SYS_ADMIN = 21
 _OLDEST = (5, 8)
-"""Linux: with the ring buffer, CAP_BPF and CAP_PERFMON."""
+"""The first Linux with the ring buffer, CAP_BPF and CAP_PERFMON."""
 
 
 def require_rights() -> None:
     """
-    Refuse to go on without the kernel and the rights that tracing needs, however it attaches.
+    Check the kernel's version and the rights that every way of tracing needs.
 
     Raises:
-        NotPossible: the kernel is too old, or capabilities are missing; the text says which.
+        NotPossible: the kernel is too old, or capabilities are missing; the text names them.
     """
     release = os.uname().release
     if _version(release) < _OLDEST:
@@ -30,10 +30,10 @@ def require_rights() -> None:
 
 def require_perf_rights() -> None:
     """
-    Refuse to attach by perf events without CAP_SYS_ADMIN, which they need since the fix of CVE-2025-38466.
+    Check for CAP_SYS_ADMIN, which perf events need since the fix of CVE-2025-38466.
 
     Raises:
-        NotPossible: it is missing; the text has what the unit needs.
+        NotPossible: it is missing; the text has the lines for the unit.
     """
     if not _held() >> _SYS_ADMIN & 1:
         raise NotPossible(
@@ -45,9 +45,9 @@ def require_perf_rights() -> None:
 
 def missing_capabilities() -> list[str]:
     """
-    What tracing needs and this process does not have.
+    Return the capabilities that tracing needs and this process lacks.
 
-    CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON; CAP_SYS_PTRACE is needed to see other users' /proc/PID/exe.
+    CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON.  CAP_SYS_PTRACE is needed to see other users' /proc/PID/exe.
     """
     held = _held()
     covered = {"CAP_BPF", "CAP_PERFMON"} if held >> _SYS_ADMIN & 1 else set()
@@ -55,13 +55,13 @@ def missing_capabilities() -> list[str]:
 
 
 def _held() -> int:
-    """The effective capabilities, a bit each."""
+    """Return the effective capabilities as a bit mask."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     return int(line.split()[1], 16)
 
 
 def _version(release: str) -> tuple[int, int]:
-    """Major and minor number of a kernel, as uname(2) writes it."""
+    """Return the major and minor number of a kernel release (uname(2))."""
     major, minor = re.findall(r"\d+", release)[:2]
     return int(major), int(minor)

@@ -1,9 +1,9 @@
 """
-The BPF ring buffer, mapped and viewed as one numpy array: no callback, no object a record.
+The BPF ring buffer, mapped and viewed as one numpy array, without a callback or an object per record.
 
-Layout (Linux kernel/bpf/ringbuf.c): one page with the consumer's position, which we write; one page with the
-producer's position and then the data twice in a row, which we only read.  Every record has the same size, so records
-lie `8 + size` bytes apart, 8 of them a header: length with the busy bit, and a page number.
+Layout (Linux kernel/bpf/ringbuf.c): the first page has the consumer's position, which we write.  The next page has the
+producer's position, and then come the data, mapped twice in a row; these we only read.  Each record follows a header of
+8 bytes: length with the busy bit, and a page number.  All records have one size, so their distance is `8 + size`.
 """
 
 import mmap
@@ -18,7 +18,7 @@ _SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", RECORD)])
 
 
 class Ring:
-    """A reader of one ring; the only one, since reading moves the consumer's position."""
+    """The reader of a ring.  A ring has only one, because reading moves the consumer's position."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         """
@@ -38,7 +38,7 @@ class Ring:
 
     def read(self) -> Records:
         """
-        Every record that is whole, in order; their room is given back at once.
+        Take every complete record, in order, and free its room.
 
         Returns:
             A copy, dtype `RECORD`, shape (n,).
@@ -47,9 +47,9 @@ class Ring:
         first = start & (self._size_bytes - 1)
         slots = self._data[first : first + (end - start) // _SLOT.itemsize * _SLOT.itemsize].view(_SLOT)
         busy = np.flatnonzero(slots["length"] & _BUSY)
-        if busy.size:  # a probe on another CPU is between reserving and submitting: it and what follows come next time
+        if busy.size:  # a probe on another CPU has not yet submitted this record: it and all later ones come next time
             slots = slots[: busy[0]]
-        records = slots["record"][slots["length"] & _DISCARDED == 0]  # a copy: the place is given back
+        records = slots["record"][slots["length"] & _DISCARDED == 0]  # a copy, because the room is freed now
         self._consumer[0] = start + len(slots) * _SLOT.itemsize
         return records
 

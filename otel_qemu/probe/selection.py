@@ -1,4 +1,4 @@
-"""Which guests: by domain name, UUID or process id; all of them when nobody says."""
+"""The guests to trace: selected by domain name, UUID or process id, or all of them."""
 
 import contextlib
 
@@ -8,21 +8,21 @@ from otel_qemu.probe.processes import QemuProcess, qemu_pids, read_process, star
 from otel_qemu.trace.names import Guest
 
 Identity = tuple[int, int]
-"""Process id and start time in ticks: a process for ever, though its id is used again."""
+"""Process id and start time in ticks; a process id alone is used again."""
 
 
 class Selection:
     """
-    The processes to trace, and what libvirt calls them.
+    The processes to trace, and their names from libvirt.
 
-    It is asked again and again: a process is looked into, and libvirt asked about it, only when it is new.
+    The loop asks for the processes again and again.  Only for a new process are its files read and libvirt asked.
     """
 
     def __init__(
         self, domains: tuple[str, ...] = (), pids: tuple[int, ...] = (), libvirt: Libvirt | None = None
     ) -> None:
         """
-        Choose.
+        Select processes; without domains and pids, all QEMU processes.
 
         Args:
             domains: names or UUIDs of libvirt domains.
@@ -35,15 +35,15 @@ class Selection:
         self._seen: dict[Identity, QemuProcess | None] = {}
         self._nameless: set[int] = set()
         self.guests: dict[int, Guest] = {}
-        """By process id, of the chosen processes."""
+        """The guest of each selected process, by process id."""
 
     @property
     def problem(self) -> str | None:
-        """Why names are missing, if they are."""
+        """The reason why names are missing; None if libvirt answers."""
         return self._libvirt.problem
 
     def processes(self) -> dict[Identity, QemuProcess]:
-        """The chosen processes that run now."""
+        """Return the selected processes that run now."""
         present = {identity for pid in self._candidates() if (identity := _identity(pid))}
         for gone in self._seen.keys() - present:
             if self._seen.pop(gone):
@@ -56,10 +56,10 @@ class Selection:
 
     def require(self) -> dict[Identity, QemuProcess]:
         """
-        Like `processes`, but there must be some.
+        Return the selected processes that run now; there must be at least one.
 
         Raises:
-            NothingToTrace: no QEMU process, or none of those asked for.
+            NothingToTrace: no QEMU process runs, or none of those that were selected.
         """
         found = self.processes()
         if found:
@@ -72,7 +72,7 @@ class Selection:
         raise NothingToTrace("no QEMU process runs here: start a guest first")
 
     def describe(self, pid: int) -> Guest | None:
-        """Ask libvirt again about a chosen process: a disk may have been plugged in since."""
+        """Ask libvirt again about a selected process, because a disk may have been plugged in since."""
         process = next((process for process in self._seen.values() if process and process.pid == pid), None)
         if process:
             domain = self._domain(process)
@@ -82,9 +82,9 @@ class Selection:
         return self.guests.get(pid)
 
     def describe_all(self) -> None:
-        """Ask libvirt again about the guests that it knows: a disk may have been unplugged since."""
+        """Ask libvirt again about the guests that it knew, because a disk may have been unplugged since."""
         for process in [process for process in self._seen.values() if process]:
-            # One that it knows no more is about to end: until then it keeps its name.
+            # A guest that libvirt no longer knows is about to end, and keeps its name until then.
             if self.guests[process.pid].uuid and (domain := self._domain(process)):
                 self.guests[process.pid] = _guest(process, domain)
 
@@ -92,11 +92,11 @@ class Selection:
         return set(self._pids) | (set() if self._pids and not self._domains else set(qemu_pids()))
 
     def _look_at(self, identity: Identity) -> None:
-        """Decide about a new process; one that cannot be decided about yet is looked at again."""
+        """Decide whether a new process is selected.  If that cannot be known yet, the next call decides."""
         try:
             process = read_process(identity[0])
         except OSError:
-            return  # it has just ended, or may not be looked at
+            return  # it has just ended, or we may not read it
         domain = self._domain(process)
         if self._is_chosen(process, domain):
             self._seen[identity] = process
@@ -108,10 +108,10 @@ class Selection:
 
     def _look_again(self) -> None:
         """
-        Complete what was not there at first.
+        Look again at processes that were incomplete.
 
-        A process maps librbd when its first rbd disk is opened, while starting or plugged in much later; and libvirtd
-        may have been down.
+        A process maps librbd when it opens its first rbd disk, which may be plugged in much later.  And libvirtd may
+        have been down, so that a guest has no name yet.
         """
         for identity, process in self._seen.items():
             if process and not process.librbd:

@@ -1,10 +1,11 @@
 """
-Which functions are probed, and on which instruction of each the trap goes.
+The probed functions, and the instruction of each on which the trap is placed.
 
-The kernel emulates some instructions and single-steps all others, which costs an exception more: on a virtual machine
-20 times the hit.  So the trap goes on the first instruction that is emulated and finds the arguments where a program
-of ours looks for them: in their own registers, or, for librbd's rare calls, handed on to the function behind the API
-(`Probe.inner`).  Where there is no such instruction, it goes on the entry, and `Site.slow_because` says why.
+The kernel emulates some instructions and single-steps all others.  Single-stepping costs one more exception per hit,
+which on a virtual machine makes a hit 20 times as expensive.  So the trap is placed on the first emulated instruction
+at which the arguments are where one of our programs expects them: in their own registers or, for librbd's rare calls,
+in those of the function behind the API (`Probe.inner`).  If there is no such instruction, the trap is placed on the
+entry, and `Site.slow_because` gives the reason.
 """
 
 from collections.abc import Iterator
@@ -30,9 +31,9 @@ class Probe:
     Attributes:
         function: the symbol.
         layer: ``scsi`` (in QEMU), ``rbd`` (in librbd) or ``audit`` (in QEMU, with ``--audit`` only).
-        arguments: how many of its arguments the probe reads.
-        required: without it the layer cannot be traced; else the function is newer than some builds, or a rare way out.
-        completion: which of its arguments is the rbd_completion_t, if it has an inner program; else None.
+        arguments: the number of arguments that the probe reads.
+        required: whether its layer cannot be traced without it.  Some builds lack the others, or rarely call them.
+        completion: the index of the rbd_completion_t argument, if there is an inner program; else None.
     """
 
     function: str
@@ -43,13 +44,13 @@ class Probe:
 
     @property
     def entry(self) -> "Registers":
-        """What its registers hold at the entry, as its program wants it."""
+        """The contents of the argument registers at the entry, as the program ``FUNCTION`` needs them."""
         return {register: f"{index}" for index, register in enumerate(_ARGUMENT_REGISTERS[: self.arguments])}
 
     @property
     def inner(self) -> "Registers":
         """
-        What they hold where librbd hands its arguments on, as the program ``FUNCTION_inner`` wants it.
+        The contents of the registers where librbd calls the inner function, as ``FUNCTION_inner`` needs them.
 
         Source: librbd/librbd.cc, rbd_aio_discard and its like: ``Io<>::aio_discard(*ictx, get_aio_completion(comp),
         off, len, ...)``, where get_aio_completion is ``comp->pc``, its first field.
@@ -60,7 +61,7 @@ class Probe:
 
 
 Registers = dict[str, str]
-"""Value by 64-bit register: ``3`` for the fourth argument, ``*3`` for what it points to."""
+"""Values by 64-bit register: ``3`` is the fourth argument, ``*3`` the word that it points to."""
 
 PROBES = (
     Probe("scsi_req_complete", "scsi", 2, required=True),
@@ -77,10 +78,10 @@ PROBES = (
     Probe("rbd_aio_write_zeroes", "rbd", 4, required=False, completion=3),
     Probe("rbd_aio_flush", "rbd", 2, required=False, completion=1),
 )
-"""Ends before submits: the order of attaching, so that nothing put in flight can miss its end."""
+"""The order of attaching is ends before submits, so that no request in flight misses its end."""
 
 PROOF = Probe("scsi_req_new", "scsi", 4, required=False)
-"""Probed until enough requests have shown that the layout of SCSIRequest is right."""
+"""This function is probed until enough requests have proven the layout of SCSIRequest."""
 
 AUDIT_PROBES = (
     Probe("dma_blk_io", "audit", 6, required=True),
@@ -93,7 +94,7 @@ AUDIT_PROBES = (
     Probe("aio_co_enter", "audit", 2, required=True),
     Probe("qemu_coroutine_switch", "audit", 3, required=True),
 )
-"""The exact chain of ``bpf/audit.bpf.c``, in QEMU; link-time optimisation may leave some without a caller."""
+"""The exact chain of ``bpf/audit.bpf.c``, in QEMU; link-time optimisation may inline some of its functions."""
 
 _INNER = "_inner"
 assert {probe.function for probe in (*PROBES, *AUDIT_PROBES, PROOF)} == {name.removesuffix(_INNER) for name in SITES}
@@ -102,15 +103,15 @@ assert {probe.function for probe in (*PROBES, *AUDIT_PROBES, PROOF)} == {name.re
 @dataclass(frozen=True)
 class Site:
     """
-    Where a probe goes in one file.
+    The place of a probe in one file.
 
     Attributes:
-        probe: what it is for.
-        program: of ``bpf/sites.bpf.c`` and `events.SITES` that reads the arguments where they are here.
+        probe: the probe.
+        program: the program of ``bpf/sites.bpf.c`` and `events.SITES` that expects the arguments as they are here.
         offset: in the file, in bytes.
-        table: the symbol table that named the function.
-        instruction: what stands there, as a disassembler prints it.
-        slow_because: why no instruction that the kernel emulates would do; None: one does.
+        table: the symbol table that has the function.
+        instruction: the instruction there, as a disassembler prints it.
+        slow_because: the reason why the kernel does not emulate the instruction; None if it does.
     """
 
     probe: Probe
@@ -128,7 +129,7 @@ class Site:
 
 def sites(binary: Binary, layer: str) -> tuple[list[Site], list[Probe]]:
     """
-    The sites of a layer in a file, and the probes whose function the file does not have.
+    Return the sites of a layer in a file, and the probes whose function the file lacks.
 
     Raises:
         BadInput: the file cannot be read.
@@ -146,13 +147,13 @@ def sites(binary: Binary, layer: str) -> tuple[list[Site], list[Probe]]:
 
 
 def proof_site(binary: Binary) -> Site | None:
-    """Where `PROOF` goes in QEMU's binary; None where it has no such function."""
+    """Return the site of `PROOF` in QEMU's binary; None if it lacks the function."""
     function = binary.function(PROOF.function)
     return _site(binary, PROOF, function) if function else None
 
 
 def _site(binary: Binary, probe: Probe, function: Function) -> Site:
-    """The first good instruction of a function, or its entry."""
+    """Return the site at the first suitable instruction of a function, or at its entry."""
     code = list(decoded(binary.code(function.offset, _PROLOGUE_BYTES), function.offset))
     if not code:
         return Site(probe, probe.function, function.offset, function.table, "?", "its first instruction is unknown")
@@ -171,7 +172,7 @@ def _site(binary: Binary, probe: Probe, function: Function) -> Site:
 
 
 def _program(probe: Probe, registers: Registers) -> str | None:
-    """The program that finds every argument in such registers."""
+    """Return the program that expects the arguments in these registers; None if there is none."""
     if probe.entry.items() <= registers.items():
         return probe.function
     if probe.completion is not None and probe.inner.items() <= registers.items():
@@ -186,7 +187,7 @@ def _because(program: str | None, instruction: Any) -> str:
 
 
 def _execute(instruction: Any, registers: Registers) -> None:
-    """Follow the arguments through an instruction: copied, pointed to by one of them, or overwritten."""
+    """Update the contents of the registers after an instruction, which may copy, load or overwrite arguments."""
     moved = _moved(instruction, registers) if instruction.id == capstone.x86.X86_INS_MOV else None
     for name in _written(instruction):
         registers.pop(name, None)
@@ -195,7 +196,7 @@ def _execute(instruction: Any, registers: Registers) -> None:
 
 
 def _moved(instruction: Any, registers: Registers) -> str | None:
-    """What a ``mov`` brings into a 64-bit register, if that is an argument or the first word that one points to."""
+    """Return the value that a ``mov`` puts into a 64-bit register: an argument, or the word that one points to."""
     to, source = instruction.operands
     if to.type != capstone.x86.X86_OP_REG or to.size != 8:
         return None
@@ -208,10 +209,10 @@ def _moved(instruction: Any, registers: Registers) -> str | None:
 
 
 def _is_jumped_to(binary: Binary, function: Function, site: int) -> bool:
-    """Whether a jump within the function leads behind its entry and not past the site: it would fire again, or late."""
+    """Whether a jump in the function leads behind its entry, up to the site: the probe would fire again, or late."""
     if site == function.offset:
         return False
-    # A symbol may have no size: then more is looked at than the function, and no other jumps into its middle.
+    # A symbol may have no size.  Then later functions are searched, too, but they do not jump into this one.
     size = min(function.size or _LONGEST_FUNCTION_BYTES, _LONGEST_FUNCTION_BYTES)
     code = binary.code(function.offset, size)
     return any(function.offset < target <= site for target in _jump_targets(code, function.offset))
@@ -224,7 +225,7 @@ def _jump_targets(code: bytes, offset: int) -> Iterator[int]:
 
 
 def _written(instruction: Any) -> set[str]:
-    """The argument registers that an instruction writes, by their 64-bit names."""
+    """Return the registers that an instruction writes, by their 64-bit names."""
     _read, written = instruction.regs_access()
     return {_WHOLE.get(name, name) for name in map(instruction.reg_name, written)}
 

@@ -1,9 +1,9 @@
 """
-Names for the functions of a stripped binary, and its debug information, from the places where distributions keep them.
+Symbols and debug information of a binary, from all places where distributions put them.
 
-In this order: its ``.dynsym``, its ``.symtab``, its ``.gnu_debugdata``, the debug file with its build id, debuginfod
-where it is set.  The first two are the work of `probe.elf`; the others are opened when those two lack a function that
-every build has, one by one, until all such functions are found.
+The order is: ``.dynsym``, ``.symtab``, ``.gnu_debugdata``, the debug file with the build id, and debuginfod if it is
+set.  `probe.elf` reads the first two.  If they lack a function that every build has, the others are opened one by one,
+until all such functions are found.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ _SHORTEST_BUILD_ID = 4  # hex digits: two name the directory
 @contextlib.contextmanager
 def open_with_symbols(path: str, required: Iterable[str], roots: Iterable[Path] = (Path("/"),)) -> Iterator[Binary]:
     """
-    Open an ELF file whose `function` knows every source of symbols.
+    Open an ELF file whose `function` looks into every source of symbols.
 
     Args:
         path: of the file.
-        required: functions that every build has.  A file that has them under their names has the others, or they do not
-            exist; so these alone are worth opening another source for.
-        roots: of the file systems to look for debug files in: the process's own before ours.
+        required: functions that every build has.  Only for these another source is opened: a source that has them also
+            has the optional ones, if they exist.
+        roots: of the file systems with debug files: the process's own before ours.
 
     Raises:
-        BadInput: the file itself cannot be read.  What is wrong with another goes to `Binary.problems`.
+        BadInput: the file itself cannot be read.  If another file cannot, the reason goes to `Binary.problems`.
     """
     with open_binary(path) as binary:
         elsewhere = _Elsewhere(binary, tuple(required), tuple(roots))
@@ -44,7 +44,7 @@ def open_with_symbols(path: str, required: Iterable[str], roots: Iterable[Path] 
 
 
 class _Elsewhere:
-    """The symbol tables of one binary that lie outside its own two, each read when it is asked for, and once."""
+    """The symbol tables of a binary beyond ``.dynsym`` and ``.symtab``.  Each is read once, when it is needed."""
 
     def __init__(self, binary: Binary, required: tuple[str, ...], roots: tuple[Path, ...]) -> None:
         self._binary = binary
@@ -55,7 +55,7 @@ class _Elsewhere:
         self._fetched: list[Path] = []
 
     def tables(self) -> Iterator[tuple[str, FunctionTable]]:
-        """Each table and where it is from; no more of them than the required functions take."""
+        """Yield the name of each source and its table, until all required functions are found."""
         yield from self._read
         while self._lacks_some() and (source := next(self._unread, None)):
             name, read = source
@@ -64,9 +64,9 @@ class _Elsewhere:
 
     def debug_files(self) -> Iterator[Path]:
         """
-        Those with debug information of its build: the binary itself, then its debug files.
+        Yield the files with debug information of this build: the binary itself, then its debug files.
 
-        A file from debuginfod is among them if it was fetched for its symbols; for this alone none is asked for.
+        A file from debuginfod is among them only if it was fetched for its symbols.
         """
         if self._binary.has_debug_information:
             yield Path(self._binary.path)
@@ -102,7 +102,7 @@ class _Elsewhere:
         return table
 
     def _installed(self) -> Iterator[Path]:
-        """The debug files that packages have put where they belong."""
+        """Yield the installed debug files with this build id."""
         build_id = self._binary.build_id
         if len(build_id) < _SHORTEST_BUILD_ID:
             return
@@ -112,7 +112,7 @@ class _Elsewhere:
                 yield path
 
     def _table(self, read: Callable[[], FunctionTable]) -> FunctionTable:
-        """What a source has: nothing, and a problem, if it is damaged or not to be had."""
+        """Read a source.  If it is damaged or missing, it gives an empty table and a problem."""
         try:
             return read()
         except BadInput as error:
@@ -121,19 +121,19 @@ class _Elsewhere:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a regular file is there: to open a pipe, which a container could have put there, would wait for ever."""
+    """Whether the path is a regular file.  A container could have put a pipe there, and opening it would block."""
     try:
         return path.is_file()
     except OSError:
-        return False  # below a root that we may not enter, or of a process that has ended
+        return False  # we may not enter that root, or its process has ended
 
 
 def _debug_file(path: Path, build_id: str) -> FunctionTable:
     """
-    The symbols of a debug file.
+    Return the symbols of a debug file.
 
     Raises:
-        BadInput: it is damaged, or another build's.
+        BadInput: the file is damaged, or belongs to another build.
     """
     with _opened_debug_file(path, build_id) as binary:
         return binary.full_table
@@ -142,24 +142,24 @@ def _debug_file(path: Path, build_id: str) -> FunctionTable:
 @contextlib.contextmanager
 def _opened_debug_file(path: Path, build_id: str) -> Iterator[Binary]:
     """
-    A debug file of a build.
+    Open a debug file.
 
     Raises:
-        BadInput: it is damaged, or another build's.
+        BadInput: the file is damaged, or belongs to another build.
     """
     with open_binary(str(path)) as binary:
         if binary.build_id != build_id:
-            theirs = binary.build_id or "none"
-            raise BadInput(f"{path} is not used: its build id is {theirs}, not {build_id}: it is of another build")
+            other = binary.build_id or "missing"
+            raise BadInput(f"{path} is not used: its build id is {other}, not {build_id}: install that one")
         yield binary
 
 
 def _debug_data(binary: Binary) -> FunctionTable:
     """
-    The symbols of the small ELF file that ``.gnu_debugdata`` is, xz-compressed; Fedora's and RHEL's binaries have it.
+    Return the symbols in ``.gnu_debugdata``: an ELF file, compressed with xz, in binaries of Fedora and RHEL.
 
     Raises:
-        BadInput: it is damaged.
+        BadInput: the section is damaged.
     """
     packed, name = binary.section(".gnu_debugdata"), f"{binary.path} (.gnu_debugdata)"
     if not packed:

@@ -1,7 +1,7 @@
 """
-Functions in a full symbol table, by name.
+Find functions by name in a full symbol table.
 
-QEMU's has some 100,000 entries: searched as one array, they take milliseconds; as one object each, seconds.
+QEMU's table has some 100,000 entries.  Searching it as one array takes milliseconds; as one object per entry, seconds.
 """
 
 import re
@@ -15,24 +15,24 @@ _ENTRY = np.dtype(
 )  # Elf64_Sym
 _UNDEFINED = 0  # SHN_UNDEF
 _LOCAL = 0  # STB_LOCAL
-# STT_FUNC; not STT_GNU_IFUNC, whose address is that of the resolver: it runs once, and with other arguments.
+# STT_FUNC.  Not STT_GNU_IFUNC: that address is the resolver's, which runs once and has other arguments.
 _FUNCTION = 2
 
-# What may follow a name without changing what the function takes and does:
+# Suffixes that leave the arguments of a function as they are:
 #   .lto_priv.N  GCC's LTO gives it to a static symbol that it makes visible to other partitions, against clashes.
 #   .llvm.N      ThinLTO does the same when another module imports a caller; N is a hash of the module.
-# Both are mere renamings.  Not accepted:
+# Both only rename the function.  Not accepted:
 #   .constprop.N, .isra.N  are clones with parameters left out or replaced (GCC's ipa-cp, ipa-sra);
 #   .part.N                is the tail of a function that was split, with parameters of its own (GCC's ipa-split);
 #   .__part.N              is a group of a function's basic blocks, not its entry (LLVM's basic block sections);
 #   .cold, .cold.N         are the unlikely blocks (GCC, LLVM's hot-cold splitting).
-# And no two in a row: foo.isra.0.lto_priv.0 is a clone as well.
+# Two suffixes are not accepted either: foo.isra.0.lto_priv.0 is a clone as well.
 _SAME_SIGNATURE = re.compile(r"(\.lto_priv\.\d+|\.llvm\.\d+)?")
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """A defined function as a symbol table has it: by address, not by offset; size 0: not told."""
+    """A defined function in a symbol table, by address (not file offset); its size is 0 if the table has none."""
 
     name: str
     address: int
@@ -41,7 +41,7 @@ class Symbol:
 
 
 class FunctionTable:
-    """The functions of a full symbol table; it needs no open file."""
+    """The functions of a full symbol table, in memory."""
 
     def __init__(self, strings: bytes = b"", entries: bytes = b"") -> None:
         """
@@ -56,8 +56,10 @@ class FunctionTable:
 
     def named(self, name: str) -> list[Symbol]:
         """
-        The functions that may be the one with this name: those exported under it, if any; or all that are local to
-        the file or have a suffix which leaves the signature alone.
+        Return the functions that may be the one with this name.
+
+        They are the exported ones with the exact name, if there are any; otherwise also local ones, and those with a
+        suffix that leaves the arguments as they are.
         """
         symbols = [
             symbol
@@ -74,7 +76,7 @@ class FunctionTable:
 
 
 def _strings_from(strings: bytes, start: bytes) -> Iterator[tuple[int, str]]:
-    """Each string that begins so, and where: also the end of a longer one, as linkers let names share their ends."""
+    """Yield the offset and text of each string with this start, also inside another: linkers let names share ends."""
     at = strings.find(start) if start else -1
     while at >= 0:
         end = strings.find(b"\0", at)

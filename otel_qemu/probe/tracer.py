@@ -1,7 +1,7 @@
 """
-A running trace: probes on every QEMU there is, batches of records out of the ring.
+A running trace: probes in every selected QEMU process, and batches of records out of the ring.
 
-Guests come and go: `refresh` looks again, attaches to binaries that are new, and lets go of those nobody runs any more.
+Guests come and go.  `refresh` attaches to new binaries, and detaches from those that no process runs any more.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Known:
-    """A process, its inspection, and the binaries that are attached for it: no binary if it is not traced."""
+    """A process, its inspection, and the binaries that have probes for it; without any, it is not traced."""
 
     process: QemuProcess
     inspection: Inspection
@@ -47,7 +47,7 @@ class Tracer:
     Probes attached to the selected QEMU processes; a context manager that leaves nothing attached.
 
     Raises:
-        BadInput: there are more bounds than the kernel side has room for.
+        BadInput: there are more bounds than a histogram in the kernel has room for.
         NotPossible: rights or parts are missing, or the kernel refuses the program.
     """
 
@@ -67,12 +67,11 @@ class Tracer:
             policy: which traces get a record.
             bounds_s: of the kernel's histograms, at most `kernel_histograms.MOST_BOUNDS`.
             audit: whether to attach the exact chain as well.
-            remember: whether `histograms` has those of processes that have ended; they are one more for each guest
-                that ever was.
+            remember: whether `histograms` includes processes that have ended.  That takes more memory with each guest.
         """
         if len(bounds_s) > MOST_BOUNDS:
             raise BadInput(
-                f"bounds: {len(bounds_s)} are given, and the kernel side has room for {MOST_BOUNDS}: give fewer"
+                f"bounds: {len(bounds_s)} are too many for a histogram in the kernel: give at most {MOST_BOUNDS}"
             )
         require_rights()
         self.route = attach.usable_route()
@@ -83,7 +82,7 @@ class Tracer:
         self._attachments: dict[tuple[int, int], attach.Attachment] = {}
         self._known: dict[Identity, _Known] = {}
         self.abandoned = 0
-        """Entries of requests and calls in flight that were dropped: their process ended, or was taken anew."""
+        """Requests and calls in flight that were dropped because their process ended, or was inspected again."""
         with contextlib.ExitStack() as undo:
             self._program = undo.enter_context(contextlib.closing(Program(audit)))
             self._program.set_up(in_ns(bounds_s), policy)
@@ -107,21 +106,21 @@ class Tracer:
 
     @property
     def probes(self) -> int:
-        """How many sites have a probe."""
+        """The number of sites that have a probe."""
         return sum(attachment.sites for attachment in self._attachments.values())
 
     def require_any(self) -> None:
         """
-        Insist that something is traced.
+        Check that at least one process is traced.
 
         Raises:
-            NothingToTrace: no process could be attached to; why was logged.
+            NothingToTrace: no process is traced; warnings have given the reasons.
         """
         if not self.inspections:
             raise NothingToTrace("none of the QEMU processes can be traced: `otel-qemu check` says why")
 
     def refresh(self) -> list[ProcessCounts]:
-        """Attach to processes that have come; forget those that have gone, and return their last counts."""
+        """Attach to new processes, forget those that have ended, and return the last counts of the latter."""
         present = self._selection.processes()
         gone = [self._forget(identity) for identity in self._known.keys() - present.keys()]
         for identity, process in present.items():
@@ -133,54 +132,54 @@ class Tracer:
         return gone
 
     def read(self) -> Batch:
-        """Every record since the last call, and the clock's offset now."""
+        """Return every record since the last call, with the clock's offset now."""
         read_ns = time.monotonic_ns()
         return Batch(self._ring.read(), unix_offset_ns(), read_ns)
 
     @property
     def audited(self) -> list[int]:
-        """Ids of the processes that the exact chain is attached to."""
+        """The ids of the processes that the exact chain is attached to."""
         return self._chain.pids if self._chain else []
 
     def histograms(self) -> Histograms:
-        """Every request and call so far, counted in the kernel, whatever became of their records."""
+        """Return the kernel's histograms of every request and call, independent of their records."""
         found = histograms_of(*self._program.latencies(), self.bounds_s)
         found.add_all(self._ended)
         return found
 
     def counts(self) -> list[ProcessCounts]:
-        """What each process that is traced has counted so far."""
+        """Return the counts of each traced process."""
         series, latencies = self._program.latencies()
         pids = series["pid"]
         traced = [identity for identity, known in self._known.items() if known.attached]
         return [ProcessCounts(each, series[pids == each[0]], latencies[pids == each[0]]) for each in traced]
 
     def series(self) -> NDArray[np.void]:
-        """Which disks and operations are counted, dtype `kernel_histograms.SERIES`, shape (n,)."""
+        """Return the disks and operations that are counted: dtype `kernel_histograms.SERIES`, shape (n,)."""
         return self._program.series()
 
     def in_flight(self) -> Records:
-        """The SCSI requests in flight, as far as they have come, in no order; dtype `RECORD`."""
+        """Return the incomplete records of the SCSI requests in flight, in no order; dtype `RECORD`."""
         return self._program.in_flight()
 
     def counters(self) -> dict[str, int]:
-        """The kernel's counters by name (`events.COUNTERS`)."""
+        """Return the kernel's counters by name (`events.COUNTERS`)."""
         return self._program.counters()
 
     def take_no_more(self) -> None:
-        """From now on put nothing in flight but calls of requests that are in flight: these go on to their end."""
+        """Put nothing new in flight from now on.  Requests in flight go on to their end, with their further calls."""
         self._program.set_stage(Stage.ENDING)
 
     def still_in_flight(self) -> tuple[int, int]:
-        """How many SCSI requests, and walked RBD calls, are in flight; after `detach`, how many had not ended."""
+        """Return the number of SCSI requests, and of walked RBD calls, in flight, now or at `detach`."""
         return self._program.still_in_flight()
 
     def detach(self) -> None:
         """
         Detach everything; ring, counters and histograms are readable until `close`.
 
-        The kernel takes probes away one by one, in an order of its own: so no hit is taken any more before the first
-        goes, and no end is missed.
+        The kernel removes probes one by one, in its own order.  So all hits are ignored before the first probe is
+        removed; otherwise a submit could be seen whose end is missed.
         """
         self._program.set_stage(Stage.ENDED)
         for attachment in self._attachments.values():
@@ -191,16 +190,16 @@ class Tracer:
             self._chain.detach()
 
     def close(self) -> None:
-        """Detach everything and give it back to the kernel."""
+        """Detach everything and unload the program."""
         self.detach()
         self._undo.close()
 
     def _take(self, process: QemuProcess) -> "_Known":
         """
-        Trace a process as far as it can be, from when everything is in place.
+        Trace every layer of a process that can be traced, once all its probes are attached.
 
-        One that is traced already has loaded librbd since, or executed another binary: what it has in flight is
-        dropped, for ends or calls of that may have been missed.
+        If the process is traced already, it has loaded librbd since, or executed another binary.  Its requests in
+        flight are dropped then, because their ends or calls may have been missed.
         """
         known = _Known(process, inspect(process))
         for problem in known.inspection.problems:
@@ -208,7 +207,7 @@ class Tracer:
         self.abandoned += self._program.pause_process(process.pid)
         proving = False
         try:
-            if self._chain:  # first: whatever is in flight later has been seen from its beginning
+            if self._chain:  # first, so that the chain of every request is seen from its beginning
                 self._chain.begin(known.inspection, self.route)
             proving = self._proofs.begin(known.inspection, self.route)
             for file, sites in known.inspection.binaries():
@@ -239,7 +238,7 @@ class Tracer:
         return counts
 
     def _let_go(self, pid: int) -> None:
-        """Probes of a process that are not those of its binaries' layers go, where no other needs them."""
+        """Detach a process's probes of proof and exact chain, if no other process needs them."""
         self._proofs.forget(pid)
         if self._chain:
             self._chain.forget(pid)
@@ -251,7 +250,7 @@ class Tracer:
 
 
 def unix_offset_ns() -> int:
-    """CLOCK_REALTIME minus CLOCK_MONOTONIC in ns, from the tightest of three readings."""
+    """Return CLOCK_REALTIME minus CLOCK_MONOTONIC in ns, from the tightest of three readings."""
     best_width, best_offset = 1 << 62, 0
     for _ in range(3):
         before, unix, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()

@@ -1,5 +1,5 @@
 """
-Try for real: load the program, attach every probe of every process, detach.  What `otel-qemu check` is made of.
+Attach every probe of every process for real, and detach again: the trial that `otel-qemu check` reports.
 """
 
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ from otel_qemu.trace.names import Guest
 @dataclass
 class Trial:
     """
-    How it went for one process.
+    The result of a trial with one process.
 
     Attributes:
-        guest: who it is.
-        inspection: what its binaries show.
-        route: how probes are attached.
-        headers: kernel headers that the program was compiled with.
-        attached: which layers could be.
-        problems: of the inspection, and of attaching.
+        guest: the guest that the process runs.
+        inspection: of its binaries.
+        route: of attaching.
+        headers: the kernel headers that the program was compiled with, in words.
+        attached: by layer, whether its probes could be attached.
+        problems: of the inspection and of attaching.
     """
 
     guest: Guest
@@ -37,10 +37,10 @@ class Trial:
 
 def try_all(selection: Selection) -> list[Trial]:
     """
-    Attach to everything that was selected, and detach again.
+    Attach to every selected process, and detach again.
 
     Raises:
-        NotPossible: nothing at all can be attached here.
+        NotPossible: nothing can be attached on this machine.
         NothingToTrace: no process fits the selection.
     """
     require_rights()

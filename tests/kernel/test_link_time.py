@@ -199,4 +199,4 @@ def test_a_calibration_that_finds_nothing_is_reported_once(caplog: pytest.LogCap
     assert counted["scsi_unproven"] == 600
     assert "scsi_submitted" not in counted
     (said,) = [message for message in caplog.messages if "calibration" in message]
-    assert said.startswith(f"process {qemu.pid}: SCSI is not traced: calibration finds no layout")
+    assert said.startswith(f"process {qemu.pid}: SCSI is not traced: calibration has found no layout")

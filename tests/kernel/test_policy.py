@@ -248,7 +248,7 @@ def test_histograms_are_readable_after_detaching(qemu: FakeQemu) -> None:
 def test_more_bounds_than_there_is_room_for_are_refused(qemu: FakeQemu) -> None:
     """One sentence, before anything is loaded; 31 are taken."""
     bounds_s = tuple(float(second) for second in range(1, MOST_BOUNDS + 2))
-    with pytest.raises(BadInput, match="32 are given, and the kernel side has room for 31"):
+    with pytest.raises(BadInput, match="32 are too many for a histogram in the kernel: give at most 31"):
         Tracing(qemu, bounds_s=bounds_s)
     with Tracing(qemu, bounds_s=bounds_s[:-1]) as tracing:
         qemu.command("read 23 4096")

@@ -75,10 +75,10 @@ def test_a_process_that_ends_while_its_probes_are_attached(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("field", ["device", "tag"])
-def test_a_refuted_layout_is_not_used_and_told_once(
+def test_a_refuted_layout_is_not_used_and_reported_once(
     field: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As if this build had moved a field: no request is told wrong, and RBD is traced alone."""
+    """If a build has moved a field, no request is reported wrongly, and RBD is traced alone."""
 
     def misread(process: QemuProcess) -> Inspection:
         found = inspect(process)
@@ -95,5 +95,5 @@ def test_a_refuted_layout_is_not_used_and_told_once(
     assert counted["scsi_unproven"] == ENOUGH_PROOFS
     assert "scsi_submitted" not in counted
     assert (len(traces.requests), len(traces.calls)) == (0, ENOUGH_PROOFS)
-    (told,) = caplog.messages
-    assert told.startswith(f"process {qemu.pid}: SCSI is not traced: requests do not read as they were made")
+    (warned,) = caplog.messages
+    assert warned.startswith(f"process {qemu.pid}: SCSI is not traced: requests differ from the arguments of scsi_req")

@@ -202,7 +202,7 @@ def test_the_command_line_says_the_same(qemu: FakeQemu) -> None:
 @pytest.mark.parametrize(
     ("module", "remedy"),
     [(NOT_BCC, "no Python module bcc: install the distribution's python3-bpfcc"),
-     (PYPI_BCC, "is PyPI's unrelated package of that name: pip uninstall bcc, and install the distribution's")],
+     (PYPI_BCC, "is PyPI's unrelated package of that name: run `pip uninstall bcc`, and install the distribution's")],
 )  # fmt: skip
 def test_the_wrong_bcc_or_none(module: str, remedy: str, qemu: FakeQemu, tmp_path: Path) -> None:
     """Without the distribution's bcc, or with the package of that name from PyPI before it: the error says which."""

@@ -107,7 +107,7 @@ class TestStrangers:
         """Its reader is ended."""
         program = built(tmp_path, SOURCE.format(more=""), "-g")
         monkeypatch.setattr(dwarf_process, "_SECONDS", 0.001)
-        with pytest.raises(BadInput, match=r"is not used: to read it takes over 0\.001 s"):
+        with pytest.raises(BadInput, match=r"is not used: reading it takes over 0\.001 s"):
             offsets_in(str(program), [WANTED])
 
     def test_one_that_takes_too_much_memory(self, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ class TestStrangers:
         program.write_bytes(data)
         with program.open("r+b") as file:
             file.truncate(9 << 30)
-        with pytest.raises(BadInput, match="is not used: to read it takes over 1,024 MiB"):
+        with pytest.raises(BadInput, match="is not used: reading it takes over 1,024 MiB"):
             offsets_in(str(program), [WANTED])
 
     def test_its_reader_has_no_rights(self) -> None:
@@ -183,7 +183,7 @@ class TestEvidence:
     def test_a_scsi_request_that_the_probes_cannot_read(self, tmp_path: Path) -> None:
         """Its fields lie otherwise beside each other than in any QEMU: not used, and reported."""
         program = built(tmp_path, SOURCE.format(more="").replace("tag, lun", "tag, between, lun"), "-g")
-        with pytest.raises(BadInput, match="lays out SCSIRequest as no QEMU that is known"):
+        with pytest.raises(BadInput, match="has an unknown layout of SCSIRequest"):
             evidence(program, SCSI_REQUEST)
 
     @pytest.mark.parametrize(

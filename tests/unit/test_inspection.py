@@ -94,7 +94,7 @@ def test_sources_that_disagree_are_reported_and_neither_is_used(tmp_path: Path) 
     found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
     (problem,) = [each for each in found.problems if "SCSIRequest" in each]
     assert problem == (
-        "the layout of SCSIRequest is not used, for two sources disagree: debug information (in the file itself): "
+        "the layout of SCSIRequest is not used, because two sources disagree: debug information (in the file itself): "
         "device at 0x8, tag at 0x1c, sense at 0x70, but machine code of scsi_req_retry: "
         "device at 0x8, tag at 0x24, sense at 0x78"
     )
@@ -108,7 +108,7 @@ def test_a_layout_that_the_probes_cannot_read_is_reported(tmp_path: Path) -> Non
     path = str(built(tmp_path, source, "-g", "-rdynamic"))
     found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
     assert not found.layout.scsi_known
-    assert any("lays out SCSIRequest as no QEMU that is known" in problem for problem in found.problems)
+    assert any("has an unknown layout of SCSIRequest" in problem for problem in found.problems)
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["machine code shows it", "nothing else shows it"])
@@ -129,5 +129,5 @@ def test_a_layout_that_nothing_shows_nor_can_show(tmp_path: Path) -> None:
     assert not found.calibrates
     assert found.problems[0] == (
         "SCSI is not traced: the layout of SCSIRequest is not known, and /usr/bin/kvm has no symbol scsi_req_new "
-        "to find it out with; install its debug symbols"
+        "for calibration; install its debug symbols"
     )

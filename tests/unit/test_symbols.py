@@ -150,7 +150,7 @@ class TestDamage:
         compiled(fixed.root, SOURCE, "-Wl,--build-id=0x0123").rename(path)
         function, problems = fixed.find()
         assert function is None
-        assert problems == [f"{path} is not used: its build id is 0123, not abcdef0123456789: it is of another build"]
+        assert problems == [f"{path} is not used: its build id is 0123, not abcdef0123456789: install that one"]
 
     def test_a_debug_file_without_build_id(self, fixed: Stripped, tmp_path: Path) -> None:
         """It could be anything's."""
