@@ -69,7 +69,7 @@ class Machine:
 
     Args:
         layout: how this QEMU lays out its objects.
-        told: the layout the program is told, where it is another one.
+        assumed: the layout that the program is given, if it is another one.
         tables: capacity of the maps named.
         ring_bytes: capacity of the ring.
         policy: which traces get a record.
@@ -83,7 +83,7 @@ class Machine:
         self,
         layout: Layout = QEMU_7_2,
         *,
-        told: Layout | None = None,
+        assumed: Layout | None = None,
         tables: dict[str, int] | None = None,
         ring_bytes: int = RING_BYTES,
         policy: KeepPolicy = EVERYTHING,
@@ -103,7 +103,7 @@ class Machine:
         self.bounds_s = bounds_s
         self._by_cookie = by_cookie
         self.set_up(policy)
-        self.trace(PID, told or layout, keep_all=keep_all)
+        self.trace(PID, assumed or layout, keep_all=keep_all)
         if audit:
             self._library.put("audited", struct.pack("<I", PID), bytes(4))
 

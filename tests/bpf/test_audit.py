@@ -83,7 +83,7 @@ def begin_read(machine: Chained, request: Request, coroutine: int = 0xC0) -> Non
 @pytest.mark.parametrize("by_cookie", [False, True])
 @pytest.mark.parametrize("version", LAYOUTS)
 def test_a_read_is_followed_from_its_dma(version: str, by_cookie: bool) -> None:
-    """By the sixth argument of dma_blk_io, or by the fifth, as QEMU 10.0 has it; its verdict says which call it is."""
+    """The request is the sixth argument of dma_blk_io, or from QEMU 10.0 on the fifth; the verdict names its call."""
     machine = Chained(layout=LAYOUTS[version], by_cookie=by_cookie, new_dma=version in ("10.0", "11.1"))
     request = machine.submit_request()
     begin_read(machine, request)
@@ -100,6 +100,7 @@ def test_a_read_is_followed_from_its_dma(version: str, by_cookie: bool) -> None:
 @pytest.mark.parametrize("name", ["flush", "pwrite_zeroes", "pwritev", "preadv", "pdiscard"])
 @pytest.mark.parametrize("is_first_field", [False, True])
 def test_the_opaque_is_the_request_or_begins_with_it(chained: Chained, name: str, is_first_field: bool) -> None:
+    """Both are recognised, for every blk_aio_*() that uses them."""
     request = chained.submit_request()
     data = chained.memory.allocate(32)
     chained.memory.write(data, "Q", request.address)
@@ -109,7 +110,7 @@ def test_the_opaque_is_the_request_or_begins_with_it(chained: Chained, name: str
 
 
 def test_it_is_found_on_whichever_thread_wakes_it(chained: Chained) -> None:
-    """Throttled, and woken elsewhere: the coroutine is what counts, and what a thread runs is what it switched to."""
+    """A throttled coroutine that another thread wakes still works for its request."""
     first, second = chained.submit_request(tag=1), chained.submit_request(tag=2)
     begin_read(chained, first, 0xC0)
     chained.switch(LEADER, YIELD)
@@ -122,7 +123,7 @@ def test_it_is_found_on_whichever_thread_wakes_it(chained: Chained) -> None:
 
 
 def test_a_coroutine_that_has_ended_works_for_nobody(chained: Chained) -> None:
-    """Its memory is used again, for a block job."""
+    """Its memory may be used again for a block job."""
     begin_read(chained, chained.submit_request())
     chained.switch(LEADER, TERMINATE)
     chained.switch(0xC0, ENTER)
@@ -130,7 +131,7 @@ def test_a_coroutine_that_has_ended_works_for_nobody(chained: Chained) -> None:
 
 
 def test_a_helper_works_for_whom_its_maker_does(chained: Chained) -> None:
-    """As qcow2's for runs of clusters, also when its maker has gone on; a helper's own end is its own."""
+    """qcow2's helpers do so even after their creator has gone on; the end of a helper ends its own work only."""
     request = chained.submit_request()
     begin_read(chained, request)
     chained.hit("qemu_coroutine_create", 0x9, 0x10)
@@ -145,7 +146,7 @@ def test_a_helper_works_for_whom_its_maker_does(chained: Chained) -> None:
 
 
 def test_who_is_only_woken_by_a_coroutine_does_not_work_for_it(chained: Chained) -> None:
-    """One that was made and handed over (aio_co_enter), and one that was there before: block jobs both."""
+    """Neither a coroutine that is entered by aio_co_enter, nor one that existed before; both are block jobs here."""
     begin_read(chained, chained.submit_request())
     chained.hit("qemu_coroutine_create", 0x9, 0x10)
     chained.hit("aio_co_enter", 0x11, 0xD0)
@@ -157,7 +158,7 @@ def test_who_is_only_woken_by_a_coroutine_does_not_work_for_it(chained: Chained)
 
 
 def test_what_calls_back_goes_on(chained: Chained) -> None:
-    """The next piece of a DMA is asked for by the coroutine of the one before, with the same opaque."""
+    """The next piece of a DMA is submitted by the coroutine of the last one, with the same opaque."""
     request = chained.submit_request()
     begin_read(chained, request)
     chained.begin(0xC1, "preadv", DBS, run=False)
@@ -167,7 +168,7 @@ def test_what_calls_back_goes_on(chained: Chained) -> None:
 
 
 def test_another_opaque_does_not_go_on(chained: Chained) -> None:
-    """A disk that is no SCSI disk, whose block call is made by a request's coroutine."""
+    """A request's coroutine may make a block call for a disk that is not SCSI."""
     begin_read(chained, chained.submit_request())
     chained.begin(0xC1, "preadv", DBS + 8, run=False)
     chained.switch(LEADER, TERMINATE)
@@ -177,7 +178,7 @@ def test_another_opaque_does_not_go_on(chained: Chained) -> None:
 
 @pytest.mark.parametrize("stack", [STACK, STACK + 8, STACK - 20000])
 def test_only_what_is_below_on_the_stack_belongs_to_a_call(chained: Chained, stack: int) -> None:
-    """A dma_blk_io without a block call leaves nothing for the next; nor does a block call without a coroutine."""
+    """A dma_blk_io without a block call does not affect the next one; nor does a block call without a coroutine."""
     request = chained.submit_request()
     chained.dma_blk_io(request.address)
     chained.blk_aio("preadv", DBS, stack)
@@ -191,7 +192,9 @@ def test_only_what_is_below_on_the_stack_belongs_to_a_call(chained: Chained, sta
 
 
 def test_what_is_not_in_flight_is_no_request(chained: Chained) -> None:
-    """Begun before us, IDE, ended: the functions are seen, lead nowhere, and are not among those that have led."""
+    """
+    For a request from before, an IDE disk or an ended request, the functions are hit and count as not leading to one.
+    """
     request = chained.allocate_request()
     begin_read(chained, request)
     verdict = chained.ask()
@@ -200,6 +203,7 @@ def test_what_is_not_in_flight_is_no_request(chained: Chained) -> None:
 
 
 def test_a_thread_that_was_not_seen_to_switch_breaks_the_chain() -> None:
+    """The verdict on its calls is CHAIN_BROKEN."""
     machine = Chained()
     begin = machine.submit_request()
     machine.dma_blk_io(begin.address)
@@ -208,7 +212,7 @@ def test_a_thread_that_was_not_seen_to_switch_breaks_the_chain() -> None:
 
 
 def test_full_tables_are_counted_and_make_none_worthless() -> None:
-    """A coroutine that there was no room for is not one that works for nobody: the verdicts say that some are lost."""
+    """If a coroutine finds no room, later verdicts say that some are lost."""
     machine = Chained(tables={"coroutines": 1})
     machine.switch(LEADER, YIELD)
     for coroutine in (0xC0, 0xC1):
@@ -229,6 +233,7 @@ def test_full_tables_are_counted_and_make_none_worthless() -> None:
 
 
 def test_a_full_ring_loses_the_verdict_and_counts_it() -> None:
+    """The call itself is traced as usual."""
     machine = Chained(ring_bytes=128)
     machine.switch(LEADER, YIELD)
     completion = machine.prepare(None, Via.REQUEST)
@@ -238,6 +243,7 @@ def test_a_full_ring_loses_the_verdict_and_counts_it() -> None:
 
 
 def test_processes_that_are_not_traced_are_left_alone() -> None:
+    """Their hits are counted as foreign, and add no entry."""
     machine = Chained()
     machine.pid += 1
     for function in AUDIT_SITES:
@@ -246,6 +252,7 @@ def test_processes_that_are_not_traced_are_left_alone() -> None:
 
 
 def test_an_unreadable_opaque_is_no_request(chained: Chained) -> None:
+    """The hit counts as one that concerns no request."""
     chained.begin(0xC0, "pdiscard", 0x10)
     assert chained.said() == (Chain.NONE, 0)
 
@@ -254,7 +261,7 @@ COROUTINES = [0xC00 + 0x100 * number for number in range(6)]
 
 
 class Model:
-    """QEMU as it is: which coroutine works for which request, and which runs where."""
+    """The true state of QEMU: the request of each coroutine, and the coroutine of each thread."""
 
     def __init__(self) -> None:
         self.works_for: dict[int, int] = {}
@@ -262,7 +269,7 @@ class Model:
 
 
 def steps(draw: st.DataObject, machine: Chained) -> Iterator[tuple[int, int]]:
-    """A life of some requests on two threads; yields (thread, request it works for) when a call can be made."""
+    """Let some requests live on two threads; yield (thread, its request) wherever a call can be made."""
     model = Model()
     requests = [machine.submit_request(tag=number) for number in range(4)]
     for _ in range(draw.draw(st.integers(1, 25), label="steps")):
@@ -303,7 +310,10 @@ def steps(draw: st.DataObject, machine: Chained) -> Iterator[tuple[int, int]]:
 @settings(derandomize=True, database=None, max_examples=200, deadline=None)
 @given(draw=st.data())
 def test_whatever_coroutines_do_each_call_is_whose_it_is(draw: st.DataObject) -> None:
-    """Reads, jobs, helpers, waits and wake-ups on two threads: the verdict is the model's, and every hit is counted."""
+    """
+    With reads, jobs, helpers, waits and wake-ups on two threads, each verdict is the model's, and every hit is
+    counted.
+    """
     machine = Chained()
     for thread in (SUBMITTER, OTHER_THREAD):
         machine.switch(LEADER, YIELD, thread)
@@ -314,7 +324,7 @@ def test_whatever_coroutines_do_each_call_is_whose_it_is(draw: st.DataObject) ->
 
 
 def test_the_verdict_changes_nothing_else() -> None:
-    """With the audit, requests and calls have the same records and counters as without it, but for the verdicts."""
+    """With the audit, requests and calls have the same records and counters as without it."""
 
     def life(audit: bool) -> tuple[bytes, dict[str, int]]:
         machine = Machine(audit=audit)

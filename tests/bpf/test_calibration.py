@@ -1,4 +1,4 @@
-"""A layout that is not known: requests are copied beside what they were made of, and nothing else is done with them."""
+"""While a layout is not known, requests are only copied, beside the arguments of scsi_req_new."""
 
 from dataclasses import replace
 
@@ -13,13 +13,13 @@ UNKNOWN = {"device": UNKNOWN_OFFSET, "tag": UNKNOWN_OFFSET, "sense": UNKNOWN_OFF
 
 
 def calibrating(layout: Layout = QEMU_7_2, proving: bool = True) -> Machine:
-    machine = Machine(layout, told=replace(layout, **UNKNOWN))
+    machine = Machine(layout, assumed=replace(layout, **UNKNOWN))
     machine.trace(PID, replace(layout, **UNKNOWN), proving=proving)
     return machine
 
 
 def submit(machine: Machine, count: int, first_tag: int = 100) -> None:
-    """READs, each of another place and tag."""
+    """Submit READs with different places and tags."""
     for tag in range(first_tag, first_tag + count):
         cdb = bytes([0x28, 0, 0, 0, tag // 256, tag % 256, 0, 0, 8, 0])
         request = machine.allocate_request(cdb, tag=tag)
@@ -34,7 +34,7 @@ def found(machine: Machine) -> dict[str, int] | None:
 
 @pytest.mark.parametrize("layout", [QEMU_7_2, QEMU_10_0])
 def test_samples_show_the_layout(layout: Layout) -> None:
-    """Of either QEMU; no request is in flight, and each hit is counted once."""
+    """This holds for both layouts; no request is in flight, and each hit is counted once."""
     machine = calibrating(layout)
     submit(machine, ENOUGH_SAMPLES)
     assert found(machine) == {"device": layout.device, "tag": layout.tag, "sense": layout.sense}
@@ -43,7 +43,7 @@ def test_samples_show_the_layout(layout: Layout) -> None:
 
 
 def test_samples_are_bounded() -> None:
-    """Of either side; more change nothing."""
+    """Beyond the bound, neither function adds a sample."""
     machine = calibrating()
     submit(machine, SAMPLES)
     before = machine.copy("made"), machine.copy("submitted")
@@ -54,6 +54,7 @@ def test_samples_are_bounded() -> None:
 
 
 def test_a_request_that_cannot_be_read_is_a_sample_of_nothing() -> None:
+    """Its sample stays zero, and shows no layout."""
     machine = calibrating()
     request = machine.allocate_request()
     machine.hole(request.address, 0x190)
@@ -63,7 +64,7 @@ def test_a_request_that_cannot_be_read_is_a_sample_of_nothing() -> None:
 
 
 def test_without_a_proof_nothing_is_sampled_nor_read() -> None:
-    """A process whose layout is not known and cannot be found out: its requests are left alone."""
+    """If the layout is not known and cannot be calibrated, requests are left alone."""
     machine = calibrating(proving=False)
     submit(machine, 3)
     assert machine.counted() == {"scsi_made": 3, "scsi_unproven": 3}
@@ -71,8 +72,8 @@ def test_without_a_proof_nothing_is_sampled_nor_read() -> None:
 
 
 def test_sense_data_whose_place_is_not_known_are_not_read() -> None:
-    """Counted; all else is told of the request."""
-    machine = Machine(told=replace(QEMU_7_2, sense=UNKNOWN_OFFSET))
+    """They are counted as unreadable, and the rest of the request is recorded."""
+    machine = Machine(assumed=replace(QEMU_7_2, sense=UNKNOWN_OFFSET))
     request = machine.submit_request()
     reads = machine.world.reads
     machine.complete(request, status=2, sense=bytes.fromhex("7000050000000000000000002400"))

@@ -1,4 +1,4 @@
-"""librbd calls: which request they are put under, how long they are, and what they returned."""
+"""librbd calls: their request, their length and their return value."""
 
 import pytest
 

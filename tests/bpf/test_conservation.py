@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: every hit is counted once, every request leaves once, nothing stays behind."""
+"""In whatever order events come, every hit is counted once, every request has one record, and no entry remains."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ _PICK = st.integers(0, 1000)
 
 
 def counted_hits(machine: Machine) -> int:
-    """Hits by the counters, of which each hit adds to one."""
+    """Return the number of hits by the counters of which each hit adds to exactly one."""
     return sum(value for name, value in machine.counters().items() if name not in ADDITIONAL)
 
 
@@ -27,7 +27,7 @@ def test_a_retry_is_counted(machine: Machine) -> None:
 
 
 class Guest(RuleBasedStateMachine):
-    """A guest in which everything may happen at any time, with tables and a ring that are always too small."""
+    """A guest in which anything may happen at any time, with tables and a ring that are always too small."""
 
     machine: Machine
 
@@ -145,7 +145,7 @@ class Guest(RuleBasedStateMachine):
         assert counters["rbd_submitted"] == ended + sizes["calls"]
 
     def end_everything(self) -> None:
-        """The ends of all that may be in flight, those that were lost among it."""
+        """End everything that may be in flight, also requests whose end was lost."""
         for completion in [*self.calls, *self.lost_calls]:
             self.machine.hit("rbd_aio_release", completion.address)
         for address in sorted(self.seen):

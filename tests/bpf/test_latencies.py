@@ -1,4 +1,4 @@
-"""The kernel's histograms: every request and every call once, in its bin, exactly, whatever becomes of its record."""
+"""The kernel's histograms have every request and every call once, in its bin, whatever becomes of its record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ NOTHING = (0, dict[int, int]())
 
 
 def counted(machine: Machine) -> dict[tuple[int, int, int], Counted]:
-    """What the histograms hold, by layer, operation and whether it failed."""
+    """Return the histograms by layer, operation and whether it failed."""
     found = {}
     for series, latency in zip(*machine.latencies(), strict=True):
         parts = {}
@@ -52,12 +52,12 @@ def counted(machine: Machine) -> dict[tuple[int, int, int], Counted]:
 
 
 def bin_of(bounds_ns: Sequence[int], value_ns: int) -> int:
-    """The obvious way: how many bounds lie below."""
+    """Return the number of bounds below a value, by comparing each."""
     return sum(bound < value_ns for bound in bounds_ns)
 
 
 def request(machine: Machine, duration_ns: int, cdb: bytes = READ_10, xfer: int = 512) -> None:
-    """A request without call that takes so long."""
+    """Make a request without a call that takes this long."""
     one = machine.submit_request(cdb, xfer)
     machine.now_ns += duration_ns
     machine.complete(one)
@@ -65,7 +65,7 @@ def request(machine: Machine, duration_ns: int, cdb: bytes = READ_10, xfer: int 
 
 @pytest.mark.parametrize("bounds_s", [DEFAULT_BOUNDS_S, SMALL_BOUNDS_S, (0.001,), tuple(range(1, MOST_BOUNDS + 1))])
 def test_a_value_equal_to_a_bound_is_in_its_bin_and_one_ns_more_in_the_next(bounds_s: tuple[float, ...]) -> None:
-    """At each bound, with one bound and with as many as there can be."""
+    """This holds at each bound, with one bound and with the maximum."""
     for index, bound_ns in enumerate(in_ns(bounds_s).tolist()):
         machine = Machine(bounds_s=bounds_s)
         request(machine, bound_ns)
@@ -76,7 +76,7 @@ def test_a_value_equal_to_a_bound_is_in_its_bin_and_one_ns_more_in_the_next(boun
 
 @pytest.mark.parametrize("duration_ns", [0, 1, 2**63])
 def test_the_ends_of_the_scale(machine: Machine, duration_ns: int) -> None:
-    """Nothing is in the first bin; what lies above all bounds is in the one after the last."""
+    """A duration of 0 is in the first bin; one above all bounds is in the last."""
     request(machine, duration_ns)
     wanted = 0 if duration_ns < 2 else len(DEFAULT_BOUNDS_S)
     assert counted(machine)[Layer.SCSI, 0x28, 0].duration == (duration_ns, {wanted: 1})
@@ -89,7 +89,7 @@ def test_the_ends_of_the_scale(machine: Machine, duration_ns: int) -> None:
     st.data(),
 )
 def test_bins_are_those_of_a_plain_count(bounds_ns: list[int], values_ns: list[int], data: st.DataObject) -> None:
-    """Any bounds and any durations, those equal to a bound among them, as counted one bound after the other."""
+    """This holds for any bounds and any durations, also for durations that equal a bound."""
     values_ns = values_ns + data.draw(st.lists(st.sampled_from(bounds_ns), max_size=5))
     machine = Machine(bounds_s=tuple(bound / 1e9 for bound in bounds_ns))
     assert in_ns(machine.bounds_s).tolist() == bounds_ns
@@ -104,7 +104,7 @@ def test_bins_are_those_of_a_plain_count(bounds_ns: list[int], values_ns: list[i
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), max_size=8), st.integers(0, 50), st.integers(0, 50))
 @example([(0, 0), (3, 0)], 3, 1)  # a call of 0 ns is the last one, too
 def test_the_three_parts_add_up_to_the_duration(lengths: list[tuple[int, int]], before_ns: int, after_ns: int) -> None:
-    """Wait is the duration without the union of the calls and without what follows the last of them."""
+    """Wait is the duration without the union of the calls and without the time after the last one."""
     machine = Machine(bounds_s=SMALL_BOUNDS_S)
     intervals = sorted((before_ns + start, before_ns + start + length) for start, length in lengths)
     end_ns = max([before_ns, *(end for _, end in intervals)]) + after_ns
@@ -140,7 +140,7 @@ def test_the_three_parts_add_up_to_the_duration(lengths: list[tuple[int, int]], 
 
 
 def test_series_are_of_opcode_and_of_failed_or_good(machine: Machine) -> None:
-    """READ(10) and READ(16) are apart, and so are those that failed, in whatever way, and calls with an error."""
+    """READ(10) and READ(16) have series of their own, and so have failed requests and failed calls."""
     for cdb in (READ_10, b"\x88" + bytes(15)):
         machine.complete(machine.submit_request(cdb))
     machine.complete(machine.submit_request(), 2, b"\x70\0\x03")
@@ -160,7 +160,7 @@ def test_series_are_of_opcode_and_of_failed_or_good(machine: Machine) -> None:
 
 
 def test_a_call_is_counted_under_its_requests_disk(machine: Machine) -> None:
-    """Device of the parent, and 0 where there is none."""
+    """Its series has the device of its parent, or 0 without a parent."""
     one = machine.submit_request()
     machine.release(machine.call(one, RbdOperation.READ), 0)
     machine.release(machine.call(None, RbdOperation.READ), 0)
@@ -172,7 +172,7 @@ def test_a_call_is_counted_under_its_requests_disk(machine: Machine) -> None:
 
 
 def test_what_has_no_duration_is_not_counted(machine: Machine) -> None:
-    """A request whose end was lost, one that began before us, and a release without call."""
+    """These are a request whose end was lost, one that began before the probes, and a release without a call."""
     machine.forget(machine.submit_request())
     machine.complete(machine.submit_request())
     machine.complete(machine.allocate_request())
@@ -186,7 +186,7 @@ def test_what_has_no_duration_is_not_counted(machine: Machine) -> None:
 @pytest.mark.parametrize("policy", [EVERYTHING, COUNTS_ONLY, KeepPolicy(one_in=3)], ids=["all", "none", "some"])
 @pytest.mark.parametrize("room", [0, 3, 1000])
 def test_everything_is_counted_whatever_becomes_of_the_records(policy: KeepPolicy, room: int) -> None:
-    """A full ring and the keep rules take records, and nothing from the histograms."""
+    """A full ring and the policy drop records, and nothing from the histograms."""
     machine = Machine(policy=policy, ring_bytes=room_for(room))
     machine.world.dice_step = 0x3456_789A
     for number in range(60):
@@ -221,7 +221,7 @@ def test_everything_is_counted_whatever_becomes_of_the_records(policy: KeepPolic
 def test_the_kernels_histograms_are_those_of_the_records(
     made: list[tuple[int, int, bool, list[tuple[RbdOperation, int]]]],
 ) -> None:
-    """With everything kept, user space counts from the records what the kernel counted: row by row the same."""
+    """If every record is kept, user space counts the same rows from them."""
     machine = Machine()
     for opcode, duration_ns, failed, calls in made:
         machine.now_ns += 1
@@ -243,7 +243,7 @@ def test_the_kernels_histograms_are_those_of_the_records(
 @given(st.dictionaries(st.integers(0, 60), st.integers(0, 90), min_size=1, max_size=5), st.integers(1, 80))
 @example({0: 5, 8: 40}, 20)  # the further call outlives its request
 def test_calls_that_outlive_their_request_are_counted_alike(lengths: dict[int, int], end_ns: int) -> None:
-    """Until the request's end they were librbd's time, in the kernel as in user space."""
+    """Until the request's end their time is rbd time, in the kernel as in user space."""
     machine = Machine(bounds_s=SMALL_BOUNDS_S)
     intervals = sorted((start, start + length) for start, length in lengths.items() if start <= end_ns)
     begin_ns, calls = machine.now_ns, dict[int, Completion]()
@@ -265,7 +265,7 @@ def test_calls_that_outlive_their_request_are_counted_alike(lengths: dict[int, i
 
 
 def test_when_the_table_is_full_what_is_in_no_histogram_is_counted() -> None:
-    """Series that are there go on; of others, each request and call that could not be counted is told."""
+    """Existing series grow on; each request and call without a series is counted."""
     machine = Machine(tables={"latencies": 1})
     request(machine, 10)
     request(machine, 10, WRITE_10)

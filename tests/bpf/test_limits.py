@@ -1,4 +1,4 @@
-"""What a full table, a full ring and too many calls cost: a count, and never half a trace."""
+"""A full table, a full ring and too many calls cost a count, and never half a trace."""
 
 import pytest
 
@@ -10,12 +10,12 @@ MAX_CALLS = 256
 
 
 def room_for(records: int) -> int:
-    """Capacity of a ring that takes so many records and not one more: its last byte is never filled."""
+    """Return the size of a ring that has room for exactly this many records; its last byte is never used."""
     return records * RECORD_BYTES + 1
 
 
 def trace(machine: Machine, calls: int, tag: int = 7) -> Request:
-    """A request with so many calls, one after the other, ended."""
+    """Make a request with this many calls, one after the other."""
     request = machine.submit_request(tag=tag)
     for _ in range(calls):
         machine.release(machine.call(request, RbdOperation.DISCARD), 0)
@@ -24,7 +24,7 @@ def trace(machine: Machine, calls: int, tag: int = 7) -> Request:
 
 
 def test_a_request_that_finds_the_table_full_is_counted() -> None:
-    """It is not in flight: its call has no parent, its end is unstarted, and the others do not suffer."""
+    """It is not in flight: its call has no parent, its end is unstarted, and other requests are not affected."""
     machine = Machine(tables={"requests": 2})
     others = [machine.submit_request(tag=tag) for tag in (1, 2)]
     request = machine.submit_request(tag=3)
@@ -41,7 +41,7 @@ def test_a_request_that_finds_the_table_full_is_counted() -> None:
 
 
 def test_a_full_table_takes_requests_again_when_one_has_ended() -> None:
-    """Ends make room."""
+    """The end of one request makes room for another."""
     machine = Machine(tables={"requests": 1})
     trace(machine, 1)
     trace(machine, 1)
@@ -59,7 +59,7 @@ def test_a_lost_end_in_a_full_table_makes_room_for_its_successor() -> None:
 
 
 def test_a_call_that_finds_the_table_full_is_counted() -> None:
-    """It is none of its request's calls, its release is unstarted, and the next call is the request's second."""
+    """Its request does not have it, its release is unstarted, and the next call is the request's second."""
     machine = Machine(tables={"calls": 1})
     request = machine.submit_request()
     first = machine.call(request, RbdOperation.READ)
@@ -74,7 +74,7 @@ def test_a_call_that_finds_the_table_full_is_counted() -> None:
 
 
 def test_a_call_that_cannot_be_held_leaves_no_record() -> None:
-    """With no room to wait in, a further call is counted, in the histograms too, and its request goes on."""
+    """Without room in the table of held calls, a further call is only counted, also in the histograms."""
     machine = Machine(tables={"held": 1})
     request = machine.submit_request()
     for length in (1, 2, 3, 4):
@@ -93,7 +93,7 @@ def test_a_call_that_cannot_be_held_leaves_no_record() -> None:
 
 @pytest.mark.parametrize("calls", [MAX_CALLS, MAX_CALLS + 1, MAX_CALLS + 44])
 def test_calls_beyond_the_most_leave_no_record(machine: Machine, calls: int) -> None:
-    """The first 256 wait for the end of their request, the rest are counted."""
+    """The first 256 calls are held until their request ends, and the others are counted."""
     trace(machine, calls)
     records = machine.records()
     assert len(records) == MAX_CALLS
@@ -105,7 +105,7 @@ def test_calls_beyond_the_most_leave_no_record(machine: Machine, calls: int) -> 
 
 @pytest.mark.parametrize("calls", [0, 1, 5])
 def test_a_trace_that_finds_the_ring_full_is_dropped_whole(calls: int) -> None:
-    """The request and its further calls are gone, counted as one dropped request, and nothing of them stays."""
+    """The request and its further calls count as one dropped request, and no entry remains."""
     machine = Machine(ring_bytes=room_for(1))
     trace(machine, 1, tag=1)
     trace(machine, calls, tag=2)
@@ -120,7 +120,7 @@ def test_a_trace_that_finds_the_ring_full_is_dropped_whole(calls: int) -> None:
 
 @pytest.mark.parametrize("room", [1, 2, 4])
 def test_a_trace_for_which_the_ring_has_too_little_room_is_dropped_whole(room: int) -> None:
-    """A request with five calls needs five records: with room for fewer, the request gives its own place back."""
+    """A request with five calls needs five records; with less room, its own record is discarded, too."""
     machine = Machine(ring_bytes=room_for(room))
     trace(machine, 5)
     records = machine.records()
@@ -140,7 +140,7 @@ def test_a_trace_that_just_fits_is_whole() -> None:
 
 
 def test_the_oldest_records_of_an_unread_ring_are_kept() -> None:
-    """What came first stays; every later request is counted as dropped."""
+    """The first records stay, and every later request is counted as dropped."""
     machine = Machine(ring_bytes=room_for(3))
     for tag in range(10):
         trace(machine, 1, tag)
@@ -149,7 +149,7 @@ def test_the_oldest_records_of_an_unread_ring_are_kept() -> None:
 
 
 def test_a_call_without_parent_that_finds_the_ring_full_is_counted() -> None:
-    """It is dropped by itself."""
+    """It counts as one dropped call."""
     machine = Machine(ring_bytes=room_for(0))
     machine.release(machine.call(None, RbdOperation.READ), 0)
     assert not len(machine.records())
@@ -157,7 +157,7 @@ def test_a_call_without_parent_that_finds_the_ring_full_is_counted() -> None:
 
 
 def test_an_unstarted_or_lost_request_that_finds_the_ring_full_is_counted() -> None:
-    """Every record of a request is a whole trace, however it ended."""
+    """It counts as one dropped request, however it ended."""
     machine = Machine(ring_bytes=room_for(0))
     machine.complete(machine.allocate_request())
     machine.forget(machine.submit_request())

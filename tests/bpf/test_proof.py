@@ -1,4 +1,4 @@
-"""A layout that is not proven: a request is taken only if it reads as what scsi_req_new was called with."""
+"""While a layout is not proven, a request is taken only if it matches the arguments of scsi_req_new."""
 
 import struct
 from dataclasses import replace
@@ -11,14 +11,14 @@ from tests.bpf.machine import DEVICE, PID, READ_10, Machine, Request
 WRITE_10 = bytes.fromhex("2a000000080000000800") + bytes(6)
 
 
-def proving(told: Layout = QEMU_7_2) -> Machine:
+def proving(assumed: Layout = QEMU_7_2) -> Machine:
     machine = Machine()
-    machine.trace(PID, told, proving=True)
+    machine.trace(PID, assumed, proving=True)
     return machine
 
 
 def made(machine: Machine, **expected: object) -> Request:
-    """A READ of tag 7 that scsi_req_new was called with as such, or otherwise."""
+    """Return a READ with tag 7, for which scsi_req_new was called with these or other arguments."""
     request = machine.allocate_request()
     machine.new(request, **expected)  # type: ignore[arg-type]
     return request
@@ -31,6 +31,7 @@ def proofs(machine: Machine) -> tuple[int, int]:
 
 
 def test_a_request_that_reads_as_it_was_made_is_taken() -> None:
+    """A match is counted as a proof, and the request is in flight."""
     machine = proving()
     request = made(machine)
     machine.enqueue(request)
@@ -42,7 +43,7 @@ def test_a_request_that_reads_as_it_was_made_is_taken() -> None:
 
 @pytest.mark.parametrize("expected", [{"cdb": WRITE_10}, {"tag": 8}, {"lun": 1}, {"device": DEVICE + 8}])
 def test_one_that_does_not_is_left_alone(expected: dict[str, object]) -> None:
-    """Another CDB, tag, LUN or device: counted, never in flight, and no record tells of it as a request."""
+    """With another CDB, tag, LUN or device it is counted, is never in flight, and has no record."""
     machine = proving()
     request = made(machine, **expected)
     machine.enqueue(request)
@@ -53,7 +54,7 @@ def test_one_that_does_not_is_left_alone(expected: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("field", ["device", "tag"])
 def test_a_wrong_offset_takes_nothing(field: str) -> None:
-    """Of every single one of the offsets that are read at the submit."""
+    """This holds for each of the offsets that are read at the submit."""
     machine = proving(replace(QEMU_7_2, **{field: getattr(QEMU_7_2, field) + 8}))
     for _ in range(5):
         machine.enqueue(made(machine))
@@ -61,13 +62,14 @@ def test_a_wrong_offset_takes_nothing(field: str) -> None:
 
 
 def test_one_made_before_we_looked_is_left_alone() -> None:
+    """Without a call of scsi_req_new there is nothing to match."""
     machine = proving()
     machine.submit_request()
     assert machine.counted() == {"scsi_unproven": 1}
 
 
 def test_a_retry_needs_no_other_proof() -> None:
-    """The same request, submitted again after an error, has been proven."""
+    """A request that is submitted again after an error is proven already."""
     machine = proving()
     request = made(machine)
     machine.enqueue(request)
@@ -77,6 +79,7 @@ def test_a_retry_needs_no_other_proof() -> None:
 
 
 def test_what_cannot_be_read_proves_nothing() -> None:
+    """If the CDB of scsi_req_new cannot be read, the request is not taken."""
     machine = proving()
     machine.fail_read(1)
     machine.enqueue(made(machine))
@@ -84,7 +87,7 @@ def test_what_cannot_be_read_proves_nothing() -> None:
 
 
 def test_a_proven_process_is_not_asked(machine: Machine) -> None:
-    """Nor one that nobody traces: though their binary has the probe, nothing stays of them to fill the table."""
+    """Neither it nor a process that is not traced adds entries that would fill the table."""
     machine.new(machine.submit_request(READ_10))
     machine.pid += 1
     machine.new(machine.allocate_request())

@@ -1,4 +1,4 @@
-"""``rbd_ns``: the union of the intervals of a request's calls, however they overlap and nest."""
+"""``rbd_ns`` is the union of the intervals of a request's calls, however they overlap and nest."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ Interval = tuple[int, int]
 
 
 def union_ns(intervals: Sequence[Interval]) -> int:
-    """The obvious way: collect every nanosecond that some call covers."""
+    """Return the union by collecting every nanosecond that some call covers."""
     return len({moment for start, end in intervals for moment in range(start, end)})
 
 
 def run(machine: Machine, intervals: Sequence[Interval]) -> Records:
-    """One request with a call for each interval, in the order of their submits, and a pause after the last."""
+    """Make a request with a call for each interval, in submit order, and a pause after the last."""
     request, calls = machine.submit_request(), dict[int, Completion]()
     moments = sorted({moment for interval in intervals for moment in interval})
     ordered = sorted(intervals)
@@ -50,7 +50,7 @@ def run(machine: Machine, intervals: Sequence[Interval]) -> Records:
     ],
 )
 def test_typical_calls_are_counted_once_a_nanosecond(machine: Machine, intervals: list[Interval]) -> None:
-    """Serial, apart, nested, overlapping, equal and empty intervals."""
+    """Intervals may be serial, apart, nested, overlapping, equal and empty."""
     assert run(machine, intervals)[0]["rbd_ns"] == union_ns(intervals)
 
 

@@ -1,4 +1,4 @@
-"""SCSI requests: how they begin, how they end, and what their record says."""
+"""SCSI requests: how they begin, how they end, and the fields of their record."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Both ways in: a program a function, and one program a binary that is told the site by a cookie."""
+"""Both ways of attaching: one program per function, and one program per binary with the site as a cookie."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.bpf.machine import IMAGE, Machine, Via
 
 
 def one_of_everything(machine: Machine) -> list[str]:
-    """Hit every site once at least; returns the sites in the order of their first hits."""
+    """Hit every site at least once; return the sites in the order of their first hits."""
     hit, seen = machine.hit, dict[str, None]()
 
     def noted(function: str, *arguments: int, **others: int) -> None:
@@ -47,7 +47,7 @@ def one_of_everything(machine: Machine) -> list[str]:
 
 
 def outcome(version: str, by_cookie: bool) -> tuple[bytes, dict[str, int], list[bytes]]:
-    """Records, counters and histograms."""
+    """Return the records, the counters and the histograms."""
     machine = Machine(LAYOUTS[version], by_cookie=by_cookie)
     assert sorted(one_of_everything(machine)) == sorted(set(SITES) - set(AUDIT_SITES))
     histograms = sorted(key.tobytes() + value.tobytes() for key, value in zip(*machine.latencies(), strict=True))
@@ -56,12 +56,12 @@ def outcome(version: str, by_cookie: bool) -> tuple[bytes, dict[str, int], list[
 
 @pytest.mark.parametrize("version", LAYOUTS)
 def test_both_ways_in_lead_to_the_same(version: str) -> None:
-    """Every site by its own program and by its cookie: the same records, counters and histograms to the byte."""
+    """Every site gives equal records, counters and histograms by its own program and by its cookie."""
     assert outcome(version, by_cookie=True) == outcome(version, by_cookie=False)
 
 
 def test_each_way_leads_to_what_is_expected() -> None:
-    """Not the same and both wrong: the operations and ends are those of the sites that were hit."""
+    """The operations and endings are those of the sites that were hit."""
     machine = Machine(by_cookie=True)
     one_of_everything(machine)
     records = machine.records()
@@ -75,5 +75,5 @@ def test_each_way_leads_to_what_is_expected() -> None:
 
 
 def test_the_program_of_a_site_is_that_of_its_layer() -> None:
-    """The names of functions begin with their layer, and so do the programs that take a cookie."""
+    """Functions and the programs that take a cookie begin with the name of their layer."""
     assert all(probe.function.partition("_")[0] == probe.layer for probe in PROBES)

@@ -1,4 +1,4 @@
-"""How tracing ends: first nothing new is taken, then nothing at all, and probes may go in any order after that."""
+"""The end of tracing: first no new request is taken, then no hit changes anything, and probes may go in any order."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ ACTIONS = ("submit", "call", "lone call", "release", "complete", "retry")
 
 
 def test_no_request_is_put_in_flight_any_more(machine: Machine) -> None:
-    """Nor are its calls: they would have no parent.  Its end is that of a request which is not traced."""
+    """Neither are its calls, which would have no parent; its end is that of a request that is not traced."""
     machine.set_stage(Stage.ENDING)
     request = machine.submit_request()
     machine.release(machine.call(request, RbdOperation.READ), 4096)
@@ -29,7 +29,7 @@ def test_no_request_is_put_in_flight_any_more(machine: Machine) -> None:
 
 
 def test_a_request_in_flight_goes_on_to_its_end(any_machine: Machine) -> None:
-    """With the calls that it makes meanwhile, and a retry after an error."""
+    """It still gets its calls, and a retry after an error."""
     machine = any_machine
     request = machine.submit_request()
     machine.release(machine.call(request, RbdOperation.WRITE), 4096)
@@ -45,8 +45,8 @@ def test_a_request_in_flight_goes_on_to_its_end(any_machine: Machine) -> None:
 
 
 def test_a_call_that_cannot_be_walked_is_taken() -> None:
-    """It may be of a request in flight: user space will find out."""
-    machine = Machine(told=replace(QEMU_7_2, completion_argument=UNKNOWN_OFFSET))
+    """It may belong to a request in flight, which user space finds out."""
+    machine = Machine(assumed=replace(QEMU_7_2, completion_argument=UNKNOWN_OFFSET))
     request = machine.submit_request()
     machine.set_stage(Stage.ENDING)
     machine.release(machine.call(request, RbdOperation.READ), 4096)
@@ -55,7 +55,7 @@ def test_a_call_that_cannot_be_walked_is_taken() -> None:
 
 
 def test_in_the_end_no_hit_changes_anything(machine: Machine) -> None:
-    """Neither submits nor ends: what is in flight stays so, and each hit is counted as one that is not traced."""
+    """Requests in flight stay there, and each hit is counted as one that is not traced."""
     request, other = machine.submit_request(tag=1), machine.submit_request(tag=2)
     first, second = (machine.call(request, RbdOperation.DISCARD) for _ in range(2))
     before = {name: machine.copy(name) for name in ("requests", "calls", "held", "latencies")}
@@ -74,7 +74,7 @@ def test_in_the_end_no_hit_changes_anything(machine: Machine) -> None:
 
 
 class Ended:
-    """A machine through its stages; in the last of them some probes are gone, so that the rest sees half of it."""
+    """A machine that goes through the stages; in the last one some of its probes are removed."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -113,7 +113,7 @@ def test_whenever_it_ends_no_request_is_called_lost(
     before: list[tuple[str, int]], ending: list[tuple[str, int]], ended: list[tuple[str, int]], gone: set[str],
     new: bool,
 ) -> None:  # fmt: skip
-    """What was submitted has ended, with all of its calls, or is in flight; in whatever order the probes go."""
+    """Each request has ended with all its calls, or is in flight, in whatever order the probes go."""
     guest = Ended(Machine(QEMU_11_1 if new else QEMU_7_2))
     machine = guest.machine
     for step in before:
@@ -137,7 +137,7 @@ def test_whenever_it_ends_no_request_is_called_lost(
 
 @pytest.mark.parametrize("stage", [Stage.TRACING, Stage.ENDING])
 def test_an_end_that_was_not_seen_is_still_called_lost(machine: Machine, stage: Stage) -> None:
-    """While all probes are in place, an address that is submitted again tells of a loss."""
+    """While all probes are in place, a second submit at an address shows a lost end."""
     machine.forget(machine.submit_request())
     machine.set_stage(stage)
     machine.complete(machine.submit_request())

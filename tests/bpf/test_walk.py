@@ -22,13 +22,13 @@ WAYS = [
 
 
 def passed(version: str) -> list[str]:
-    """The objects that the walk passes before it has the opaque pointer."""
+    """Return the objects that the walk passes before it has the opaque pointer."""
     old = ["old_acb", "io_completion"] if LAYOUTS[version].through_acb else []
     return ["completion", "aio", "task", *old, "coroutine", "acb"]
 
 
 def submit(machine: Machine, completion: Completion, operation: RbdOperation) -> None:
-    """The call's probe alone, with an iovec of no entries: no read is spent on anything but the walk."""
+    """Hit the call's probe alone, with an empty iovec, so that every read is the walk's."""
     if operation in (RbdOperation.READ, RbdOperation.WRITE):
         machine.call_vector(completion, operation, 0, 0, 0)
     elif operation == RbdOperation.FLUSH:
@@ -38,7 +38,7 @@ def submit(machine: Machine, completion: Completion, operation: RbdOperation) ->
 
 
 def assert_own_parent_or_none(machine: Machine, records: Records, tag: int) -> None:
-    """Only the request with this tag may have a call; a call of no parent is a record by itself; all is counted."""
+    """Check that only the request with this tag has a call, and that every call is counted."""
     requests = records[records["kind"] == RecordKind.REQUEST]
     linked = requests[requests["calls"] > 0]
     alone = records[records["kind"] == RecordKind.CALL]
@@ -51,7 +51,7 @@ def assert_own_parent_or_none(machine: Machine, records: Records, tag: int) -> N
 
 
 def trace_one(machine: Machine, operation: RbdOperation, via: Via, fail_read: int = 0, helpers: int = 0) -> int:
-    """Four requests about to make a call, one call for the third, all ended; returns the reads of the walk."""
+    """Submit four requests and one call for the third, end all of them, and return the reads of the walk."""
     requests = [machine.submit_request(tag=tag) for tag in range(4)]
     completion = [machine.prepare(request, via, helpers) for request in requests][2]
     if fail_read:
@@ -69,7 +69,7 @@ def trace_one(machine: Machine, operation: RbdOperation, via: Via, fail_read: in
 @pytest.mark.parametrize(("operation", "via"), WAYS)
 @pytest.mark.parametrize("version", LAYOUTS)
 def test_every_read_of_the_walk_may_fail(version: str, operation: RbdOperation, via: Via) -> None:
-    """With each read failing in turn, each failure reached, the call has its own parent or none, and is counted."""
+    """If any one of the reads fails, the call has its own parent or none, and is counted."""
     reads = trace_one(Machine(LAYOUTS[version]), operation, via)
     assert reads >= 5
     for number in range(1, reads + 1):
@@ -82,7 +82,7 @@ def test_every_read_of_the_walk_may_fail(version: str, operation: RbdOperation, 
 @pytest.mark.parametrize("helpers", [1, 2, 3, 4])
 @pytest.mark.parametrize("version", LAYOUTS)
 def test_a_helper_leads_to_whom_it_helps(version: str, helpers: int) -> None:
-    """Up to three coroutines between (qcow2 on qcow2), with every read failing in turn; beyond that, none is found."""
+    """Up to three coroutines lie between (qcow2 on qcow2), and any read may fail; beyond three, there is no parent."""
     machine = Machine(LAYOUTS[version])
     reads = trace_one(machine, RbdOperation.WRITE, Via.DMA, helpers=helpers)
     assert machine.counters()["parent_found"] == (helpers <= 3)
@@ -96,7 +96,7 @@ def test_a_helper_leads_to_whom_it_helps(version: str, helpers: int) -> None:
 
 @pytest.mark.parametrize(("version", "name"), [(version, name) for version in LAYOUTS for name in passed(version)])
 def test_an_object_that_cannot_be_read_is_a_fault(version: str, name: str) -> None:
-    """Whichever object on the way is gone, the call leaves with LINK_FAULT and no parent."""
+    """Whichever object of the walk is gone, the call has LINK_FAULT and no parent."""
     machine = Machine(LAYOUTS[version])
     request = machine.submit_request()
     completion = machine.prepare(request, Via.DMA)
@@ -119,7 +119,7 @@ def test_an_opaque_object_that_cannot_be_read_is_a_fault(machine: Machine) -> No
 
 
 def test_where_walks_are_known_to_work_a_fault_is_qemus_own_call(machine: Machine) -> None:
-    """The flush of a QEMU that stops comes by other objects: it is no request's, and none is looked for by time."""
+    """The flush of a QEMU that stops comes through other objects: it belongs to no request."""
     request = machine.submit_request()
     machine.release(machine.call(request, RbdOperation.WRITE), 0)
     own = machine.prepare(None, Via.REQUEST)
@@ -135,7 +135,7 @@ def test_where_walks_are_known_to_work_a_fault_is_qemus_own_call(machine: Machin
 @pytest.mark.parametrize("field", ["completion_argument", "coroutine"])
 def test_without_layout_nothing_is_walked(field: str) -> None:
     """An offset that is not known is not guessed: no read, LINK_NO_LAYOUT, and the return value is unknown."""
-    machine = Machine(told=replace(QEMU_7_2, **{field: UNKNOWN_OFFSET}))
+    machine = Machine(assumed=replace(QEMU_7_2, **{field: UNKNOWN_OFFSET}))
     request = machine.submit_request()
     reads = machine.world.reads
     completion = machine.prepare(request, Via.DMA)
@@ -151,7 +151,7 @@ def test_without_layout_nothing_is_walked(field: str) -> None:
 
 def test_without_the_offset_of_the_result_the_parent_is_found() -> None:
     """The walk needs no return value: it is unknown, and nothing is counted as unreadable."""
-    machine = Machine(told=replace(QEMU_7_2, return_value=UNKNOWN_OFFSET))
+    machine = Machine(assumed=replace(QEMU_7_2, return_value=UNKNOWN_OFFSET))
     request = machine.submit_request()
     machine.release(machine.call(request, RbdOperation.READ), 4096)
     machine.complete(request)
@@ -172,7 +172,7 @@ _OFFSETS = st.one_of(
 @given(
     version=st.sampled_from(sorted(LAYOUTS)),
     way=st.sampled_from(WAYS),
-    told=st.builds(
+    assumed=st.builds(
         Layout,
         completion_argument=_OFFSETS,
         coroutine=_OFFSETS,
@@ -180,19 +180,19 @@ _OFFSETS = st.one_of(
         return_value=_OFFSETS,
     ),
 )
-def test_wrong_offsets_never_give_a_wrong_parent(version: str, way: tuple[RbdOperation, Via], told: Layout) -> None:
-    """Whatever offsets of the walk are told, a call has its own parent or none."""
-    walk = {name: asdict(told)[name] for name in ("completion_argument", "coroutine", "through_acb", "return_value")}
-    machine = Machine(LAYOUTS[version], told=replace(LAYOUTS[version], **walk))
+def test_wrong_offsets_never_give_a_wrong_parent(version: str, way: tuple[RbdOperation, Via], assumed: Layout) -> None:
+    """With any offsets of the walk, a call has its own parent or none."""
+    walk = {name: asdict(assumed)[name] for name in ("completion_argument", "coroutine", "through_acb", "return_value")}
+    machine = Machine(LAYOUTS[version], assumed=replace(LAYOUTS[version], **walk))
     trace_one(machine, *way)
     assert_own_parent_or_none(machine, machine.records(), tag=2)
 
 
-@pytest.mark.parametrize("told", LAYOUTS)
+@pytest.mark.parametrize("assumed", LAYOUTS)
 @pytest.mark.parametrize("version", LAYOUTS)
-def test_the_layout_of_another_version_finds_the_parent_or_none(version: str, told: str) -> None:
+def test_the_layout_of_another_version_finds_the_parent_or_none(version: str, assumed: str) -> None:
     """A table entry taken for the wrong build never joins a call to another request."""
-    machine = Machine(LAYOUTS[version], told=LAYOUTS[told])
+    machine = Machine(LAYOUTS[version], assumed=LAYOUTS[assumed])
     trace_one(machine, RbdOperation.READ, Via.DMA)
     records = machine.records()
     assert len(records[records["kind"] == RecordKind.CALL]) == machine.counters()["rbd_submitted"] - sum(

@@ -13,7 +13,7 @@ from tests.kernel.tracing import Tracing
 
 @pytest.fixture(scope="session", autouse=True)
 def _possible_here() -> None:
-    """Probes need root, and bcc."""
+    """Skip unless this is root with bcc, which probes need."""
     if os.geteuid() != 0:
         pytest.skip("uprobes are attached as root")
     if find_spec("bcc") is None:
@@ -41,7 +41,7 @@ def shared_tracing(shared_qemu: FakeQemu) -> Iterator[Tracing]:
 
 @pytest.fixture
 def tracing(shared_tracing: Tracing) -> Tracing:
-    """A tracer of which nothing has been asked: no record waits, and the counters are at zero."""
+    """A tracer with an empty ring and its counters at zero."""
     shared_tracing.counted()
     shared_tracing.records()
     return shared_tracing

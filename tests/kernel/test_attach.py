@@ -1,4 +1,4 @@
-"""Attaching: by either route, entry probes only, again and again, and without a trace afterwards."""
+"""Attaching by either route: entry probes only, repeatable, and without a trace afterwards."""
 
 import ast
 import ctypes
@@ -43,7 +43,7 @@ def qemu() -> Iterator[FakeQemu]:
 
 
 def sites(tracing: Tracing, qemu: FakeQemu) -> list[tuple[Text, int, int]]:
-    """Each probed instruction: where it is in memory, its offset, and the byte that the file has there."""
+    """Return each probed instruction: its address in memory, its offset, and its byte in the file."""
     found = []
     for file, sites in tracing.tracer.inspections[0].binaries():
         content = Path(file.name).read_bytes()
@@ -53,7 +53,7 @@ def sites(tracing: Tracing, qemu: FakeQemu) -> list[tuple[Text, int, int]]:
 
 @pytest.mark.parametrize("route", [MULTI, PERF])
 def test_both_routes_see_the_same(route: str, qemu: FakeQemu) -> None:
-    """uprobe_multi and perf events count alike, request by request."""
+    """uprobe_multi and perf events give equal counts, request by request."""
     with Tracing(qemu, route=route) as tracing:
         for command in ONE_OF_EVERYTHING:
             qemu.command(command)
@@ -68,7 +68,7 @@ def test_both_routes_see_the_same(route: str, qemu: FakeQemu) -> None:
 
 @pytest.mark.parametrize("route", [MULTI, PERF])
 def test_every_probe_is_an_entry_probe(route: str, qemu: FakeQemu) -> None:
-    """The kernel says so of every descriptor, and the process never sees a return address that is not its own."""
+    """The kernel reports every descriptor as an entry probe, and the process never sees a foreign return address."""
     with Tracing(qemu, route=route) as tracing:
         attachments = tracing.tracer._attachments.values()
         links = [fd for attachment in attachments for fd in attachment.links]
@@ -81,7 +81,7 @@ def test_every_probe_is_an_entry_probe(route: str, qemu: FakeQemu) -> None:
 
 
 def test_one_link_a_binary_has_every_site_with_its_cookie(qemu: FakeQemu) -> None:
-    """What the kernel holds for each file is the offset of every site, and by it the number of the site's function."""
+    """For each file the kernel has the offset of every site, with the number of its function as cookie."""
     with Tracing(qemu) as tracing:
         wanted = [
             {site.offset: SITES.index(site.program) for site in sites}
@@ -95,7 +95,7 @@ def test_one_link_a_binary_has_every_site_with_its_cookie(qemu: FakeQemu) -> Non
 
 
 def test_the_checks_would_notice_a_return_probe(qemu: FakeQemu) -> None:
-    """The two checks above can fail: with a return probe, the link says so and the process sees it every time."""
+    """With a return probe both checks above fail: the link reports it, and the process sees it every time."""
     program = Program()
     with open_binary(str(qemu.executable)) as binary:
         function = binary.function("scsi_req_enqueue")
@@ -110,7 +110,7 @@ def test_the_checks_would_notice_a_return_probe(qemu: FakeQemu) -> None:
 
 
 def _return_probe(function: int, path: Path, offset: int) -> int:
-    """What the product must never do."""
+    """Attach a return probe, as the product never does."""
     attributes = _UprobeMulti(
         prog_fd=function,
         attach_type=48,
@@ -137,7 +137,7 @@ def test_no_code_asks_for_a_return_probe() -> None:
 
 @pytest.mark.parametrize("route", [MULTI, PERF])
 def test_nothing_remains_after_closing(route: str, qemu: FakeQemu) -> None:
-    """Traps are in the process's code while attached; afterwards it is as in the file, and no descriptor is left."""
+    """Traps are in the process's code only while attached, and no descriptor is left afterwards."""
     before = open_probes()
     with Tracing(qemu, route=route, keep=False) as tracing:
         places = sites(tracing, qemu)
@@ -151,14 +151,14 @@ def test_nothing_remains_after_closing(route: str, qemu: FakeQemu) -> None:
 
 
 def test_detaching_perf_events_prints_nothing(qemu: FakeQemu, capfd: pytest.CaptureFixture[str]) -> None:
-    """What bcc's own library has to say is not shown to people."""
+    """Messages of bcc's library are not shown."""
     with Tracing(qemu, route=PERF):
         pass
     assert capfd.readouterr().err == ""
 
 
 def test_detaching_twice_is_safe(qemu: FakeQemu) -> None:
-    """An attachment that is gone stays gone."""
+    """A second detach does nothing."""
     with Tracing(qemu) as tracing:
         for attachment in tracing.tracer._attachments.values():
             attachment.detach()
@@ -168,7 +168,7 @@ def test_detaching_twice_is_safe(qemu: FakeQemu) -> None:
 
 
 def test_a_half_attached_binary_is_let_go(qemu: FakeQemu) -> None:
-    """When the kernel refuses one site, those before it are detached again."""
+    """If the kernel refuses one site, the sites before it are detached again."""
     with Tracing(qemu) as tracing:
         file, good = tracing.tracer.inspections[0].binaries()[0]
         tracing.selection.qemus.clear()
@@ -181,7 +181,7 @@ def test_a_half_attached_binary_is_let_go(qemu: FakeQemu) -> None:
 
 
 def test_attaching_again_and_again_under_load(qemu: FakeQemu) -> None:
-    """Fifty times on and off a process that works flat out: it lives, and afterwards every count is exact again."""
+    """A busy process survives fifty attachments, and afterwards every count is exact."""
     with Tracing(qemu) as tracing:
         (inspection,) = tracing.tracer.inspections
         binaries = list(inspection.binaries())

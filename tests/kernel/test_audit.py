@@ -1,4 +1,4 @@
-"""The exact chain by real probes: it agrees with every join, or says that it cannot tell; only if asked for."""
+"""The exact chain with real probes: it agrees with every join, or gives no verdict; and only if asked for."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ EXIT_NOT_POSSIBLE = 4
 
 
 def audit_of(tracing: Tracing) -> Audit:
-    """What the chain says of everything that is in the ring."""
+    """Return the audit of every record in the ring."""
     pipeline = Pipeline(audit=True)
     list(pipeline.traces_of([tracing.tracer.read()]))
     assert pipeline.audit is not None
@@ -36,7 +36,9 @@ def audit_of(tracing: Tracing) -> Audit:
 
 @pytest.mark.parametrize("route", [MULTI, PERF])
 def test_every_join_agrees(route: str, variant: Variant) -> None:
-    """Some of everything, a qcow2 image's helpers among it; of a block job's calls, neither knows a request."""
+    """
+    This holds for every kind of request, a qcow2 image's helpers included; neither finds a request for a block job.
+    """
     with FakeQemu(variant) as qemu, Tracing(qemu, route=route, audit=True) as tracing:
         for command in COMMANDS:
             assert qemu.command(command).strange_returns == 0
@@ -54,7 +56,7 @@ def test_every_join_agrees(route: str, variant: Variant) -> None:
 
 
 def test_the_rules_are_audited_where_there_is_no_walk() -> None:
-    """A librbd whose layout cannot be read off: the joins by range and time are held against the chain."""
+    """If the layout of librbd is not known, the joins by range and time are compared with the chain."""
     with FakeQemu(OPAQUE) as qemu, Tracing(qemu, audit=True) as tracing:
         for command in ("read 211 4096 16", "flush 23 0 1", "orphan 23"):
             qemu.command(command)
@@ -67,7 +69,7 @@ def test_the_rules_are_audited_where_there_is_no_walk() -> None:
 
 
 def test_a_function_that_is_never_entered_makes_silence() -> None:
-    """Link-time optimisation has put blk_aio_preadv into its callers: of reads nothing is said, of writes all."""
+    """If link-time optimisation has inlined blk_aio_preadv, reads get no verdict, and all writes do."""
     with FakeQemu(IN_CALLERS) as qemu, Tracing(qemu, audit=True) as tracing:
         for command in ("read 211 4096 32", "write 101 65536 16", "flush 23", "orphan 5"):
             qemu.command(command)
@@ -79,7 +81,7 @@ def test_a_function_that_is_never_entered_makes_silence() -> None:
 
 
 def test_what_began_before_us_has_no_request_in_either() -> None:
-    """Calls of requests that were in flight when the probes came, then of new ones."""
+    """Calls of requests that were in flight at the start have no request in either; later ones have."""
     with FakeQemu(QEMU_7_2) as qemu:
         qemu.command("hold")
         qemu.command("unmap 23 3")
@@ -92,7 +94,7 @@ def test_what_began_before_us_has_no_request_in_either() -> None:
 
 
 def test_without_it_nothing_of_it_is_there() -> None:
-    """No table, no counter, no probe; and detaching takes the chain's away with the others."""
+    """Without --audit it has no table, counter or probe; with it, detaching removes its probes, too."""
     with FakeQemu(QEMU_7_2) as qemu:
         with Tracing(qemu) as tracing:
             qemu.command("read 211 4096 32")
@@ -107,7 +109,7 @@ def test_without_it_nothing_of_it_is_there() -> None:
 
 
 def test_a_process_that_ends_leaves_nothing(variant: Variant) -> None:
-    """Threads and coroutines of a process that was killed with everything in flight are forgotten."""
+    """Threads and coroutines of a killed process are forgotten."""
     with FakeQemu(variant) as qemu, Tracing(qemu, audit=True) as tracing:
         qemu.command("hold")
         qemu.command("read 211 4096")
@@ -128,7 +130,7 @@ def recording(tmp_path: Path) -> Path:
 
 
 def traced(qemu: FakeQemu, *arguments: str) -> tuple[int, str, str]:
-    """A command that traces while the guest reads and writes; its exit status, stdout and stderr."""
+    """Run a command that traces while the guest reads and writes; return its exit status, stdout and stderr."""
     command = [*OTEL_QEMU, *arguments, "--audit", "--pid", str(qemu.pid)]
     with child(command, stdout=PIPE, stderr=PIPE) as process:
         assert process.stderr
@@ -145,12 +147,12 @@ def traced(qemu: FakeQemu, *arguments: str) -> tuple[int, str, str]:
 
 
 def table(text: str) -> list[list[str]]:
-    """The lines of an audit's report, word by word."""
+    """Return the lines of an audit's report, word by word."""
     return [line.split() for line in text[text.index("audit: ") :].splitlines()]
 
 
 def test_a_recording_holds_its_audit(recording: Path) -> None:
-    """`record --audit` reports, and `replay` of that file says the same; the traces are those of any recording."""
+    """`record --audit` reports, and `replay` of the file reports the same; its traces are as without an audit."""
     with FakeQemu(QEMU_7_2) as qemu:
         status, _, said = traced(qemu, "record", "-o", str(recording))
     assert status == 0, said
@@ -165,7 +167,7 @@ def test_a_recording_holds_its_audit(recording: Path) -> None:
 
 
 def test_histograms_can_be_audited(recording: Path) -> None:
-    """`hist --audit` counts as ever, and reports beside the histograms."""
+    """`hist --audit` prints the same histograms, and a report."""
     with FakeQemu(QEMU_7_2) as qemu:
         status, stdout, said = traced(qemu, "hist", "--json")
     assert status == 0, said
@@ -174,7 +176,7 @@ def test_histograms_can_be_audited(recording: Path) -> None:
 
 
 def test_without_the_functions_tracing_goes_on_and_says_so(recording: Path) -> None:
-    """A build without dma_blk_io: one line why, a whole recording, and an exit status for what was asked in vain."""
+    """A build without dma_blk_io gives one warning, a complete recording, and an exit status of 4."""
     with FakeQemu(CHAINLESS) as qemu:
         status, _, said = traced(qemu, "record", "-o", str(recording))
     assert status == EXIT_NOT_POSSIBLE

@@ -1,4 +1,4 @@
-"""Which kernel headers the program is compiled with: ours, those of the running kernel, or those the user names."""
+"""The kernel headers for compiling the program: ours, the running kernel's, or those that the user names."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def qemu() -> Iterator[FakeQemu]:
 
 @pytest.fixture(scope="module")
 def installed() -> str:
-    """What puts the headers of tests/packages.txt where a distribution has those of the running kernel."""
+    """Put the headers of tests/packages.txt where a distribution has those of the running kernel."""
     found = sorted(Path("/lib/modules").glob("*/build/include"))
     assert found, "no kernel headers: apt-get install linux-headers-amd64"
     folder = f"/lib/modules/{os.uname().release}"
@@ -48,15 +48,17 @@ def headers(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_ours_are_tried_first(qemu: FakeQemu, installed: str) -> None:
+    """`check` names our stand-ins, although others are installed."""
     assert headers(check(qemu, installed)) == "the stand-in kernel headers"
 
 
 def test_the_installed_ones_are_the_fallback(qemu: FakeQemu, installed: str) -> None:
-    """As for a bcc that wants more than we bring; the program compiled with them loads and attaches as any other."""
+    """If bcc needs more than ours have, the program compiles with the installed ones, loads and attaches."""
     assert headers(check(qemu, installed + SPOILT)) == "the installed kernel headers"
 
 
 def test_without_either_both_complaints_are_told(qemu: FakeQemu) -> None:
+    """If neither works, the error has the first line of each compiler's output."""
     done = check(qemu, NOTHING_INSTALLED + SPOILT)
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     assert "with the stand-in kernel headers: " in done.stderr
@@ -64,7 +66,7 @@ def test_without_either_both_complaints_are_told(qemu: FakeQemu) -> None:
 
 
 def test_the_users_own_are_the_only_ones(qemu: FakeQemu, tmp_path: Path) -> None:
-    """What the environment names is used or refused, and ours are left alone."""
+    """Headers that the environment names are used or refused, and ours are not tried."""
     done = check(qemu, "", BCC_KERNEL_SOURCE=str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     assert f"(with the kernel headers of BCC_KERNEL_SOURCE, {tmp_path}: " in done.stderr

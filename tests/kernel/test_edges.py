@@ -1,4 +1,4 @@
-"""Attaching to a guest that is busy, and leaving it: what is taken is seen from its beginning to its end."""
+"""Attaching to a busy guest, and leaving it: every request that is taken is seen from its beginning to its end."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ WINDOW_S = 0.03
 
 @pytest.fixture(scope="module")
 def busy() -> Iterator[FakeQemu]:
-    """Flat out, 32 requests in flight at any time."""
+    """A QEMU at full load, with 32 requests in flight at any time."""
     with FakeQemu(QEMU_7_2) as qemu:
         qemu.begin("rate 0 600")
         yield qemu
@@ -26,7 +26,7 @@ def busy() -> Iterator[FakeQemu]:
 
 @pytest.mark.parametrize(("route", "windows"), [(MULTI, 50), (PERF, 10)])  # by PERF it takes two seconds to detach
 def test_windows_on_a_busy_guest_lose_nothing(busy: FakeQemu, route: str, windows: int) -> None:
-    """None looks lost; all that was taken has ended and is in the histograms; and no call comes without its request."""
+    """No request looks lost; all that were taken have ended and are counted; every call has its request."""
     for _ in range(windows):
         window = Window(Those(busy), route)
         window.run(WINDOW_S)
@@ -36,7 +36,7 @@ def test_windows_on_a_busy_guest_lose_nothing(busy: FakeQemu, route: str, window
 
 
 def test_what_does_not_end_is_counted_as_in_flight() -> None:
-    """A cluster that does not answer: it is waited for, for as long as the interval says; then both sides are told."""
+    """If Ceph does not answer, the tracer waits for the interval, and then counts both layers as in flight."""
     with FakeQemu() as qemu, Tracing(qemu) as tracing:
         window = Window(Those(qemu))
         qemu.command("hold")
@@ -56,7 +56,9 @@ def test_what_does_not_end_is_counted_as_in_flight() -> None:
 
 
 def test_a_process_that_is_taken_anew_begins_anew() -> None:
-    """librbd is loaded under requests in flight, whose calls may have been missed: they are dropped, and counted."""
+    """
+    If librbd is loaded while requests are in flight, their calls may have been missed: they are dropped and counted.
+    """
     with FakeQemu(rbd=False) as qemu, Tracing(qemu) as tracing:
         qemu.load_rbd()
         qemu.command("hold")

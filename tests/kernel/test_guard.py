@@ -1,4 +1,4 @@
-"""No program has a private stack: each contains a tail call, in its source and in what the kernel is given."""
+"""No program has a private stack: each contains a tail call, in its source and in the loaded instructions."""
 
 import re
 
@@ -13,13 +13,13 @@ ENTRY = re.compile(r"^int (\w+)\(struct pt_regs \*ctx\)\s*\{(.*?)\}$", re.M | re
 
 
 def entries() -> dict[str, str]:
-    """The body of every function that the kernel enters, by name."""
+    """Return the body of every function that the kernel enters, by name."""
     texts = [(BPF_DIRECTORY / f"{name}.bpf.c").read_text() for name in AUDIT_SOURCES]
     return dict(ENTRY.findall("".join(texts)))
 
 
 def test_every_entry_function_is_guarded() -> None:
-    """Those of sites against the table of sites, all others against that of functions; and the test finds them all."""
+    """Each one uses the guard of its way of attaching, and the test finds all of them."""
     bodies = entries()
     layers = {"scsi_site", "rbd_site", "audit_site"}
     assert set(bodies) == {*SITES, *layers}
@@ -32,7 +32,7 @@ def test_every_entry_function_is_guarded() -> None:
 
 @pytest.mark.parametrize("audit", [False, True], ids=["default", "audit"])
 def test_the_kernel_is_given_a_tail_call_in_each(audit: bool) -> None:
-    """Whatever the compiler has made of the source; and the kernel takes each, for its way of attaching."""
+    """The compiled instructions have it, and the kernel accepts each program for its way of attaching."""
     program = Program(audit)
     try:
         for name in entries():
@@ -45,6 +45,6 @@ def test_the_kernel_is_given_a_tail_call_in_each(audit: bool) -> None:
 
 
 def tail_calls(code: bytes) -> int:
-    """How many there are in a program's instructions (``struct bpf_insn``)."""
+    """Return the number of tail calls in a program's instructions (``struct bpf_insn``)."""
     instructions = [code[at : at + INSTRUCTION_BYTES] for at in range(0, len(code), INSTRUCTION_BYTES)]
     return sum(each[0] == CALL and int.from_bytes(each[4:], "little") == TAIL_CALL for each in instructions)

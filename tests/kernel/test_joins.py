@@ -18,7 +18,7 @@ def joins(traces: Traces) -> dict[Join, int]:
 
 
 def assert_right(traces: Traces) -> None:
-    """What must hold for whatever was traced: times add up, and where there are LBAs they are those of the calls."""
+    """Check what must hold for every trace: times add up, and offsets are those of the LBAs."""
     requests = traces.requests
     parts = requests["wait_ns"] + requests["rbd_ns"] + requests["completion_ns"]
     assert (parts == requests["complete_ns"] - requests["submit_ns"]).all()
@@ -39,7 +39,7 @@ def mixed(qemu: FakeQemu) -> None:
 
 @pytest.mark.parametrize("step", [1, 61, 100_000])
 def test_every_call_is_joined_by_the_walk(step: int, variant: Variant, shared_qemu: FakeQemu, tracing: Tracing) -> None:
-    """However the stream is cut into batches: walk and range agree, and a block job's calls are called internal."""
+    """For any cut of the stream, walk and range agree, and a block job's calls are internal."""
     mixed(shared_qemu)
     correlator = Correlator()
     traces = join(correlator, tracing.tracer.read(), step)
@@ -55,7 +55,7 @@ def test_every_call_is_joined_by_the_walk(step: int, variant: Variant, shared_qe
 
 
 def test_calls_under_their_request(shared_qemu: FakeQemu, tracing: Tracing) -> None:
-    """A request's calls are its own, in order, and their rbd time is what the kernel made of it."""
+    """A request has its own calls in order, and its rbd time is the kernel's."""
     shared_qemu.command("unmap 211 7 16")
     records = tracing.tracer.read()
     traces = join(Correlator(), records, 1000)
@@ -68,7 +68,7 @@ def test_calls_under_their_request(shared_qemu: FakeQemu, tracing: Tracing) -> N
 
 
 def test_what_began_before_us_is_told_apart(variant: Variant) -> None:
-    """Requests and calls that were in flight when the probes came are counted, and calls made for them say so."""
+    """Requests and calls that were in flight at the start are counted, and calls made for them are marked."""
     with FakeQemu(variant) as qemu:
         qemu.command("hold")
         qemu.command("unmap 23 3")
@@ -91,7 +91,7 @@ def opaque() -> Iterator[tuple[FakeQemu, Tracing]]:
 
 
 def test_without_a_layout_calls_are_joined_by_range(opaque: tuple[FakeQemu, Tracing]) -> None:
-    """A librbd whose layout cannot be read off: reads and writes find their requests by range, all of them rightly."""
+    """If the layout of librbd is not known, reads and writes find their requests by range, all of them rightly."""
     qemu, tracing = opaque
     (inspection,) = tracing.tracer.inspections
     assert (inspection.layout.scsi_known, inspection.layout.walk_known) == (True, False)
@@ -106,7 +106,7 @@ def test_without_a_layout_calls_are_joined_by_range(opaque: tuple[FakeQemu, Trac
 
 
 def test_without_a_layout_a_lone_flush_is_joined_by_time(opaque: tuple[FakeQemu, Tracing]) -> None:
-    """A flush has no range: one at a time is joined by time, and a block job's read finds nothing that fits."""
+    """A flush has no range, so a single one is joined by time; a block job's read finds no request."""
     qemu, tracing = opaque
     qemu.command("flush 23 0 1")
     qemu.command("orphan 23")
@@ -116,7 +116,7 @@ def test_without_a_layout_a_lone_flush_is_joined_by_time(opaque: tuple[FakeQemu,
 
 
 def test_without_a_layout_flushes_at_once_are_left_alone(opaque: tuple[FakeQemu, Tracing]) -> None:
-    """Which of several flushes in flight a call belongs to is not guessed; who is alone when it ends is known."""
+    """With several flushes in flight a call is not joined; with one in flight when it ends, it is."""
     qemu, tracing = opaque
     left_alone = 0
     for _ in range(10):  # a fast QEMU ends each before librbd releases the next

@@ -1,4 +1,4 @@
-"""A million requests, ended in every way, through the kernel's tables and the correlator: nothing of them stays."""
+"""A million requests with every ending go through the kernel's tables and the correlator, and nothing remains."""
 
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ def resident_bytes() -> int:
 
 
 def play(tracing: Tracing, qemu: FakeQemu, correlator: Correlator) -> int:
-    """One round, drained as the service does while it runs; how many requests it had."""
+    """Play one round, drained as the service does; return the number of its requests."""
     requests = 0
     for command in ROUND:
         qemu.begin(command)
@@ -36,7 +36,7 @@ def play(tracing: Tracing, qemu: FakeQemu, correlator: Correlator) -> int:
 
 
 def test_nothing_of_a_million_requests_stays() -> None:
-    """Tables are empty, the correlator holds nothing back, and memory is what it was after the first round."""
+    """Tables are empty, the correlator holds nothing, and memory is as after the first round."""
     correlator = Correlator()
     with FakeQemu() as qemu, Tracing(qemu) as tracing:
         requests = play(tracing, qemu, correlator)

@@ -50,7 +50,7 @@ DEBUG_FILES = Path("/usr/lib/debug")
 
 
 def running(build: Variant) -> FakeQemu:
-    """A process of a build, in whose file system its debug file is installed, if it has one."""
+    """Run a build in a process whose file system has its debug file, if there is one."""
     folder = built(build) / "debug"
     if build.symbols is not Symbols.DEBUG_FILE:
         return FakeQemu(build)
@@ -60,7 +60,7 @@ def running(build: Variant) -> FakeQemu:
 
 @pytest.fixture
 def inspections(monkeypatch: pytest.MonkeyPatch) -> list[Inspection]:
-    """What the tracer finds out, as it goes."""
+    """Return the tracer's inspections, which change as it calibrates."""
     found: list[Inspection] = []
 
     def noted(process: QemuProcess) -> Inspection:
@@ -72,7 +72,7 @@ def inspections(monkeypatch: pytest.MonkeyPatch) -> list[Inspection]:
 
 
 def run_everything(qemu: FakeQemu) -> tuple[int, int]:
-    """Some of every request; how many there were, and how many librbd calls."""
+    """Make every sort of request; return the numbers of requests and of librbd calls."""
     commands = ("read 211 4096 32", "write 101 65536 16", "fua 23", "flush 23", "unmap 23 7 4", "zero 5", "inquiry 7",
                 "fail 3" if qemu.variant.symbols and "QEMU=52" not in qemu.variant.definitions else "inquiry 3",
                 "check-condition 3", "cancel 5", "retry 7", "retry-data 5")  # fmt: skip
@@ -82,7 +82,7 @@ def run_everything(qemu: FakeQemu) -> tuple[int, int]:
 
 @pytest.mark.parametrize("build", TRACEABLE, ids=lambda build: build.name)
 def test_every_request_is_counted_and_joined(build: Variant, inspections: list[Inspection]) -> None:
-    """From the first one on, which proves the layout; the walk joins each call."""
+    """This holds from the first request on, which begins the proof; the walk joins each call."""
     with running(build) as qemu, Tracing(qemu, prove=True) as tracing:
         first = qemu.command(f"read {ENOUGH_PROOFS} 4096")
         tracing.tracer.refresh()
@@ -105,7 +105,7 @@ def test_every_request_is_counted_and_joined(build: Variant, inspections: list[I
 
 @pytest.mark.parametrize("build", TRACEABLE, ids=lambda build: build.name)
 def test_where_symbols_and_layout_are_from(build: Variant) -> None:
-    """Debug information, wherever there is some, and the machine code of what link-time optimisation has left."""
+    """They come from debug information, if there is any, and from the functions that are not inlined."""
     with running(build) as qemu, Tracing(qemu) as tracing:
         (found,) = tracing.tracer.inspections
     names = {Symbols.DEBUG_FILE: "debug file", Symbols.TABLE: ".symtab", Symbols.TABLE_AND_DWARF: ".symtab"}
@@ -121,7 +121,7 @@ def test_where_symbols_and_layout_are_from(build: Variant) -> None:
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_without_any_symbols_rbd_is_traced_alone(compiler: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The reason is said once, with the remedy; and every call is counted."""
+    """One warning gives the reason and the remedy, and every call is counted."""
     build = optimised_at_link_time(QEMU_7_2, compiler, Symbols.NONE)
     with FakeQemu(build) as qemu, caplog.at_level(logging.WARNING), Tracing(qemu, prove=True) as tracing:
         calls = run_everything(qemu)[1]
@@ -136,7 +136,9 @@ def test_without_any_symbols_rbd_is_traced_alone(compiler: str, caplog: pytest.L
 def test_a_layout_that_nothing_shows_is_calibrated(
     route: str, inspections: list[Inspection], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A SCSIRequest of no QEMU that is known: found with the first requests, proven with the next, exact from there."""
+    """
+    An unknown layout is found with the first requests and proven with the next; from there every request is counted.
+    """
     with running(STRANGE) as qemu, caplog.at_level(logging.INFO), Tracing(qemu, route=route, prove=True) as tracing:
         assert inspections[0].calibrates
         qemu.command(f"read {ENOUGH_PROOFS} 4096 4")
@@ -162,7 +164,7 @@ def test_a_layout_that_nothing_shows_is_calibrated(
 
 
 def test_a_calibration_is_of_the_binary(inspections: list[Inspection]) -> None:
-    """A process that comes later is traced from its first request on."""
+    """A later process of the same binary is traced from its first request on."""
     with running(STRANGE) as qemu, running(STRANGE) as later, Tracing(qemu, prove=True) as tracing:
         for _ in range(2):
             qemu.command(f"read {ENOUGH_PROOFS} 4096")
@@ -176,7 +178,7 @@ def test_a_calibration_is_of_the_binary(inspections: list[Inspection]) -> None:
 
 @pytest.fixture
 def misread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that are not where scsi_req_enqueue is given them, as if their tag had moved away from their CDB."""
+    """Move the requests that scsi_req_enqueue takes, as if their tag had moved away from their CDB."""
     samples = Program.samples
 
     def moved(program: Program, pid: int) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
@@ -190,7 +192,7 @@ def misread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("misread")
 def test_a_calibration_that_finds_nothing_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is traced, and samples are taken again, within their bounds."""
+    """No request is traced, and new samples are taken, within their bounds."""
     with running(STRANGE) as qemu, Tracing(qemu, prove=True) as tracing, caplog.at_level(logging.WARNING):
         for _ in range(3):
             qemu.command("read 200 4096")

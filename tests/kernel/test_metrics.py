@@ -1,4 +1,6 @@
-"""Metrics that leave the service say what a fake QEMU has fired: counts, bytes, what is in flight and for how long."""
+"""
+Metrics that the service sends equal a fake QEMU's own figures: counts, bytes, and requests in flight with their age.
+"""
 
 import threading
 import time
@@ -58,7 +60,7 @@ class Store(ImitatedExporter):
 
 @contextmanager
 def exporting(selection: Those, **settings: Any) -> Iterator[Store]:
-    """The service, with a store that is sent metrics ten times a second."""
+    """Run the service with a store that gets metrics ten times a second."""
     store, ready = Store(), threading.Event()
     client = MetricsClient(MetricSettings(interval_s=0.1, **settings), store, "store")
     service = Service(selection, [], policy=COUNTS_ONLY, bounds_s=client.settings.bounds_s, meters=[client])
@@ -83,7 +85,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 
 def counts(store: Store, pid: int) -> dict[tuple[str, str], int]:
-    """By layer and operation, failed and good together."""
+    """Return counts by layer and operation, failed and good together."""
     found: dict[tuple[str, str], int] = {}
     for metric, layer in LAYERS.items():
         for values, point in store.of(metric, pid):
@@ -93,7 +95,7 @@ def counts(store: Store, pid: int) -> dict[tuple[str, str], int]:
 
 
 def levels(store: Store, pid: int) -> tuple[int, float] | None:
-    """Requests in flight, and the age of the oldest in s, of the one disk."""
+    """Return the requests in flight of the one disk, and the age of the oldest in s."""
     active, oldest = store.of(ACTIVE, pid), store.of(OLDEST, pid)
     if not active:
         return None
@@ -110,7 +112,7 @@ def qemu() -> Iterator[FakeQemu]:
 
 @pytest.mark.parametrize("exponential", [False, True], ids=["explicit", "exponential"])
 def test_every_request_and_byte_arrives(qemu: FakeQemu, exponential: bool) -> None:
-    """Command by command, with errors apart, and nothing but what was fired."""
+    """After each command the metrics equal its requests and bytes, with errors apart."""
     with exporting(Those(qemu), exponential=exponential) as store:
         for command in COMMANDS:
             qemu.command(command)
@@ -136,7 +138,7 @@ def test_every_request_and_byte_arrives(qemu: FakeQemu, exponential: bool) -> No
 
 
 def test_what_is_in_flight_and_for_how_long(qemu: FakeQemu) -> None:
-    """Held for a while by a Ceph that completes nothing, then let go."""
+    """Both are sent while Ceph completes nothing, and are zero afterwards."""
     with exporting(Those(qemu)) as store:
         qemu.command("read 3 4096")
         wait_until(lambda: levels(store, qemu.pid) == (0, 0.0))
@@ -155,7 +157,7 @@ def test_what_is_in_flight_and_for_how_long(qemu: FakeQemu) -> None:
 
 
 def test_a_guest_that_is_killed_is_told_to_its_end(qemu: FakeQemu) -> None:
-    """Its last counts arrive after it has gone, with nothing in flight; then it is told of no more, the other is."""
+    """Its last counts arrive after it has ended, with nothing in flight; later only the other guest is sent."""
     with FakeQemu(QEMU_11_1) as other, exporting(Those(qemu, other)) as store:
         qemu.command("read 3 4096")
         other.command("write 101 4096")
@@ -174,7 +176,7 @@ def test_a_guest_that_is_killed_is_told_to_its_end(qemu: FakeQemu) -> None:
 
 
 def test_delta_adds_up(qemu: FakeQemu) -> None:
-    """What arrives in pieces is what was fired."""
+    """The increments that arrive add up to the requests that were made."""
     with exporting(Those(qemu), temporality=Temporality.DELTA) as store:
         for _ in range(5):
             qemu.command("read 211 4096 16")
@@ -188,7 +190,7 @@ def test_delta_adds_up(qemu: FakeQemu) -> None:
 
 
 def test_a_tracer_gives_what_ended_processes_counted(qemu: FakeQemu) -> None:
-    """Once, with their identity; together with those that go on it is all that was counted."""
+    """It gives them once, with their identity; with those that go on they are all requests."""
     with FakeQemu(QEMU_11_1) as other, Tracing(qemu, other, policy=COUNTS_ONLY) as tracing:
         other.command("write 101 4096")
         qemu.command("read 23 4096")
@@ -220,7 +222,7 @@ class Patient:
 
 
 def test_nothing_is_kept_of_guests_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once they have been measured and their last traces told: neither names nor histograms."""
+    """Once their last traces and counts have been sent, names and histograms are gone."""
     monkeypatch.setattr(service_module, "REMEMBER_S", 0.0)
     meter, ready = Patient(), threading.Event()
     with FakeQemu() as staying, FakeQemu() as leaving:

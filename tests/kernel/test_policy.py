@@ -1,4 +1,4 @@
-"""Keep rules and histograms in the kernel: what is kept may be little, what is counted is everything, exactly."""
+"""Policies and histograms in the kernel: records may be few, and every request is counted, exactly."""
 
 import math
 import time
@@ -65,7 +65,7 @@ def latencies_bytes(tracing: Tracing, layer: Layer) -> int:
 
 @pytest.mark.parametrize("policy", [KeepPolicy(), COUNTS_ONLY, KeepPolicy(7)], ids=["all", "errors", "some"])
 def test_the_histograms_have_every_request(qemu: FakeQemu, policy: KeepPolicy) -> None:
-    """Command by command exactly the numbers that were made, whatever is kept."""
+    """After each command they have exactly its requests, whatever is kept."""
     with Tracing(qemu, policy=policy) as tracing:
         done: dict[str, dict[tuple[str, str], int]] = {}
         for command, counts in COMMANDS.items():
@@ -77,7 +77,7 @@ def test_the_histograms_have_every_request(qemu: FakeQemu, policy: KeepPolicy) -
 
 @pytest.mark.parametrize("bounds", ["50us,1ms,5ms,1s", "exponential:0"])
 def test_the_histograms_are_those_of_the_records(qemu: FakeQemu, bounds: str) -> None:
-    """With everything kept, counting from the records gives the same rows: every bin and every sum."""
+    """If every record is kept, counting the records gives the same rows: every bin and every sum."""
     bounds_s = read_bounds(bounds)
     with Tracing(qemu, bounds_s=bounds_s) as tracing:
         for command in COMMANDS:
@@ -88,7 +88,7 @@ def test_the_histograms_are_those_of_the_records(qemu: FakeQemu, bounds: str) ->
 
 
 def test_calls_that_were_not_held_are_in_both(qemu: FakeQemu) -> None:
-    """Of more calls than a request can hold, some have no record: requests are incomplete, and counted all the same."""
+    """If a request makes more calls than it can hold, some have no record, and all are counted."""
     with Tracing(qemu) as tracing:
         qemu.command(f"unmap 3 {MOST_HELD + 44}")
         counted, traces = tracing.counted(), tracing.traces()
@@ -105,7 +105,7 @@ def test_calls_that_were_not_held_are_in_both(qemu: FakeQemu) -> None:
 
 
 def test_bytes_are_added_up(qemu: FakeQemu) -> None:
-    """What the guest transferred, and what librbd was asked for."""
+    """The sums equal the guest's transfers, and the lengths of its librbd calls."""
     with Tracing(qemu, policy=COUNTS_ONLY) as tracing:
         qemu.command("read 211 4096 16")
         qemu.command("write 101 5120")
@@ -115,7 +115,7 @@ def test_bytes_are_added_up(qemu: FakeQemu) -> None:
 
 
 def test_a_ring_that_nobody_reads_takes_nothing_from_the_histograms(qemu: FakeQemu) -> None:
-    """Far more than the ring holds: every request is counted, and each record that is missing has its reason."""
+    """Of far more records than fit, every request is counted, and each missing record has its reason."""
     with Tracing(qemu, ring_pages=SMALL_PAGES) as tracing:
         qemu.command("read 20011 4096 32")
         qemu.command("unmap 503 5 16")
@@ -135,7 +135,7 @@ def test_a_ring_that_nobody_reads_takes_nothing_from_the_histograms(qemu: FakeQe
 
 
 def test_one_in_none_keeps_errors_only(qemu: FakeQemu) -> None:
-    """Failed, aborted and answered with CHECK CONDITION; each with all its calls, and with its reason."""
+    """Failed, aborted and CHECK CONDITION requests are kept, each with all its calls and its reason."""
     with Tracing(qemu, policy=COUNTS_ONLY) as tracing:
         for command in ("read 2003 4096 16", "unmap 23 5", "orphan 23", "inquiry 23", "fail 11", "check-condition 7",
                         "cancel 5"):  # fmt: skip
@@ -153,7 +153,7 @@ def test_one_in_none_keeps_errors_only(qemu: FakeQemu) -> None:
 
 
 def test_one_in_ten_keeps_about_a_tenth(qemu: FakeQemu) -> None:
-    """Within six standard deviations of what chance gives; the rest is counted as not kept."""
+    """The number is within six standard deviations; the rest is counted as not kept."""
     count, one_in = 20011, 10
     with Tracing(qemu, policy=KeepPolicy(one_in)) as tracing:
         qemu.command(f"read {count} 4096 32")
@@ -168,7 +168,7 @@ def test_one_in_ten_keeps_about_a_tenth(qemu: FakeQemu) -> None:
 
 
 def test_whole_traces_are_kept_or_not(qemu: FakeQemu) -> None:
-    """Each request that is there has all its calls, and no call is there without its request."""
+    """Each request that is kept has all its calls, and each kept call has its request."""
     with Tracing(qemu, policy=KeepPolicy(3)) as tracing:
         qemu.command("unmap 2003 5 16")
         traces = tracing.traces()
@@ -182,7 +182,7 @@ def test_whole_traces_are_kept_or_not(qemu: FakeQemu) -> None:
 
 
 def test_slow_requests_are_kept(qemu: FakeQemu) -> None:
-    """Those that Ceph kept waiting for longer than their operation may take, and no others."""
+    """Exactly those are kept that Ceph held for longer than their operation's threshold."""
     policy = KeepPolicy(0, None, (("READ", 2.0),))
     with Tracing(qemu, policy=policy) as tracing:
         qemu.command("read 211 4096 16")
@@ -200,7 +200,7 @@ def test_slow_requests_are_kept(qemu: FakeQemu) -> None:
 
 
 def test_a_build_that_is_joined_in_user_space_keeps_everything(qemu: FakeQemu) -> None:
-    """Without a walk, calls find their requests only if all of both are there; beside it, another is thinned out."""
+    """Without a walk, every record is kept; another process beside it is thinned out."""
     with FakeQemu(OPAQUE) as opaque, Tracing(opaque, qemu, policy=COUNTS_ONLY) as tracing:
         opaque.command("read 211 4096")
         qemu.command("read 101 4096")
@@ -212,7 +212,7 @@ def test_a_build_that_is_joined_in_user_space_keeps_everything(qemu: FakeQemu) -
 
 
 def test_bounds_are_those_that_were_asked_for(qemu: FakeQemu) -> None:
-    """One bin below a bound of an hour, and one above it that stays empty."""
+    """With one bound of an hour there is one bin below it, and an empty one above."""
     with Tracing(qemu, bounds_s=(3600.0,)) as tracing:
         qemu.command("read 211 4096 16")
         rows = tracing.rows()
@@ -221,7 +221,7 @@ def test_bounds_are_those_that_were_asked_for(qemu: FakeQemu) -> None:
 
 
 def test_histograms_of_a_process_that_has_ended_stay(qemu: FakeQemu) -> None:
-    """They leave the kernel's tables and are still given, with those of processes that go on."""
+    """They leave the kernel's tables, and are still returned with those of the others."""
     with FakeQemu(QEMU_11_1) as other, Tracing(qemu, other, policy=COUNTS_ONLY) as tracing:
         other.command("write 101 4096")
         qemu.command("read 23 4096")
@@ -237,7 +237,7 @@ def test_histograms_of_a_process_that_has_ended_stay(qemu: FakeQemu) -> None:
 
 
 def test_histograms_are_readable_after_detaching(qemu: FakeQemu) -> None:
-    """The end of a run: first nothing is attached any more, then all is read."""
+    """At the end of a run everything is detached first, and then read."""
     with Tracing(qemu) as tracing:
         qemu.command("read 23 4096")
         tracing.tracer.detach()
@@ -246,7 +246,7 @@ def test_histograms_are_readable_after_detaching(qemu: FakeQemu) -> None:
 
 
 def test_more_bounds_than_there_is_room_for_are_refused(qemu: FakeQemu) -> None:
-    """One sentence, before anything is loaded; 31 are taken."""
+    """32 bounds are refused in one line before anything is loaded; 31 are accepted."""
     bounds_s = tuple(float(second) for second in range(1, MOST_BOUNDS + 2))
     with pytest.raises(BadInput, match="32 are too many for a histogram in the kernel: give at most 31"):
         Tracing(qemu, bounds_s=bounds_s)
@@ -256,7 +256,7 @@ def test_more_bounds_than_there_is_room_for_are_refused(qemu: FakeQemu) -> None:
 
 
 def test_estimates_from_one_in_ten_are_those_of_all(qemu: FakeQemu) -> None:
-    """What is kept stands, by its threshold, for what there was: each count and bin within its interval."""
+    """Estimates from the kept traces, by their thresholds, have each count and bin within its interval."""
     bounds_s = (0.0002, 0.0005, 0.001, 0.002, 0.005)
     with Tracing(qemu, policy=KeepPolicy(10, 0.01), bounds_s=bounds_s) as tracing:
         qemu.command("read 30011 4096 32")
@@ -282,7 +282,7 @@ def within(weights: NDArray[np.float64], exact: int) -> bool:
 
 
 def test_without_calls_nothing_is_kept_for_joining_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guest without librbd has no walk, and none is missed: its requests are thinned out like any other's."""
+    """A guest without librbd needs no join, so its requests are thinned out like others."""
 
     def without_rbd(process: QemuProcess) -> Inspection:
         found = inspect(process)

@@ -1,4 +1,4 @@
-"""The compiler's memory is given back, and the program works on; and the kernel's verifier is not strained."""
+"""The compiler's memory is freed, the program works on, and the kernel's verifier has room."""
 
 import re
 from pathlib import Path

@@ -16,19 +16,19 @@ EMPTY = {"processes": 0, "requests": 0, "calls": 0, "held": 0}
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Binaries with inodes of their own."""
+    """Return binaries with inodes of their own."""
     return Path(shutil.copytree(built(QEMU_7_2), tmp_path / "qemu"))
 
 
 def replace(folder: Path, source: Path) -> None:
-    """What a package upgrade does: new files take the names, and the old ones live on without."""
+    """Replace binaries as a package upgrade does: new files take the names, and the old inodes live on."""
     for name in (EXECUTABLE, LIBRBD, BLOCK_RBD):
         shutil.copy(source / name, folder / "new")
         (folder / "new").replace(folder / name)
 
 
 def assert_traced(tracing: Tracing, qemu: FakeQemu, count: int) -> None:
-    """Whatever this one does is seen, once, and under its process id."""
+    """Check that each request of this process is seen once, with its process id."""
     tracing.counted()
     tracing.records()
     qemu.command(f"read {count} 4096 8")

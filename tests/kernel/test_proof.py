@@ -1,4 +1,4 @@
-"""Layouts are put to the proof with the first requests of a binary, and one that is refuted is not used."""
+"""Layouts are proven by the first requests of a binary, and a refuted layout is not used."""
 
 import dataclasses
 import logging
@@ -28,7 +28,7 @@ def qemu(variant: Variant) -> Iterator[FakeQemu]:
 
 @pytest.mark.parametrize("route", [MULTI, PERF])
 def test_the_first_requests_prove_a_layout(qemu: FakeQemu, route: str) -> None:
-    """Every one of them is traced; then the probe of scsi_req_new goes, and costs nothing any more."""
+    """Each of them is traced; then the probe of scsi_req_new is removed, and costs nothing any more."""
     with Tracing(qemu, route=route, prove=True) as tracing:
         qemu.command(f"read {ENOUGH_PROOFS - 1} 4096")
         tracing.tracer.refresh()
@@ -43,7 +43,7 @@ def test_the_first_requests_prove_a_layout(qemu: FakeQemu, route: str) -> None:
 
 
 def test_a_proof_is_of_the_binary() -> None:
-    """An idle guest does not keep the probe in the others, and one that comes later needs no proof."""
+    """An idle guest does not keep the probe in the others, and a later guest needs no proof."""
     with FakeQemu(QEMU_7_2) as busy, FakeQemu(QEMU_7_2) as idle, FakeQemu(QEMU_7_2) as later:
         with Tracing(busy, idle, prove=True) as tracing:
             busy.command(f"read {ENOUGH_PROOFS} 4096")
@@ -59,7 +59,7 @@ def test_a_proof_is_of_the_binary() -> None:
 
 
 def test_a_process_that_ends_while_its_probes_are_attached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first of them, the file is not to be had any more: it is not traced, and nothing stays."""
+    """If its file cannot be opened after the first probe, it is not traced, and no probe remains."""
     attach = attach_module.attach
 
     def refuse(program: Program, path: str, sites: list[Site], route: str) -> attach_module.Attachment:

@@ -1,4 +1,4 @@
-"""`record` on a fake QEMU: what the file says of where it was made."""
+"""`record` on a fake QEMU writes into the file where it was made."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.lab.tracing import Tracing
 
 
 def test_a_recording_says_where_it_was_made(tmp_path: Path) -> None:
-    """Kernel, clocks, bounds, and of the process its binaries' build ids and the layout that was used."""
+    """It has the kernel, the clocks and the bounds, and of the process the build ids and the layout."""
     path = tmp_path / "records"
     with FakeQemu() as qemu, Tracing("record", "-o", str(path), "--pid", str(qemu.pid)) as tracing:
         qemu.command("read 211 4096 8")

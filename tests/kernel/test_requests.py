@@ -1,4 +1,4 @@
-"""Every way a request can go, on every layout: how often each counter goes up, and what each record says."""
+"""On every layout, each way of a request adds to the right counters and gives the right records."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Case:
-    """A command, with what one of its requests is like: librbd calls, and fields of its record."""
+    """A command, the number of librbd calls of one of its requests, and the fields of its record."""
 
     command: str
     count: int
@@ -65,7 +65,7 @@ CASES = (
 
 
 def expected_fields(case: Case, variant: Variant) -> dict[str, int]:
-    """What is in every record unless the case says otherwise."""
+    """Return the fields that every record has unless the case says otherwise."""
     usual = {
         "kind": RecordKind.REQUEST, "ending": Ending.COMPLETED, "link": Link.WALK, "lun": LUN, "status": 0,
         "host_status": 0, "sense_key": 0, "asc": 0, "ascq": 0, "retries": 0, "calls": case.calls,
@@ -80,7 +80,7 @@ def expected_fields(case: Case, variant: Variant) -> dict[str, int]:
 def test_each_way_of_a_request_is_counted_and_recorded(
     case: Case, variant: Variant, shared_qemu: FakeQemu, tracing: Tracing
 ) -> None:
-    """Exactly as many requests and calls as were made, and every field of every record is right."""
+    """The counters equal the requests and calls that were made, and every field of every record is right."""
     answer = shared_qemu.command(case.command)
     total = case.count * case.calls
     assert (answer.requests, answer.calls) == (case.count, total)
@@ -144,7 +144,7 @@ def test_a_block_job_has_no_parent(shared_qemu: FakeQemu, tracing: Tracing) -> N
 
 
 def test_what_is_held_is_in_flight(shared_qemu: FakeQemu, tracing: Tracing) -> None:
-    """While librbd holds its calls the requests are in flight with their submit times, and nothing has left."""
+    """While librbd holds its calls, the requests are in flight with their submit times, and no record is written."""
     shared_qemu.command("hold")
     shared_qemu.command("read 211 4096")
     in_flight = tracing.tracer._program.in_flight()

@@ -1,4 +1,4 @@
-"""With few rights, and with parts missing: it works with what is needed, or says in a line what is missing."""
+"""With few rights or missing parts, a command works, or says in one line what is missing."""
 
 import json
 import os
@@ -42,7 +42,10 @@ TRACE_THERE = (PYTHON, *TRACE[1:])
 
 
 def as_nobody(*capabilities: str) -> list[str]:
-    """A command that runs the rest of it as an ordinary user with these capabilities, in a checkout it may read."""
+    """
+    Return a command that runs another one as an ordinary user with these capabilities, in a checkout that this user
+    may read.
+    """
     plus = ",".join(f"+{name}" for name in capabilities)
     chosen = ["--inh-caps", plus, "--ambient-caps", plus] if plus else []
     seen = ["unshare", "--mount", "sh", "-c", WITH_CHECKOUT, str(ROOT)]
@@ -54,7 +57,7 @@ def environment(**further: str) -> dict[str, str]:
 
 
 def traced(command: list[str], qemu: FakeQemu, **further: str) -> tuple[str, dict[str, int]]:
-    """Trace 211 reads by a command; the route it took, and what it counted."""
+    """Trace 211 reads by a command; return the route and the counters."""
     with child(
         [*command, str(qemu.pid)], cwd=ROOT, env=environment(**further), stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -68,7 +71,7 @@ def traced(command: list[str], qemu: FakeQemu, **further: str) -> tuple[str, dic
 
 
 def refused(command: list[str], qemu: FakeQemu, **further: str) -> tuple[int, str]:
-    """Try to trace by a command; its exit code and all that it prints."""
+    """Try to trace by a command; return its exit status and its output."""
     done = subprocess.run(
         [*command, str(qemu.pid)], cwd=ROOT, env=environment(**further), text=True, stdin=subprocess.DEVNULL,
         capture_output=True, check=False, timeout=60,
@@ -89,7 +92,7 @@ def test_an_ordinary_user_with_three_capabilities_can_trace(further: tuple[str, 
 
 @pytest.mark.parametrize("missing", NEEDED)
 def test_without_one_of_them_the_error_names_it(missing: str, qemu: FakeQemu) -> None:
-    """One line, which says what is missing and what to do; exit code 4."""
+    """One line names the missing capability and the remedy; the exit status is 4."""
     kept = [name for name in NEEDED if name != missing]
     code, text = refused([*as_nobody(*kept), *TRACE_THERE], qemu)
     assert (code, text.count("\n")) == (4, 1)
@@ -100,7 +103,7 @@ MAIN = "import sys; from otel_qemu.cli import main; sys.exit(main(sys.argv[1:]))
 
 
 def refusing(error: str, call: int) -> list[str]:
-    """A command that runs the rest of it while the kernel refuses its bpf(2) of a number: 1 loads, 2 links."""
+    """Return a command that runs another one while the kernel refuses one bpf(2) command: 1 loads, 2 links."""
     return ["strace", "-f", "-qq", "--signal=none", "-o", "/dev/null", f"--inject=bpf:error={error}:when={call}"]
 
 
@@ -128,7 +131,7 @@ def test_without_the_link_perf_events_need_one_more(qemu: FakeQemu) -> None:
 
 @pytest.mark.parametrize("command", [["check", "--pid"], ["run", "--wait", "--pid"]], ids=["check", "run"])
 def test_the_unit_fails_rather_than_to_trace_nothing(command: list[str], qemu: FakeQemu) -> None:
-    """Both commands refuse, so that systemd shows the unit as failed, and say nothing else."""
+    """Both commands refuse with one line, so that systemd shows the unit as failed."""
     unit = as_nobody(*capabilities("AmbientCapabilities"))
     disabled = {"OTEL_SDK_DISABLED": "true"}
     code, text = refused([*WITHOUT_LINK, *unit, PYTHON, "-c", MAIN, *command], qemu, **disabled)
@@ -140,7 +143,7 @@ def test_the_unit_fails_rather_than_to_trace_nothing(command: list[str], qemu: F
     ("error", "remedy"), [("EPERM", "lockdown or a container's filter"), ("ENOSYS", "needs CONFIG_BPF_SYSCALL")]
 )
 def test_a_kernel_that_loads_nothing_is_told_apart(error: str, remedy: str, qemu: FakeQemu) -> None:
-    """By the error that it gives."""
+    """The reason is found by the error number that the kernel returns."""
     code, text = refused([*refusing(error, 1), *TRACE], qemu)
     assert (code, text.count("\n")) == (4, 1)
     assert text.startswith("error: the kernel loads no BPF program (")
@@ -148,7 +151,7 @@ def test_a_kernel_that_loads_nothing_is_told_apart(error: str, remedy: str, qemu
 
 
 def test_too_old_a_kernel(qemu: FakeQemu) -> None:
-    """Refused before anything is compiled, with the version that is needed and the one that runs."""
+    """It is refused before anything is compiled, with the needed version and the running one."""
     release = subprocess.check_output(["setarch", "--uname-2.6", "uname", "-r"], text=True, timeout=60)
     assert release.startswith("2.6.")
     code, text = refused(["setarch", "--uname-2.6", *TRACE], qemu)
@@ -156,7 +159,7 @@ def test_too_old_a_kernel(qemu: FakeQemu) -> None:
 
 
 def test_a_guest_that_is_not_traced_is_said(qemu: FakeQemu, tmp_path: Path) -> None:
-    """A program of QEMU's name without its functions is not among those that are traced."""
+    """A program that has QEMU's name but not its functions is named as not traced."""
     other = shutil.copy("/bin/sleep", tmp_path / EXECUTABLE)
     with child([str(other), "600"]) as sleeping:
         command = [sys.executable, "-c", MAIN, "hist", "--duration", "0.1", "--pid", str(sleeping.pid), "--pid"]
@@ -167,7 +170,7 @@ def test_a_guest_that_is_not_traced_is_said(qemu: FakeQemu, tmp_path: Path) -> N
 
 @pytest.fixture
 def upgraded(tmp_path: Path) -> Iterator[FakeQemu]:
-    """A QEMU whose binaries have been deleted from under it."""
+    """Start a QEMU and delete its binaries, as an upgrade does."""
     folder = Path(shutil.copytree(built(QEMU_7_2), tmp_path / "qemu"))
     with FakeQemu(folder=folder) as qemu:
         shutil.rmtree(folder)
@@ -182,7 +185,7 @@ def test_deleted_binaries_need_two_more(upgraded: FakeQemu) -> None:
 
 
 def test_without_these_two_the_error_names_them(upgraded: FakeQemu) -> None:
-    """SCSI alone is traced then; what is said of RBD is not that there is no disk, but which rights are missing."""
+    """SCSI alone is traced then, and the problem of RBD names the missing rights, not a missing disk."""
     command = (
         "import sys; from otel_qemu.probe.inspection import inspect; "
         "from otel_qemu.probe.processes import read_process; print(inspect(read_process(int(sys.argv[1]))).problems)"

@@ -1,4 +1,4 @@
-"""The ring: everything that fits is read, what does not fit is counted, and a trace is never cut in two."""
+"""The ring: every record that fits is read, every other one is counted, and no trace is cut in two."""
 
 from collections.abc import Iterator
 
@@ -32,14 +32,14 @@ def shared_small(qemu: FakeQemu) -> Iterator[Tracing]:
 
 @pytest.fixture
 def small(shared_small: Tracing) -> Tracing:
-    """A tracer with a small ring, empty, and its counters at zero."""
+    """A tracer with a small, empty ring, and its counters at zero."""
     shared_small.records()
     shared_small.counted()
     return shared_small
 
 
 def test_a_ring_that_nobody_reads_fills_up_and_is_counted(qemu: FakeQemu, small: Tracing) -> None:
-    """Flat out into a small ring: it holds what fits, the rest is counted, and no count is lost."""
+    """At full load a small ring holds what fits, the rest is counted, and no count is lost."""
     qemu.command("read 20011 4096 32")
     counted = small.counted()
     assert counted["scsi_completed"] == counted["rbd_completed"] == counted["parent_found"] == 20011
@@ -55,7 +55,7 @@ def test_a_ring_that_nobody_reads_fills_up_and_is_counted(qemu: FakeQemu, small:
 
 
 def test_the_ring_that_ships_fills_up_too(qemu: FakeQemu) -> None:
-    """The same with the product's own size, at as many requests as there can be."""
+    """The same holds with the product's own size, with the maximum of requests in flight."""
     fits = RING_PAGES * PAGE // SLOT_BYTES
     with Tracing(qemu) as tracing:
         qemu.command(f"read {fits + 2003} 4096 32")
@@ -65,7 +65,7 @@ def test_the_ring_that_ships_fills_up_too(qemu: FakeQemu) -> None:
 
 
 def test_a_full_ring_sheds_whole_traces(qemu: FakeQemu, small: Tracing) -> None:
-    """Requests with several calls into a full ring: each is there with all its calls, or counted as shed."""
+    """Each request with several calls is read with all its calls, or counted as dropped."""
     qemu.command("unmap 2003 5 16")
     counted = small.counted()
     batch = small.tracer.read()
@@ -80,13 +80,13 @@ def test_a_full_ring_sheds_whole_traces(qemu: FakeQemu, small: Tracing) -> None:
 
 
 def test_calls_that_were_held_are_let_go_of_when_their_trace_is_shed(qemu: FakeQemu, small: Tracing) -> None:
-    """Nothing stays behind of a trace for which there was no room."""
+    """No entry remains of a trace that found no room."""
     qemu.command("unmap 2003 4 16")
     assert small.map_entries() == {"processes": 1, "requests": 0, "calls": 0, "held": 0}
 
 
 def test_a_ring_that_is_read_loses_nothing(qemu: FakeQemu) -> None:
-    """Four times round the ring while it is read, which holds 0.7 s: every record is there once, and whole."""
+    """While it is read, four times its size goes through the ring, and every record arrives once and complete."""
     with Tracing(qemu, ring_pages=256) as tracing:
         records = read_while_running(tracing, qemu, "rate 10007 3", interval_s=0.02)
         counted = tracing.counted()
@@ -100,7 +100,7 @@ def test_a_ring_that_is_read_loses_nothing(qemu: FakeQemu) -> None:
 
 
 def test_flat_out_all_is_read_or_counted(qemu: FakeQemu, small: Tracing) -> None:
-    """A reader that is too slow for the load: what it read and what was dropped are all there was."""
+    """A reader that is too slow for the load reads or counts every record."""
     records = read_while_running(small, qemu, "read 100003 4096 32", interval_s=0.01)
     counted = small.counted()
     assert len(records) == counted["records"] > FITS
@@ -110,7 +110,7 @@ def test_flat_out_all_is_read_or_counted(qemu: FakeQemu, small: Tracing) -> None
 
 
 def test_full_tables_are_counted(qemu: FakeQemu) -> None:
-    """More in flight than there is room for: what found none is counted, and the rest goes on as if alone."""
+    """Requests that find a full table are counted, and the others are traced as usual."""
     with Tracing(qemu, requests=128) as tracing:
         qemu.command("hold")
         qemu.command("read 211 4096")

@@ -1,4 +1,4 @@
-"""`otel-qemu run` as the unit runs it: its manager is told how it goes, and it needs no other rights than it gets."""
+"""`otel-qemu run` as the unit runs it: it reports to its manager, and needs no more rights than the unit gives."""
 
 import contextlib
 import os
@@ -28,22 +28,22 @@ HIDE_MODULES = 'mount -t tmpfs none /usr/lib/modules && exec "$@"'
 
 
 class Manager:
-    """A service manager that listens, on an abstract address so that any user reaches it."""
+    """A service manager that listens on an abstract address, which every user can reach."""
 
     def __init__(self) -> None:
         self.name = f"@otel-qemu-test-{time.monotonic_ns()}"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(f"\0{self.name[1:]}")
-        self.told: list[str] = []
+        self.states: list[str] = []
 
     def wait_for(self, beginning: str) -> str:
-        """The next state that begins so; all before it are in `told` too."""
+        """Return the next state that begins so; all states so far are in `states`."""
         deadline = time.monotonic() + TIMEOUT_S
         while select.select([self.socket], [], [], max(0, deadline - time.monotonic()))[0]:
-            self.told.append(self.socket.recv(4096).decode())
-            if self.told[-1].startswith(beginning):
-                return self.told[-1]
-        raise TimeoutError(f"nobody said {beginning}: {self.told}")
+            self.states.append(self.socket.recv(4096).decode())
+            if self.states[-1].startswith(beginning):
+                return self.states[-1]
+        raise TimeoutError(f"nobody said {beginning}: {self.states}")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def qemu() -> Iterator[FakeQemu]:
 
 @contextlib.contextmanager
 def service(manager: Manager, command: list[str], *options: str) -> Iterator["subprocess.Popen[str]"]:
-    """`otel-qemu run` with what comes before it; ended, if it has not."""
+    """Run `otel-qemu run` behind a prefix, and end it if it still runs."""
     with child(
         [*command, "-c", MAIN, "run", "--one-in", "1", *options], cwd=ROOT, stderr=subprocess.PIPE,
         env=environment(NOTIFY_SOCKET=manager.name, OTEL_SDK_DISABLED="true"),
@@ -70,10 +70,10 @@ def service(manager: Manager, command: list[str], *options: str) -> Iterator["su
 
 
 def test_the_manager_is_told_how_it_goes(manager: Manager, qemu: FakeQemu) -> None:
-    """Ready once probes are attached, alive at every turn of the loop, its status, and that it stops."""
+    """It reports when probes are attached, each turn of the loop, its status, and that it stops."""
     with service(manager, [sys.executable], "--pid", str(qemu.pid), *EVERYTHING) as process:
         manager.wait_for("READY=1")
-        assert manager.told == ["READY=1"]
+        assert manager.states == ["READY=1"]
         qemu.command("read 211 4096 8")
         manager.wait_for("STATUS=1 of 1 guests traced; 211 SCSI requests and 211 RBD calls kept")
         manager.wait_for("WATCHDOG=1")
@@ -81,12 +81,12 @@ def test_the_manager_is_told_how_it_goes(manager: Manager, qemu: FakeQemu) -> No
         manager.wait_for("STOPPING=1")
         _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
-    assert manager.told.count("READY=1") == 1
+    assert manager.states.count("READY=1") == 1
     assert "211 SCSI requests" in errors
 
 
 def test_it_may_come_before_its_first_guest(manager: Manager) -> None:
-    """Ready, loaded and alive, with nobody to trace; and it says what it waits for."""
+    """Without a guest it is ready and alive, and its status says what it waits for."""
     with service(manager, [sys.executable], "--wait", "--domain", "otel-qemu-nobody") as process:
         manager.wait_for("READY=1")
         manager.wait_for("STATUS=waiting for a guest")
@@ -99,7 +99,7 @@ def test_it_may_come_before_its_first_guest(manager: Manager) -> None:
 
 
 def test_a_loop_that_hangs_is_not_alive(manager: Manager, qemu: FakeQemu) -> None:
-    """While the process stands still its manager hears nothing, and it does again when it goes on."""
+    """While the process stands still, its manager hears nothing; when it goes on, it reports again."""
     with service(manager, [sys.executable], "--pid", str(qemu.pid)) as process:
         manager.wait_for("WATCHDOG=1")
         process.send_signal(signal.SIGSTOP)

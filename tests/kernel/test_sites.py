@@ -1,4 +1,4 @@
-"""Where the traps go: behind endbr64, on what the kernel emulates, by layouts read off the binaries."""
+"""The places of the traps: behind endbr64, on instructions that the kernel emulates, with layouts from the binaries."""
 
 from dataclasses import asdict
 
@@ -20,7 +20,7 @@ ENDBR64 = b"\xf3\x0f\x1e\xfa"
 
 
 def test_layouts_are_read_off_the_binaries(variant: Variant, shared_qemu: FakeQemu) -> None:
-    """Every offset that the walk needs is found, and is the one that the build was given."""
+    """Every offset that the walk needs is found, and equals the build's."""
     found = inspect(read_process(shared_qemu.pid))
     assert asdict(found.layout) == {"through_acb": 0} | variant.layout
     assert found.problems == []
@@ -29,14 +29,14 @@ def test_layouts_are_read_off_the_binaries(variant: Variant, shared_qemu: FakeQe
 
 
 def test_a_layout_that_cannot_be_read_off_is_unknown() -> None:
-    """get_arg() that does more than two loads: that one offset is unknown, the others are not."""
+    """If get_arg() does more than two loads, its offset alone is unknown."""
     with FakeQemu(OPAQUE) as qemu:
         layout = asdict(inspect(read_process(qemu.pid)).layout)
     assert layout == {"through_acb": 0, "completion_argument": UNKNOWN_OFFSET} | OPAQUE.layout
 
 
 def test_no_trap_is_on_endbr64(variant: Variant, shared_qemu: FakeQemu) -> None:
-    """In a build that begins every function with it, no cheap trap is: those of whole functions are behind."""
+    """In a build that begins every function with endbr64, no emulated site is on it."""
     for file, sites in inspect(read_process(shared_qemu.pid)).binaries():
         with open(file.path, "rb") as stream:
             code = stream.read()
@@ -47,26 +47,26 @@ def test_no_trap_is_on_endbr64(variant: Variant, shared_qemu: FakeQemu) -> None:
 
 
 def test_the_hot_probes_are_emulated(shared_qemu: FakeQemu) -> None:
-    """As in the real binaries, the four traps of a read or write cost no single step: so benchmarks mean something."""
+    """As in the real binaries, the four traps of a read or write are emulated, so benchmarks are meaningful."""
     sites = [site for found in inspect(read_process(shared_qemu.pid)).sites.values() for site in found]
     assert {site.probe.function for site in sites if site.emulated} >= set(HOT)
     assert {site.program for site in sites if site.program.endswith("_inner")} == INNER
 
 
 def test_every_probe_has_its_site(variant: Variant, shared_qemu: FakeQemu) -> None:
-    """Thirteen functions; QEMU 5.2 has no scsi_req_complete_failed, and is traced without."""
+    """There are thirteen; QEMU 5.2 lacks scsi_req_complete_failed, and is traced without it."""
     found = inspect(read_process(shared_qemu.pid))
     functions = [site.probe.function for sites in found.sites.values() for site in sites]
     assert len(functions) == len(set(functions)) == (12 if variant is QEMU_5_2 else 13)
 
 
 def test_a_function_that_is_never_entered_is_noticed() -> None:
-    """Both functions have symbols, and both are attached; only what fires can tell that one was inlined."""
+    """Both functions have symbols and probes; only the counters show that one of them was inlined."""
     with FakeQemu(INLINED) as qemu, Tracing(qemu) as tracing:
         qemu.command(f"read {MANY} 4096 32")
         counted = dict.fromkeys(COUNTERS, 0) | tracing.counted()
-    (told,) = inlined_functions(counted)
-    assert "scsi_req_complete is never hit" in told
+    (warned,) = inlined_functions(counted)
+    assert "scsi_req_complete is never hit" in warned
 
 
 @pytest.mark.parametrize(

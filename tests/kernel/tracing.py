@@ -1,4 +1,4 @@
-"""A tracer on fake QEMUs alone, and what it sees."""
+"""A tracer on fake QEMUs alone."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What deploy/otel-qemu.service says, so that tests run under what the service runs under."""
+"""Reads deploy/otel-qemu.service, so that tests run with the service's rights."""
 
 import re
 import subprocess

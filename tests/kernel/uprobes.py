@@ -1,4 +1,4 @@
-"""What the kernel itself says about probes: of a file descriptor, and of a process's memory."""
+"""Reads the kernel's own view of probes: from a file descriptor, and from a process's memory."""
 
 import ctypes
 import os
@@ -53,7 +53,7 @@ class Link:
 
 
 def read_link(fd: int) -> Link:
-    """What the kernel says of a link."""
+    """Return the kernel's information about a link."""
     offsets, cookies = (ctypes.c_uint64 * _MOST_SITES)(), (ctypes.c_uint64 * _MOST_SITES)()
     info = _LinkInfo(offsets=ctypes.addressof(offsets), cookies=ctypes.addressof(cookies), count=_MOST_SITES)
     words = fd.to_bytes(4, "little") + ctypes.sizeof(info).to_bytes(4, "little")
@@ -63,7 +63,7 @@ def read_link(fd: int) -> Link:
 
 
 def perf_event_type(fd: int) -> str:
-    """What a perf event with a program is, ``uprobe`` or ``uretprobe`` (BPF_TASK_FD_QUERY)."""
+    """Return the type of a perf event with a program, ``uprobe`` or ``uretprobe`` (BPF_TASK_FD_QUERY)."""
     query = os.getpid().to_bytes(4, "little") + fd.to_bytes(4, "little")
     attributes = ctypes.create_string_buffer(query, 48)
     _bpf(_TASK_FD_QUERY, attributes)
@@ -82,7 +82,7 @@ def open_probes() -> list[str]:
 
 
 def traced_events() -> str:
-    """What tracefs knows of uprobes, by a mount of its own where there is none: systemd makes one."""
+    """Return the uprobes in tracefs, mounted for this if it is not: systemd mounts it."""
     at = "/sys/kernel/tracing"
     command = f"test -e {at}/uprobe_events || mount -t tracefs none {at} && cat {at}/uprobe_events"
     return subprocess.run(

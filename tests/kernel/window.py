@@ -1,4 +1,4 @@
-"""A short look at a busy guest by the service itself, with a program that is loaded already."""
+"""A short run of the service on a busy guest, with a program that is loaded already."""
 
 from unittest.mock import patch
 

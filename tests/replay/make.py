@@ -82,7 +82,7 @@ def main(chosen: list[str]) -> None:
 
 
 def record(lab: Lab, name: str, scene: Scene) -> int:
-    """One scene; how many records it gave."""
+    """Record one scene; return the number of its records."""
     path = HERE / "recordings" / f"{name}.otq"
     path.unlink(missing_ok=True)
     guest = lab.guest(name, disks=list(scene.disks), paused=True)
@@ -105,7 +105,7 @@ def record(lab: Lab, name: str, scene: Scene) -> int:
 
 
 def plug_qcow2(lab: Lab, guest: Guest, disk: Disk, lun: int) -> None:
-    """Give a paused guest one more disk: a new qcow2 image inside of an rbd image."""
+    """Give a paused guest one more disk: a new qcow2 image on an rbd image."""
     lab.ceph.create_image(disk.image, disk.size_mib)
     server = {"host": "127.0.0.1", "port": str(lab.ceph.port)}
     where = {"pool": POOL, "image": disk.image, "conf": str(lab.ceph.conf), "server": [server]}

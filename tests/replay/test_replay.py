@@ -1,4 +1,4 @@
-"""Recordings of the lab give the same trees and histograms again, to the letter."""
+"""Replaying a recording of the lab gives the same trees and histograms again, to the letter."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ RECORDINGS = sorted((HERE / "recordings").glob("*.otq"))
 
 
 def replayed(recording: Recording) -> str:
-    """The trees of all traces, then the histograms."""
+    """Return the trees of all traces, then the histograms."""
     histograms, lines = Histograms(), list[str]()
     for traces in Pipeline().traces_of(recording.batches()):
         histograms.add(traces)
@@ -29,13 +29,13 @@ def replayed(recording: Recording) -> str:
 
 
 def test_there_are_recordings() -> None:
-    """Without any, the next test would hold nothing."""
+    """Without any, the next test would check nothing."""
     assert RECORDINGS
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_a_recording_gives_its_golden(path: Path, request: pytest.FixtureRequest) -> None:
-    """What a person sees of it is what stands beside it; --rewrite-goldens writes that anew, for a reviewer to read."""
+    """The text equals the golden file beside it; --rewrite-goldens writes that anew, for a reviewer to read."""
     recording, golden = Recording.open(path), path.with_suffix(".txt")
     if request.config.getoption("--rewrite-goldens"):
         golden.write_text(replayed(recording))
@@ -46,7 +46,7 @@ def test_a_recording_gives_its_golden(path: Path, request: pytest.FixtureRequest
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_the_kernels_union_is_that_of_the_calls(path: Path) -> None:
-    """The union of calls that the kernel made is what the correlator makes of the calls themselves, to the ns."""
+    """The kernel's union of calls equals the correlator's, to the ns."""
     recording = Recording.open(path)
     records = np.concatenate([batch.records for batch in recording.batches()])
     requests = records[(records["kind"] == 1) & (records["calls"] > 0)]

@@ -33,7 +33,7 @@ LOADER = "lib64/ld-linux-x86-64.so.2"
 
 
 def write_archive(path: Path) -> None:
-    """Write the archive ("newc", uncompressed), with everything as it is now."""
+    """Write the archive ("newc", uncompressed) with the present state of its files."""
     files = dict(_files())
     with path.open("wb") as out:
         parents = {str(parent) for name in files for parent in Path(name).parents}
@@ -48,7 +48,7 @@ def write_archive(path: Path) -> None:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Name in the archive and file here."""
+    """Return each file's name in the archive and its path here."""
     yield "init", INIT
     yield "bin/busybox", Path(shutil.which("busybox") or "busybox")
     yield "usr/bin/python3", Path(sys.executable).resolve()
@@ -66,6 +66,7 @@ def _files() -> Iterator[tuple[str, Path]]:
 
 
 def _folders() -> Iterator[tuple[str, Path]]:
+    """Yield the folders of these files."""
     yield str(LIBRARY).lstrip("/"), LIBRARY
     yield "checkout/otel_qemu", CHECKOUT / "otel_qemu"
     for layer in ("kernel", "vm"):
@@ -91,7 +92,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _libraries(programs: list[Path]) -> Iterator[tuple[str, Path]]:
-    """What these need, by the names that the loader looks for; what lies beside its user is there already."""
+    """Return the shared libraries that these need, by the names that the loader looks for."""
     said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False, timeout=120).stdout
     for name, path in sorted(set(re.findall(r"^\s+(\S+) => (/(?:usr/)?lib/\S+)", said, re.M))):
         yield f"{SYSTEM_LIBRARIES}/{name}", Path(path).resolve()

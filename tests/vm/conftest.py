@@ -22,11 +22,12 @@ TIMEOUT_S = 900.0
 
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Prints a line of progress, for this takes minutes."""
+    """Print a line of progress, because this takes minutes."""
     plugins, started = request.config.pluginmanager, time.monotonic()
     terminal, capture = plugins.getplugin("terminalreporter"), plugins.getplugin("capturemanager")
 
     def line(text: str) -> None:
+        """Print one line of a machine's load."""
         with capture.global_and_fixture_disabled():
             terminal.ensure_newline()
             terminal.write_line(f"vm {time.monotonic() - started:4.0f}s  {text[:120]}")
@@ -38,7 +39,7 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def reports(
     request: pytest.FixtureRequest, say: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
 ) -> list[Report]:
-    """What the machines of one kernel did."""
+    """Return the reports of the machines of one kernel."""
     for program in ("qemu-system-x86_64", "busybox"):
         if shutil.which(program) is None:
             pytest.skip(f"program missing, {program}: run tests/run.sh, which installs it")

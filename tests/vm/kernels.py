@@ -65,7 +65,7 @@ class Suite:
 
 
 def _own_apt(folder: Path, suite: str) -> Mapping[str, str]:
-    """The environment of an apt that knows this suite alone; what the machine's own apt knows stays as it is."""
+    """Return the environment of an apt that knows this suite alone; the machine's own apt stays as it is."""
     for name in ("lists/partial", "cache/archives/partial", "etc/apt/apt.conf.d", "etc/apt/preferences.d"):
         (folder / name).mkdir(parents=True)
     (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {debian_mirror()} {suite} main\n")

@@ -24,7 +24,7 @@ READ_INTERVAL_S = 0.3
 
 
 def trace(route: str, audit: bool, seconds: int) -> None:
-    """Print what two QEMUs answered after so much work, and every counter that grew meanwhile."""
+    """Print the answers of two QEMUs after some seconds of work, and every counter that grew meanwhile."""
     started = time.monotonic()
     with ExitStack() as stack:
         qemus = [stack.enter_context(FakeQemu(QEMU_7_2, folder=FAKE)) for _ in range(2)]
@@ -49,7 +49,7 @@ def trace(route: str, audit: bool, seconds: int) -> None:
 
 
 def report(**what: Any) -> None:
-    """One line of output."""
+    """Print one line of output."""
     print(json.dumps(what))
 
 

@@ -1,4 +1,7 @@
-"""Two QEMUs at work on the only CPU of a kernel that preempts BPF programs: nothing is lost, and the kernel is well."""
+"""
+Two busy QEMUs on the only CPU of a kernel that preempts BPF programs: no request is lost, and the kernel stays
+healthy.
+"""
 
 from typing import Any
 
@@ -16,7 +19,7 @@ ROUTE_NAMES = ["uprobe_multi", "perf_event", "audit"]
 
 
 def test_the_kernel_preempts_and_is_well(reports: list[Report]) -> None:
-    """It says that it preempts its own code, has nothing to complain of, and switches itself off in the end."""
+    """It reports that it preempts its own code, logs no problem, and powers off in the end."""
     for report in reports:
         assert report.broken == []
         assert report.ended, report.output
@@ -25,7 +28,7 @@ def test_the_kernel_preempts_and_is_well(reports: list[Report]) -> None:
 
 @pytest.mark.parametrize(("route", "audit"), ROUTES, ids=ROUTE_NAMES)
 def test_every_count_is_the_qemus_own(route: str, audit: bool, reports: list[Report]) -> None:
-    """Every request and call that the two have made is counted, joined and read; no other counter has grown."""
+    """Every request and call of the two is counted, joined and read; no other counter has grown."""
     found = traced(reports, route, audit)
     requests, calls = (sum(answer[what] for answer in found["answers"]) for what in ("requests", "calls"))
     assert requests == calls > LEAST_REQUESTS
@@ -36,7 +39,7 @@ def test_every_count_is_the_qemus_own(route: str, audit: bool, reports: list[Rep
 
 
 def traced(reports: list[Report], route: str, audit: bool) -> dict[str, Any]:
-    """What one route has counted."""
+    """Return the counts of one route."""
     found = [
         line for report in reports for line in report.lines[1:] if (line["route"], line["audit"]) == (route, audit)
     ]
