@@ -26,10 +26,10 @@ class RecordSink:
 
         Args:
             path: of the file.
-            details: for its header, beside what `RecordingWriter` puts there itself.
+            details: for its header, in addition to the entries of `RecordingWriter`.
 
         Raises:
-            BadInput: it cannot be written.
+            BadInput: the file cannot be written.
         """
         self._writer = RecordingWriter(path, details or {})
         self._processes: dict[int, dict[str, Any]] = {}

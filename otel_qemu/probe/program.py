@@ -184,27 +184,27 @@ class Program:
         table[ctypes.c_uint32(pid)] = process
 
     def audit_process(self, pid: int) -> None:
-        """From now on, follow this process's coroutines."""
+        """Begin to follow the coroutines of a process."""
         self._bpf[b"audited"][ctypes.c_uint32(pid)] = ctypes.c_uint32(0)
 
     def proofs(self, pid: int) -> tuple[int, int]:
-        """Of a process that is being proven: how many requests read as they had been made, and how many did not."""
+        """Return how many requests of a process matched the arguments of scsi_req_new, and how many did not."""
         process = self._bpf[b"processes"][ctypes.c_uint32(pid)]
         return int(process.proven), int(process.refuted)
 
     def forget_process(self, pid: int) -> int:
-        """Stop tracing a process and drop all there is of it; returns how many entries in flight that were."""
+        """Stop tracing a process, drop all its entries, and return the number of those that were in flight."""
         dropped = self.pause_process(pid)
         self._forget(self._bpf[b"latencies"], pid)
         return dropped
 
     def pause_process(self, pid: int) -> int:
-        """Take nothing of a process until `trace_process`, and drop what it has in flight; returns how many entries."""
+        """Ignore a process until `trace_process`, drop its entries in flight, and return their number."""
         with contextlib.suppress(KeyError):
             del self._bpf[b"processes"][ctypes.c_uint32(pid)]
         if self._audits:
             self._forget_audited(pid)
-        for name in (b"expected", b"held", *_SAMPLES):  # what is held has ended, or lies among the calls as well
+        for name in (b"expected", b"held", *_SAMPLES):  # a held call has ended, or is counted in `calls`
             self._forget(self._bpf[name], pid)
         return sum(self._forget(self._bpf[name], pid) for name in (b"requests", b"calls"))
 

@@ -233,7 +233,7 @@ def test_full_tables_are_counted_and_make_none_worthless() -> None:
 
 
 def test_a_full_ring_loses_the_verdict_and_counts_it() -> None:
-    """The call itself is traced as usual."""
+    """The loss is counted, and no half record takes room."""
     machine = Chained(ring_bytes=128)
     machine.switch(LEADER, YIELD)
     completion = machine.prepare(None, Via.REQUEST)
@@ -243,7 +243,7 @@ def test_a_full_ring_loses_the_verdict_and_counts_it() -> None:
 
 
 def test_processes_that_are_not_traced_are_left_alone() -> None:
-    """Their hits are counted as foreign, and add no entry."""
+    """Their hits are counted as foreign, and nothing else."""
     machine = Chained()
     machine.pid += 1
     for function in AUDIT_SITES:
@@ -252,7 +252,7 @@ def test_processes_that_are_not_traced_are_left_alone() -> None:
 
 
 def test_an_unreadable_opaque_is_no_request(chained: Chained) -> None:
-    """The hit counts as one that concerns no request."""
+    """The verdict on its call is CHAIN_NONE."""
     chained.begin(0xC0, "pdiscard", 0x10)
     assert chained.said() == (Chain.NONE, 0)
 

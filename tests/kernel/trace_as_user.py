@@ -1,5 +1,5 @@
 """
-A program for `test_rights`: trace one process until told to stop, then print the counters as one JSON object.
+A program for `test_rights`: trace one process until a line comes on stdin, then print the counters as one JSON object.
 
     python -m tests.kernel.trace_as_user PID
 """

@@ -158,7 +158,7 @@ class TestDamage:
         compiled(fixed.root, SOURCE, "-Wl,--build-id=none").rename(path)
         function, problems = fixed.find()
         assert function is None
-        assert "its build id is none" in problems[0]
+        assert "its build id is missing" in problems[0]
 
     def test_a_binary_without_build_id_has_no_debug_file(self, tmp_path: Path, server: type[Debuginfod]) -> None:
         """There is no name to ask for."""

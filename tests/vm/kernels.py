@@ -45,7 +45,7 @@ class Suite:
         The newest kernel of the suite, downloading it first where it is not cached; without a network, any cached one.
 
         Raises:
-            LabError: there is none.
+            LabError: there is no such kernel.
         """
         cache = cache_folder().with_name("kernels") / self.name
         cache.mkdir(parents=True, exist_ok=True)

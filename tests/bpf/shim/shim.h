@@ -1,6 +1,6 @@
 /*
- * Compiles the BPF program, unchanged, as an ordinary shared library that library.py drives: BCC's maps and the kernel's
- * helpers, with the kernel's return codes.  Everything a test sets or reads is a global named shim_*.
+ * Lets the unchanged BPF program be compiled as an ordinary shared library, which library.py loads.  It has bcc's maps
+ * and the kernel's helpers, with the kernel's return codes.  All that a test sets or reads is a global named shim_*.
  */
 #include <linux/types.h>
 #include <errno.h>
@@ -25,15 +25,15 @@ u8 shim_memory[SHIM_MEMORY_BYTES];
 struct shim_world {
     u64 now_ns;
     u64 pid_tgid;
-    u64 reads;             /* of the traced process's memory, so far */
-    u64 fail_read;         /* which of them to fail, counted from 1; 0: none */
+    u64 reads;             /* number of reads of the traced process's memory */
+    u64 fail_read;         /* number of the read that fails, counted from 1; 0: no read */
     u64 hole_start;        /* addresses that cannot be read, */
     u64 hole_end;          /* up to here */
-    u64 faults_injected;   /* how often the two above struck: a fault that was never reached tests nothing */
+    u64 faults_injected;   /* number of reads that failed for these reasons: a fault that is never reached tests nothing */
     u64 cookie;            /* of the site that was hit */
-    u64 dice;              /* the next random number, of which the low 32 bits count */
-    u64 dice_step;         /* added to it after each throw */
-    u64 throws;            /* so far */
+    u64 dice;              /* the next random number, in the low 32 bits */
+    u64 dice_step;         /* added to it after each draw */
+    u64 throws;            /* number of draws */
 } shim_world;
 
 static u64 bpf_ktime_get_ns(void)
@@ -89,7 +89,7 @@ struct shim_hash {
     u32 buckets;
     u32 capacity;          /* at most `buckets`; a test may lower it */
     u32 size;
-    u32 touched;           /* slots 1 to this have been used; a slot's number is its index + 1, 0 is none */
+    u32 touched;           /* slots 1 to this have been used; a slot's number is its index + 1; 0: no slot */
     u32 freed;             /* first of the chain of freed slots */
     u32 unused;
     u32 *first;            /* of each bucket's chain */
