@@ -26,7 +26,9 @@ ANY_BOUNDS = replace(
 
 _FILE = types.SettingType("FILE", "a path", (str,), Path)
 _PID = types.SettingType("PID", "the id of a process", (str, int), int, least=1)
-_SECONDS = types.number("SECONDS", "a number of seconds above 0", sys.float_info.min, float("inf"))
+_SECONDS = types.SettingType(
+    "SECONDS", "a number of seconds above 0", (str, int, float), float, least=sys.float_info.min
+)
 COUNT = types.SettingType("N", "a whole number from 1 on", (str, int), int, least=1)
 """How many of something."""
 
