@@ -6,7 +6,7 @@ request, calls that could not be walked are joined by range and time, and every 
 clock is that of the records: a trace that is not whole after `HOLD_NS` leaves as it is, and is counted.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,6 @@ class Correlator:
     def __init__(self) -> None:
         self.stats = Stats()
         self._held: Records = NO_RECORDS
-        self._found = _Found()
         self._ranges = RangeJoin()
         self._unwalked: dict[int, int] = {}
         """When the last call ended that could not be walked, of each process that has such."""
@@ -73,7 +72,7 @@ class Correlator:
     @property
     def held(self) -> int:
         """Records kept back: requests that wait for calls, and calls that wait for their request."""
-        return len(self._held) + len(self._found.calls)
+        return len(self._held)
 
     def feed(self, batch: Batch) -> Traces:
         """The traces that became whole with this batch."""
@@ -100,51 +99,50 @@ class Correlator:
 
     def _join(self, whole: Records, fresh: Records, given_up_ns: int) -> Traces:
         """Give out requests that are whole, and what becomes whole with other records."""
-        requests, unstarted, walked, alone = _sorted(concatenate_rows(self._held, fresh))
-        found, unmatched, alone = self._join_by_range(requests, alone, given_up_ns)
-        further = concatenate_rows(walked, found.calls)
-        rule = np.concatenate((np.full(len(walked), Join.WALK, dtype="u1"), found.rules))
+        requests, unstarted, named, alone = _sorted(concatenate_rows(self._held, fresh))
+        found, unmatched, alone = self._join_by_range(requests, named, alone, given_up_ns)
+        further = concatenate_rows(named, found)
 
         parent = find_parents(requests, further)
         late = _take_late_ends(requests, further, parent)
         self.stats.late_ends += int(late.sum())
         if late.any():
-            further, rule, parent = take_rows(further, ~late), rule[~late], parent[~late]
+            further, parent = take_rows(further, ~late), parent[~late]
         ready = _is_ready(requests, parent, given_up_ns) & ~self._may_be_claimed(requests, given_up_ns)
         has = parent >= 0
         has[has] = ready[parent[has]]
         given_up = (parent < 0) & (further["call_complete_ns"] < given_up_ns)
 
         out = TraceBuilder(take_rows(requests, ready), whole)
+        rule = np.where(_is_unwalked(further), Join.RANGE, Join.WALK).astype("u1")
         out.add(take_rows(further, has), (np.cumsum(ready) - 1)[parent[has]], rule[has])
         out.leave(take_rows(further, given_up), Join.PARENT_LOST)
         out.leave(unmatched, Join.UNMATCHED)
         rest = self._leave_alone(out, alone, unstarted, given_up_ns)
         young = take_rows(unstarted, unstarted["complete_ns"] >= given_up_ns)
         waits = ~has & ~given_up
-        by_walk = waits & (rule == Join.WALK)
-        self._found = _Found(take_rows(further, waits & ~by_walk), rule[waits & ~by_walk])
-        self._held = concatenate_rows(take_rows(requests, ~ready), take_rows(further, by_walk), rest, young)
+        self._held = concatenate_rows(take_rows(requests, ~ready), take_rows(further, waits), rest, young)
         return self._finished(out)
 
-    def _join_by_range(self, requests: Records, alone: Records, given_up_ns: int) -> tuple["_Found", Records, Records]:
+    def _join_by_range(
+        self, requests: Records, named: Records, alone: Records, given_up_ns: int
+    ) -> tuple[Records, Records, Records]:
         """
         Find a parent for calls that could not be walked, once all requests that may fit have ended.
 
         Returns:
-            All calls found so far that still wait for their request, those that nothing fits, and the others.
+            Those that name their request now as walked ones do, those that nothing fits, and the others.
         """
         due = _is_unwalked(alone) & (alone["call_complete_ns"] < given_up_ns)
         if not due.any():
-            return self._found, NO_RECORDS, alone
+            return NO_RECORDS, NO_RECORDS, alone
         rows, calls = request_rows(requests), take_rows(alone, due)
-        covered = _covered_bytes(requests, self._found)
-        parent, rules_found = self._ranges.match(rows, call_rows(calls), covered, HOLD_NS)
+        covered = _covered_bytes(requests, take_rows(named, _is_unwalked(named)))
+        parent = self._ranges.match(rows, call_rows(calls), covered, HOLD_NS)
         fits = parent >= 0
         for name in ("request", "submit_ns"):
             calls[name][fits] = requests[name][parent[fits]]
-        found = self._found.and_also(take_rows(calls, fits), rules_found[fits])
-        return found, take_rows(calls, ~fits), take_rows(alone, ~due)
+        return take_rows(calls, fits), take_rows(calls, ~fits), take_rows(alone, ~due)
 
     def _is_whole(self, records: Columns) -> NDArray[np.bool_]:
         """
@@ -194,13 +192,15 @@ class Correlator:
         return traces
 
     def _check(self, traces: Traces) -> None:
-        """Hold each join by the walk against image, direction, time and range."""
+        """Hold each join by the walk against image, direction, time and range; of the others, say which had a range."""
         children = traces.by_call.between(0, traces.joined)
         parents = RowView(traces.by_request, children["parent"])
         walked = children["join"] == Join.WALK
         fits = rules.direction_fits(parents, children) & rules.time_fits(parents, children)
         fits &= self._fits_image(traces, children)
-        ranged = walked & rules.has_range(parents, children)
+        has_range = rules.has_range(parents, children)
+        children["join"][~walked & ~has_range] = Join.TIME
+        ranged = walked & has_range
         in_range = ranged & rules.range_fits(parents, children)
         differ = walked & ~fits
         children["join"][in_range] = Join.WALK_RANGE
@@ -217,17 +217,6 @@ class Correlator:
     def images(self) -> dict[tuple[int, int], int]:
         """The image handle of each (pid, SCSIDevice *), learnt from joined calls."""
         return self._images.known()
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Calls that were joined by range or time, naming their request as walked ones do, and by which `Join` each."""
-
-    calls: Records = field(default_factory=lambda: NO_RECORDS)
-    rules: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, dtype="u1"))
-
-    def and_also(self, calls: Records, rules_found: NDArray[np.uint8]) -> "_Found":
-        return _Found(concatenate_rows(self.calls, calls), np.concatenate((self.rules, rules_found)))
 
 
 def traces_of_requests(records: Records, unix_offset_ns: int) -> Traces:
@@ -281,11 +270,11 @@ def _take_late_ends(requests: Records, further: Records, parent: NDArray[np.int6
 
 
 def _sorted(records: Records) -> tuple[Records, Records, Records, Records]:
-    """Requests, those that began before us, calls that name their request, and calls that do not."""
+    """Requests, those that began before us, calls that name their request (by address and submit), and the others."""
     seen = Columns.select(records, "kind", "link", "submit_ns")
     started = seen["submit_ns"] > 0
     is_request = seen["kind"] == RecordKind.REQUEST
-    named = ~is_request & (seen["link"] == Link.WALK)
+    named = ~is_request & ((seen["link"] == Link.WALK) | _is_unwalked(seen) & started)
     which = (is_request & started, is_request & ~started, named, ~is_request & ~named)
     requests, unstarted, further, alone = (take_rows(records, rows) for rows in which)
     return requests, unstarted, further, alone
@@ -295,12 +284,11 @@ def _is_unwalked(calls: TableLike) -> Any:
     return (calls["link"] == Link.NO_LAYOUT) | (calls["link"] == Link.FAULT)
 
 
-def _covered_bytes(requests: Records, found: _Found) -> NDArray[np.uint64]:
+def _covered_bytes(requests: Records, found: Records) -> NDArray[np.uint64]:
     """How many bytes of each request calls have claimed so far; uint64, shape (n,)."""
     covered = np.zeros(len(requests), dtype="u8")
-    claims = found.calls[found.rules == Join.RANGE]
-    parent = find_parents(requests, claims)
-    np.add.at(covered, parent[parent >= 0], claims["length"][parent >= 0])
+    parent = find_parents(requests, found)
+    np.add.at(covered, parent[parent >= 0], found["length"][parent >= 0])
     return covered
 
 

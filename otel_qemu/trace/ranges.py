@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from otel_qemu.trace import rules
 from otel_qemu.trace.arrays.columns import Columns, TableLike
 from otel_qemu.trace.decode import byte_ranges
-from otel_qemu.trace.traces import Join
 
 CONVINCING_VOTES = 3
 """By how many an image's disk must lead before others are not looked at any more: one join may have been wrong."""
@@ -44,7 +43,7 @@ class RangeJoin:
 
     def match(
         self, requests: Columns, calls: TableLike, covered: NDArray[np.uint64], within_ns: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    ) -> NDArray[np.int64]:
         """
         A parent for each call.
 
@@ -55,12 +54,11 @@ class RangeJoin:
             within_ns: how long after a call its request may have ended; who ends later is not looked at.
 
         Returns:
-            Index into `requests` or -1, and the rule (`Join`); both of shape (n,).
+            Index into `requests` or -1, shape (n,).
         """
         parent = np.full(len(calls), -1, dtype="i8")
-        join = np.zeros(len(calls), dtype="u1")
         if not len(requests) or not len(calls):
-            return parent, join
+            return parent
         overlaps = (requests["complete_ns"] >= calls["complete_ns"].min()) & (
             requests["submit_ns"] <= calls["submit_ns"].max()
         )
@@ -68,16 +66,16 @@ class RangeJoin:
         rows = np.flatnonzero(overlaps)
         sweep = _Sweep(requests.take(rows), covered[rows], within_ns)
         for index, call in _in_order_of_submits(calls):
-            found, join[index] = self._match_one(sweep, call)
+            found = self._match_one(sweep, call)
             parent[index] = rows[found] if found >= 0 else -1
         self._forget()
-        return parent, join
+        return parent
 
     def _forget(self) -> None:
         if len(self._votes) > 2 * MOST_IMAGES:
             self._votes = defaultdict(Counter, islice(self._votes.items(), len(self._votes) - MOST_IMAGES, None))
 
-    def _match_one(self, sweep: "_Sweep", call: "_Call") -> tuple[int, int]:
+    def _match_one(self, sweep: "_Sweep", call: "_Call") -> int:
         sweep.move(call.submit_ns)
         votes = self._votes[call.pid, call.image]
         device = _convinced(votes)
@@ -87,11 +85,11 @@ class RangeJoin:
             device = devices.pop() if len(devices) == 1 else None
         fitting = [row for row in ranged if sweep.device[row] == device]
         if fitting:
-            return sweep.take(fitting, call, votes), Join.RANGE
+            return sweep.take(fitting, call, votes)
         if ranged and device is not None:
             _vote(votes, sweep.device[ranged[0]])  # the image may have moved
         rangeless = [row for row in sweep.rangeless(call) if sweep.device[row] == device]
-        return (rangeless[0], Join.TIME) if len(rangeless) == 1 else (-1, 0)
+        return rangeless[0] if len(rangeless) == 1 else -1
 
 
 def _convinced(votes: Counter[int]) -> int | None:
