@@ -58,35 +58,33 @@ class Verdicts:
 
     Attributes:
         count: all that were ever kept.
+        held: those that wait, dtype `VERDICT`, by key.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._held: Table = np.zeros(0, dtype=VERDICT)
-
-    def __len__(self) -> int:
-        return len(self._held)
+        self.held: Table = np.zeros(0, dtype=VERDICT)
 
     def keep(self, records: Records) -> None:
         """Take in records of `RecordKind.AUDIT`."""
         self.count += len(records)
-        if len(self._held) > MOST_HELD_VERDICTS:
-            self._held = self._held[self._held["call_submit_ns"] > np.median(self._held["call_submit_ns"])]
-        self._held = np.concatenate((self._held, _verdicts(records)))
-        self._held = self._held[np.argsort(self._held["key"], kind="stable")]
+        if len(self.held) > MOST_HELD_VERDICTS:
+            self.held = self.held[self.held["call_submit_ns"] > np.median(self.held["call_submit_ns"])]
+        self.held = np.concatenate((self.held, _verdicts(records)))
+        self.held = self.held[np.argsort(self.held["key"], kind="stable")]
 
     def of(self, calls: Table, comparison: int) -> Table:
         """The verdict on each call, dtype `VERDICT`, shape (n,); `chain` is 0 where there is none."""
         found = np.zeros(len(calls), dtype=VERDICT)
-        if len(self._held):
+        if len(self.held):
             keys = _keys(calls, "submit_ns")
-            at = np.minimum(np.searchsorted(self._held["key"], keys), len(self._held) - 1)
-            same = self._held["call_submit_ns"][at] == calls["submit_ns"]
+            at = np.minimum(np.searchsorted(self.held["key"], keys), len(self.held) - 1)
+            same = self.held["call_submit_ns"][at] == calls["submit_ns"]
             for name in ("pid", "image", "offset", "operation"):
-                same &= self._held[name][at] == calls[name]
-            found[same] = self._held[at[same]]
-            self._held["used"][at[same]] |= 1 << comparison
-            self._held = self._held[self._held["used"] != _USED_BY_BOTH]
+                same &= self.held[name][at] == calls[name]
+            found[same] = self.held[at[same]]
+            self.held["used"][at[same]] |= 1 << comparison
+            self.held = self.held[self.held["used"] != _USED_BY_BOTH]
         return found
 
 
