@@ -23,7 +23,7 @@ format: environment ## format the Python and the BPF program
 	.venv/bin/clang-format -i $$(git ls-files 'otel_qemu/bpf/*.[ch]')
 
 docs: environment ## hold the documents to the code
-	$(PYTEST) -q tests/unit/test_docs.py tests/unit/test_scale.py tests/unit/test_settings.py
+	$(PYTEST) -q tests/unit/repository/test_docs.py tests/unit/bench/test_scale.py tests/unit/settings/test_settings.py
 
 test: ## every layer; installs what is missing (root)
 	$(SUDO) tests/run.sh

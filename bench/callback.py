@@ -4,7 +4,8 @@ The usual way: BCC's ring-buffer callback, an event object a record, dictionarie
 The ring itself is left out, which is in the usual way's favour: a loop in C hands the address of one record after the
 other to a ctypes callback, as libbpf's ``ring_buffer__consume`` does, and bcc's own wrapper of it (``ringbuf_cb_``
 in bcc/table.py) calls what the script gave it.  What the script then makes is what `otel_qemu.trace` makes of the same
-records: one object per request and per call, with the same fields: `tests/unit/test_bench.py` compares the two.
+records: one object per request and per call, with the same fields.  `tests/unit/bench/test_pipeline.py` compares
+them.
 """
 
 import ctypes

@@ -20,7 +20,7 @@ from otel_qemu.export.spans.ids import Ids
 from otel_qemu.trace.names import Disk, Guest, Names
 from otel_qemu.trace.scsi import operation_code
 from otel_qemu.trace.traces import CALL, REQUEST, Join, Traces
-from tests.unit.readable_spans import spans_of
+from tests.support.readable_spans import spans_of
 
 REQUESTS = 4096
 GUESTS, DISKS = 20, 3

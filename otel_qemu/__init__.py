@@ -2,7 +2,7 @@
 Trace every SCSI request of QEMU guests over the librbd calls it became.
 
 Read it in this order.  A part imports only from parts above it.  The packages in brackets belong to one part, and no
-other part may import them.  `tests/unit/test_architecture.py` checks both.
+other part may import them.  `tests/unit/repository/test_architecture.py` checks both.
 
     errors    the errors that a person can do something about
     events    the record that a probe emits, and batches of records

@@ -2,7 +2,7 @@
 Traces and counts into OTLP, and from there to whatever the ``OTEL_*`` variables name.
 
 The only package that may import opentelemetry.  A room imports only from itself and from rooms above it
-(`tests/unit/test_architecture.py` holds it):
+(`tests/unit/repository/test_architecture.py` holds it):
 
     semconv     names of OpenTelemetry's semantic conventions, and our own
     text        strangers' text, made fit to be shown

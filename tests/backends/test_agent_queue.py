@@ -9,9 +9,9 @@ from pathlib import Path
 from otel_qemu.export.delivery.client import TraceClient
 from otel_qemu.export.delivery.fates import Fate, Tally
 from otel_qemu.export.delivery.limits import Limits
-from tests.unit.encoded_traces import encoded
-from tests.unit.otlp_server import GRPC, Server, serving
-from tests.unit.sending import is_final, queue_of, sender_to
+from tests.support.encoded_traces import encoded
+from tests.support.otlp_server import GRPC, Server, serving
+from tests.support.sending import is_final, queue_of, sender_to
 
 from .collector import Collector
 from .config import LOOPBACK

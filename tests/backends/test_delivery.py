@@ -13,9 +13,9 @@ from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.delivery.limits import Limits
 from otel_qemu.export.spans.encoded import EncodedTrace
 from tests.children import join
-from tests.unit.encoded_traces import encoded
-from tests.unit.otlp_server import GRPC, HTTP
-from tests.unit.sending import is_final, queue_of, sender_to
+from tests.support.encoded_traces import encoded
+from tests.support.otlp_server import GRPC, HTTP
+from tests.support.sending import is_final, queue_of, sender_to
 
 from .jaeger import Jaeger, wait_for
 

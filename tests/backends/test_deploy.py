@@ -14,7 +14,7 @@ from otel_qemu.export.metrics.instruments import INSTRUMENTS
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.names import Guest
 from tests.dashboards import DASHBOARDS, asked_of, load
-from tests.unit.decoded import resource_of
+from tests.support.decoded import resource_of
 
 from .build import cache_folder
 from .collector import Collector

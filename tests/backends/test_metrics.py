@@ -14,8 +14,8 @@ from otel_qemu.views.json_lines import histogram_line
 from tests.backends.jaeger import wait_for
 from tests.backends.prometheus import Prometheus
 from tests.children import join
+from tests.kernel.commands import COMMANDS, total
 from tests.kernel.fake_qemu import DEVICE_ALIAS, FakeQemu
-from tests.kernel.test_policy import COMMANDS, total
 from tests.kernel.tracing import Those
 
 pytestmark = pytest.mark.usefixtures("metrics_variables")

@@ -4,18 +4,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from otel_qemu.events import ADDITIONAL, Layer, RbdOperation, RecordKind
+from otel_qemu.events import Layer, RbdOperation, RecordKind
 from otel_qemu.policy import KeepPolicy
+from tests.bpf.hits import counted_hits
 from tests.bpf.layouts import LAYOUTS
 from tests.bpf.machine import PID, Completion, Machine, Request, Via
-from tests.bpf.test_limits import room_for
+from tests.bpf.rooms import room_for
 
 _PICK = st.integers(0, 1000)
-
-
-def counted_hits(machine: Machine) -> int:
-    """Return the number of hits by the counters of which each hit adds to exactly one."""
-    return sum(value for name, value in machine.counters().items() if name not in ADDITIONAL)
 
 
 def test_a_retry_is_counted(machine: Machine) -> None:

@@ -14,9 +14,9 @@ from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, Histograms, in_ns
 from otel_qemu.trace.kernel_histograms import MOST_BOUNDS
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.pipeline import Pipeline
+from tests.bpf.intervals import union_ns
 from tests.bpf.machine import DEVICE, PID, READ_10, Completion, Machine, Via
-from tests.bpf.test_limits import room_for
-from tests.bpf.test_rbd_time import union_ns
+from tests.bpf.rooms import room_for
 
 SMALL_BOUNDS_S = (1e-9, 2e-9, 5e-9, 1e-8, 3e-8)
 WRITE_10 = b"\x2a" + bytes(9)

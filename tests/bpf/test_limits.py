@@ -2,16 +2,11 @@
 
 import pytest
 
-from otel_qemu.events import RECORD, Ending, Layer, Link, RbdOperation, RecordKind
+from otel_qemu.events import Ending, Layer, Link, RbdOperation, RecordKind
 from tests.bpf.machine import Machine, Request
+from tests.bpf.rooms import room_for
 
-RECORD_BYTES = RECORD.itemsize + 8
 MAX_CALLS = 256
-
-
-def room_for(records: int) -> int:
-    """Return the size of a ring that has room for exactly this many records; its last byte is never used."""
-    return records * RECORD_BYTES + 1
 
 
 def trace(machine: Machine, calls: int, tag: int = 7) -> Request:

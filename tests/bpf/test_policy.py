@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from otel_qemu.events import Ending, Kept, RbdOperation, RecordKind
 from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from tests.bpf.machine import PID, READ_10, Completion, Machine, Request
-from tests.bpf.test_limits import room_for
+from tests.bpf.rooms import room_for
 
 READ_16, WRITE_10 = b"\x88" + bytes(15), b"\x2a" + bytes(9)
 UNIT_ATTENTION = b"\x70\0\x06"

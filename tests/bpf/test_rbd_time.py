@@ -7,14 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import RbdOperation, RecordKind, Records
+from tests.bpf.intervals import Interval, union_ns
 from tests.bpf.machine import Completion, Machine
-
-Interval = tuple[int, int]
-
-
-def union_ns(intervals: Sequence[Interval]) -> int:
-    """Return the union by collecting every nanosecond that some call covers."""
-    return len({moment for start, end in intervals for moment in range(start, end)})
 
 
 def run(machine: Machine, intervals: Sequence[Interval]) -> Records:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import Ending, Link, RbdOperation, Stage
+from tests.bpf.hits import counted_hits
 from tests.bpf.layouts import QEMU_7_2, QEMU_11_1, UNKNOWN_OFFSET
 from tests.bpf.machine import Completion, Machine, Request
-from tests.bpf.test_conservation import counted_hits
 
 ACTIONS = ("submit", "call", "lone call", "release", "complete", "retry")
 

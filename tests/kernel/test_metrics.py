@@ -21,11 +21,11 @@ from otel_qemu.service import Service
 from otel_qemu.trace.measurements import Departed, Snapshot
 from otel_qemu.trace.names import Names
 from tests.children import join
+from tests.kernel.commands import COMMANDS, total
 from tests.kernel.fake.build import QEMU_11_1
 from tests.kernel.fake_qemu import DEVICE_ALIAS, FakeQemu
-from tests.kernel.test_policy import COMMANDS, total
 from tests.kernel.tracing import Those, Tracing
-from tests.unit.metering import ImitatedExporter, attributes_of, data_points
+from tests.support.metering import ImitatedExporter, attributes_of, data_points
 
 WAIT_S = 120.0
 LAYERS = {"qemu.scsi.request.duration": "scsi", "qemu.block.wait.duration": "wait",

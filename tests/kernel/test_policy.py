@@ -23,6 +23,7 @@ from otel_qemu.trace.names import Names
 from otel_qemu.trace.sample import Sampler
 from otel_qemu.trace.scsi import operation_code
 from otel_qemu.trace.traces import durations_ns
+from tests.kernel.commands import COMMANDS, total
 from tests.kernel.fake.build import OPAQUE, QEMU_7_2, QEMU_11_1
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
@@ -30,31 +31,12 @@ from tests.kernel.tracing import Tracing
 SMALL_PAGES = 16
 MOST_HELD = 256
 FITS = SMALL_PAGES * 4096 // (8 + RECORD.itemsize)
-COMMANDS = {
-    "read 211 4096 16": {("scsi", "READ"): 211, ("wait", "READ"): 211, ("rbd", "read"): 211},
-    "write 101 5120": {("scsi", "WRITE"): 101, ("wait", "WRITE"): 101, ("rbd", "write"): 101},
-    "fua 23": {("scsi", "WRITE"): 23, ("wait", "WRITE"): 23, ("rbd", "write"): 23, ("rbd", "flush"): 23},
-    "flush 19": {("scsi", "SYNCHRONIZE_CACHE"): 19, ("wait", "SYNCHRONIZE_CACHE"): 19, ("rbd", "flush"): 19},
-    "unmap 23 5": {("scsi", "UNMAP"): 23, ("wait", "UNMAP"): 23, ("rbd", "discard"): 115},
-    "zero 17": {("scsi", "WRITE_SAME"): 17, ("wait", "WRITE_SAME"): 17, ("rbd", "write_zeroes"): 17},
-    "inquiry 13": {("scsi", "INQUIRY"): 13},
-    "check-condition 11": {("scsi", "READ"): 11, ("wait", "READ"): 11, ("rbd", "read"): 11},
-    "cancel 7": {("scsi", "READ"): 7, ("wait", "READ"): 7, ("rbd", "read"): 7},
-    "orphan 5": {("rbd", "read"): 5},
-}
-"""What each command adds to the histograms."""
 
 
 @pytest.fixture(scope="module")
 def qemu() -> Iterator[FakeQemu]:
     with FakeQemu() as qemu:
         yield qemu
-
-
-def total(commands: dict[str, dict[tuple[str, str], int]]) -> dict[tuple[str, str], int]:
-    """Counts of several commands."""
-    keys = {key for counts in commands.values() for key in counts}
-    return {key: sum(counts.get(key, 0) for counts in commands.values()) for key in keys}
 
 
 def latencies_bytes(tracing: Tracing, layer: Layer) -> int:

@@ -1,7 +1,6 @@
 """With few rights or missing parts, a command works, or says in one line what is missing."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,9 +15,8 @@ from tests.children import child
 from tests.kernel.fake.build import EXECUTABLE, QEMU_7_2, built
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.unit_file import capabilities
+from tests.kernel.unprivileged import PYTHON, ROOT, as_nobody, environment
 
-ROOT = Path(__file__).parents[2]
-NOBODY = "65534"
 NEEDED = ("bpf", "perfmon", "sys_ptrace")
 TRACE = (sys.executable, "-m", "tests.kernel.trace_as_user")
 NOT_BCC = "raise ImportError('no module of that name')"
@@ -31,29 +29,7 @@ def qemu() -> Iterator[FakeQemu]:
         yield qemu
 
 
-# Wherever the checkout lies, perhaps below a folder that is root's alone: for this command it is at CHECKOUT too.
-CHECKOUT = "/mnt/checkout"
-WITH_CHECKOUT = (
-    'mount -t tmpfs -o mode=755 none /mnt && mkdir /mnt/checkout && mount --bind "$0" /mnt/checkout'
-    ' && cd /mnt/checkout && export PYTHONPATH=/mnt/checkout && exec "$@"'
-)
-PYTHON = sys.executable.replace(str(ROOT), CHECKOUT)
 TRACE_THERE = (PYTHON, *TRACE[1:])
-
-
-def as_nobody(*capabilities: str) -> list[str]:
-    """
-    Return a command that runs another one as an ordinary user with these capabilities, in a checkout that this user
-    may read.
-    """
-    plus = ",".join(f"+{name}" for name in capabilities)
-    chosen = ["--inh-caps", plus, "--ambient-caps", plus] if plus else []
-    seen = ["unshare", "--mount", "sh", "-c", WITH_CHECKOUT, str(ROOT)]
-    return [*seen, "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", *chosen]
-
-
-def environment(**further: str) -> dict[str, str]:
-    return os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)} | further
 
 
 def traced(command: list[str], qemu: FakeQemu, **further: str) -> tuple[str, dict[str, int]]:

@@ -16,8 +16,8 @@ import pytest
 
 from tests.children import child
 from tests.kernel.fake_qemu import FakeQemu
-from tests.kernel.test_rights import PYTHON, ROOT, as_nobody, environment
 from tests.kernel.unit_file import allowed_system_calls, capabilities, directive
+from tests.kernel.unprivileged import PYTHON, ROOT, as_nobody, environment
 
 TIMEOUT_S = 60
 EVERYTHING = ("--one-in", "1", "--look-interval", "1s")

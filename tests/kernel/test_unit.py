@@ -9,7 +9,7 @@ import pytest
 from otel_qemu import cli
 from otel_qemu.errors import BadInput
 from tests.kernel.unit_file import UNIT, capabilities, directive
-from tests.unit.effective_settings import read_settings
+from tests.support.effective_settings import read_settings
 
 ROOT = Path(__file__).parents[2]
 EXPOSED = 26

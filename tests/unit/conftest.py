@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from otel_qemu.probe import debug_information, debuginfod, inspection
-from tests.unit.stripped import FIXED, PIE, Debuginfod, Stripped, serving
+from tests.support.stripped import FIXED, PIE, Debuginfod, Stripped, serving
 
 
 @pytest.fixture(autouse=True)

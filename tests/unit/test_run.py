@@ -29,10 +29,9 @@ from otel_qemu.trace.measurements import Snapshot
 from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.sample import threshold_of
 from otel_qemu.trace.traces import Traces
-
-from .builders import Call, Request, names, traces
-from .metering import READ, WRITE, Kernel
-from .otlp_server import HTTP, Server, serving
+from tests.support.builders import Call, Request, names, traces
+from tests.support.metering import READ, WRITE, Kernel
+from tests.support.otlp_server import HTTP, Server, serving
 
 MS = 1_000_000
 NOWHERE = "http://127.0.0.1:9"

@@ -1,0 +1,1 @@
+"""What tests of several layers are made with; no test stands here."""
