@@ -15,7 +15,7 @@ HIGHEST = 2**32 - 1
 """The greatest random number: whatever the rate, it means no; 0 means yes."""
 
 
-def keeping_machine(policy: KeepPolicy, *, dice: int = HIGHEST, **others: object) -> Machine:
+def machine_with_policy(policy: KeepPolicy, *, dice: int = HIGHEST, **others: object) -> Machine:
     """Return a machine that draws the same random number each time."""
     machine = Machine(policy=policy, **others)  # type: ignore[arg-type]
     machine.world.dice = dice
@@ -41,7 +41,7 @@ def lone_call(machine: Machine, duration_ns: int = 0, value: int = 0) -> None:
 
 def test_everything_is_kept_without_a_throw() -> None:
     """With one_in 1 no random number is drawn, for requests and calls alike."""
-    machine = keeping_machine(EVERYTHING)
+    machine = machine_with_policy(EVERYTHING)
     request(machine, calls=3)
     lone_call(machine)
     assert machine.records()["kept"].tolist() == [Kept.SAMPLED] * 4
@@ -50,7 +50,7 @@ def test_everything_is_kept_without_a_throw() -> None:
 
 def test_nothing_is_kept_without_a_throw() -> None:
     """With one_in 0 none is drawn either; each request and each lone call is counted as not kept."""
-    machine = keeping_machine(COUNTS_ONLY, dice=0)
+    machine = machine_with_policy(COUNTS_ONLY, dice=0)
     request(machine, calls=3)
     lone_call(machine)
     assert not len(machine.records())
@@ -80,7 +80,7 @@ def ends(machine: Machine, how: str) -> None:
 @pytest.mark.parametrize("how", ["status", "failed", "cancelled", "lost"])
 def test_an_error_is_always_kept_with_its_calls(how: str) -> None:
     """A bad status, a failure, an abort and a lost end are kept by every policy."""
-    machine = keeping_machine(COUNTS_ONLY)
+    machine = machine_with_policy(COUNTS_ONLY)
     ends(machine, how)
     records = machine.records()
     assert records["kind"].tolist() == [RecordKind.REQUEST, RecordKind.CALL]
@@ -91,14 +91,14 @@ def test_an_error_is_always_kept_with_its_calls(how: str) -> None:
 @pytest.mark.parametrize("status", [0, 4])
 def test_a_good_status_is_no_error(status: int) -> None:
     """GOOD and CONDITION MET are good."""
-    machine = keeping_machine(COUNTS_ONLY)
+    machine = machine_with_policy(COUNTS_ONLY)
     machine.complete(machine.submit_request(), status)
     assert not len(machine.records())
 
 
 def test_a_call_that_failed_below_a_request_that_did_not_is_no_error() -> None:
     """The guest's view counts: QEMU tried again."""
-    machine = keeping_machine(COUNTS_ONLY)
+    machine = machine_with_policy(COUNTS_ONLY)
     one = machine.submit_request()
     machine.release(machine.call(one, RbdOperation.READ), -28)
     machine.complete(one)
@@ -108,7 +108,7 @@ def test_a_call_that_failed_below_a_request_that_did_not_is_no_error() -> None:
 @pytest.mark.parametrize(("value", "kept"), [(-5, True), (0, False), (4096, False)])
 def test_a_call_without_request_is_kept_for_its_error(value: int, kept: bool) -> None:
     """A negative return value is an error; an unknown one is not."""
-    machine = keeping_machine(COUNTS_ONLY)
+    machine = machine_with_policy(COUNTS_ONLY)
     lone_call(machine, value=value)
     machine.refuse(machine.call(None, RbdOperation.READ))
     assert machine.records()["kept"].tolist() == [Kept.ERROR] * kept
@@ -118,7 +118,7 @@ def test_a_call_without_request_is_kept_for_its_error(value: int, kept: bool) ->
 @pytest.mark.parametrize("cdb", [READ_10, READ_16, WRITE_10, b"\xc0" + bytes(9)])
 def test_slow_is_from_the_threshold_of_the_operation_on(cdb: bytes) -> None:
     """A request is slow from exactly its threshold on; the operation's own threshold goes before the general one."""
-    machine = keeping_machine(KeepPolicy(0, 1e-3, (("READ", 5e-3),)))
+    machine = machine_with_policy(KeepPolicy(0, 1e-3, (("READ", 5e-3),)))
     threshold_ns = 5_000_000 if cdb in (READ_10, READ_16) else 1_000_000
     for more in (-1, 0, 1):
         request(machine, threshold_ns + more, cdb, calls=2)
@@ -131,7 +131,7 @@ def test_slow_is_from_the_threshold_of_the_operation_on(cdb: bytes) -> None:
 
 def test_a_slow_operation_alone_leaves_the_others_out() -> None:
     """Without a general threshold, only the operation's own counts."""
-    machine = keeping_machine(KeepPolicy(0, None, (("WRITE", 1e-3),)))
+    machine = machine_with_policy(KeepPolicy(0, None, (("WRITE", 1e-3),)))
     for cdb in (READ_10, WRITE_10):
         request(machine, 10**12, cdb)
     lone_call(machine, 10**12)
@@ -141,14 +141,14 @@ def test_a_slow_operation_alone_leaves_the_others_out() -> None:
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_a_call_without_request_is_slow_by_the_threshold_of_all(more: int) -> None:
     """Thresholds of operations do not apply to it."""
-    machine = keeping_machine(KeepPolicy(0, 1e-3, (("READ", 1e-6),)))
+    machine = machine_with_policy(KeepPolicy(0, 1e-3, (("READ", 1e-6),)))
     lone_call(machine, 1_000_000 + more)
     assert machine.records()["kept"].tolist() == [Kept.SLOW] * (more >= 0)
 
 
-def test_the_rarest_reason_is_told() -> None:
+def test_the_rarest_reason_is_recorded() -> None:
     """A slow error is an error, and a slow request is not sampled."""
-    machine = keeping_machine(KeepPolicy(1, 1e-9))
+    machine = machine_with_policy(KeepPolicy(1, 1e-9))
     machine.now_ns += 1
     one = machine.submit_request()
     machine.now_ns += 10
@@ -159,11 +159,11 @@ def test_the_rarest_reason_is_told() -> None:
 
 
 @pytest.mark.parametrize("one_in", [2, 3, 10, 1000, 2**32, 2**40])
-def test_the_dice_decide_at_exactly_one_in_so_many(one_in: int) -> None:
+def test_the_random_number_decides_at_exactly_one_in_n(one_in: int) -> None:
     """Random numbers below 2^32 / N keep a trace; all others do not."""
     limit = 2**32 // one_in
     for dice in {0, max(limit - 1, 0), limit, HIGHEST}:
-        machine = keeping_machine(KeepPolicy(one_in), dice=dice)
+        machine = machine_with_policy(KeepPolicy(one_in), dice=dice)
         request(machine)
         lone_call(machine)
         assert len(machine.records()) == 2 * (dice < limit)
@@ -172,9 +172,9 @@ def test_the_dice_decide_at_exactly_one_in_so_many(one_in: int) -> None:
 
 @settings(derandomize=True, database=None, max_examples=50, deadline=None)
 @given(st.integers(1, 50), st.integers(0, HIGHEST), st.integers(0, HIGHEST), st.integers(0, 40))
-def test_as_many_are_kept_as_the_dice_say(one_in: int, first: int, step: int, count: int) -> None:
+def test_as_many_are_kept_as_random_numbers_decide(one_in: int, first: int, step: int, count: int) -> None:
     """One number is drawn per request, in their order, and traces are whole."""
-    machine = keeping_machine(KeepPolicy(one_in), dice=first)
+    machine = machine_with_policy(KeepPolicy(one_in), dice=first)
     machine.world.dice_step = step
     for tag in range(count):
         one = machine.submit_request(tag=tag)
@@ -192,7 +192,7 @@ def test_as_many_are_kept_as_the_dice_say(one_in: int, first: int, step: int, co
 
 def test_a_request_that_is_not_kept_takes_its_calls_with_it() -> None:
     """Its held calls are removed, and not counted as a loss."""
-    machine = keeping_machine(COUNTS_ONLY)
+    machine = machine_with_policy(COUNTS_ONLY)
     request(machine, calls=200)
     assert not any(machine.table_sizes().values())
     assert not len(machine.records())
@@ -203,7 +203,7 @@ def test_a_request_that_is_not_kept_takes_its_calls_with_it() -> None:
 
 def test_a_call_after_the_end_of_its_request_is_judged_by_itself() -> None:
     """Whether its request is kept or not, it is a trace of its own."""
-    machine = keeping_machine(KeepPolicy(0, 1e-3))
+    machine = machine_with_policy(KeepPolicy(0, 1e-3))
     for call_ns, status in ((10, 0), (2_000_000, 0), (10, 2)):
         one = machine.submit_request()
         call = machine.call(one, RbdOperation.READ)
@@ -219,7 +219,7 @@ def test_a_call_after_the_end_of_its_request_is_judged_by_itself() -> None:
 
 def test_the_end_of_a_request_from_before_us_is_always_kept() -> None:
     """It explains calls without a parent, and it is rare."""
-    machine = keeping_machine(COUNTS_ONLY)
+    machine = machine_with_policy(COUNTS_ONLY)
     machine.complete(machine.allocate_request())
     assert [(int(r["submit_ns"]), int(r["kept"])) for r in machine.records()] == [(0, Kept.SAMPLED)]
     assert "requests_not_kept" not in machine.counted()
@@ -227,7 +227,7 @@ def test_the_end_of_a_request_from_before_us_is_always_kept() -> None:
 
 def test_a_process_of_which_all_is_needed_is_not_thinned_out() -> None:
     """Its requests and calls are kept without a draw, with the reason that applies; other processes are sampled."""
-    machine = keeping_machine(KeepPolicy(0, 1e-3), keep_all=True)
+    machine = machine_with_policy(KeepPolicy(0, 1e-3), keep_all=True)
     request(machine, calls=2)
     request(machine, 1_000_000)
     lone_call(machine)
@@ -245,7 +245,7 @@ def test_a_process_of_which_all_is_needed_is_not_thinned_out() -> None:
 
 def test_what_is_kept_but_finds_the_ring_full_is_told_apart() -> None:
     """A trace that is not kept, and one that finds no room, have counters of their own."""
-    machine = keeping_machine(KeepPolicy(0, 1e-3), ring_bytes=room_for(1))
+    machine = machine_with_policy(KeepPolicy(0, 1e-3), ring_bytes=room_for(1))
     for duration_ns in (0, 1_000_000, 1_000_000, 0):
         request(machine, duration_ns, calls=2)
     counted = machine.counted()
@@ -267,7 +267,7 @@ def test_every_request_and_call_has_a_record_or_a_reason(
 ) -> None:
     """Records and reasons add up to all requests, and to all calls."""
     policy = KeepPolicy(one_in, slow_ns * 1e-9 if slow_ns else None)
-    machine = keeping_machine(policy, dice=0, ring_bytes=room_for(room), tables={"held": held})
+    machine = machine_with_policy(policy, dice=0, ring_bytes=room_for(room), tables={"held": held})
     machine.world.dice_step = 0x6000_0001
     late: list[Completion] = []
     open_requests: list[Request] = []

@@ -57,7 +57,7 @@ def test_the_installed_ones_are_the_fallback(qemu: FakeQemu, installed: str) -> 
     assert headers(check(qemu, installed + SPOILT)) == "the installed kernel headers"
 
 
-def test_without_either_both_complaints_are_told(qemu: FakeQemu) -> None:
+def test_without_either_both_reasons_are_given(qemu: FakeQemu) -> None:
     """If neither works, the error has the first line of each compiler's output."""
     done = check(qemu, NOTHING_INSTALLED + SPOILT)
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)

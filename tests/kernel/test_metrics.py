@@ -156,7 +156,7 @@ def test_what_is_in_flight_and_for_how_long(qemu: FakeQemu) -> None:
         assert counts(store, qemu.pid)["scsi", "READ"] == 10
 
 
-def test_a_guest_that_is_killed_is_told_to_its_end(qemu: FakeQemu) -> None:
+def test_a_guest_that_is_killed_is_reported_to_its_end(qemu: FakeQemu) -> None:
     """Its last counts arrive after it has ended, with nothing in flight; later only the other guest is sent."""
     with FakeQemu(QEMU_11_1) as other, exporting(Those(qemu, other)) as store:
         qemu.command("read 3 4096")

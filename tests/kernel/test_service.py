@@ -69,7 +69,7 @@ def service(manager: Manager, command: list[str], *options: str) -> Iterator["su
         yield process
 
 
-def test_the_manager_is_told_how_it_goes(manager: Manager, qemu: FakeQemu) -> None:
+def test_the_manager_gets_every_state(manager: Manager, qemu: FakeQemu) -> None:
     """It reports when probes are attached, each turn of the loop, its status, and that it stops."""
     with service(manager, [sys.executable], "--pid", str(qemu.pid), *EVERYTHING) as process:
         manager.wait_for("READY=1")
