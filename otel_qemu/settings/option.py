@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from otel_qemu.errors import BadInput
 from otel_qemu.settings.file import entries
-from otel_qemu.settings.types import SettingType
+from otel_qemu.settings.types import OFF, SettingType, toml
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class Setting(click.Option):
 
     def toml(self, value: Any) -> str:
         """Write its value as TOML."""
-        written = [self.type.toml(part) for part in (value if self.multiple else [value])]
-        return f"[{', '.join(written)}]" if self.multiple else written[0]
+        shown = [OFF if part is None else self.type.show(part) for part in (value if self.multiple else [value])]
+        return toml(shown if self.multiple else shown[0])
 
     def origin(self, ctx: click.Context) -> str:
         """Where its value came from: ``--one-in``, ``OTEL_QEMU_ONE_IN``, ``FILE line 3`` or ``default``."""

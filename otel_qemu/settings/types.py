@@ -66,10 +66,6 @@ class SettingType(click.ParamType[Any]):
         """The texts of a variable whose option may be repeated; the name is click's."""
         return [part.strip() for part in rv.split(",")]
 
-    def toml(self, value: Any) -> str:
-        """Write a value as TOML."""
-        return toml(OFF if value is None else self.show(value))
-
 
 def read_duration(value: Any) -> float:
     """
@@ -125,9 +121,10 @@ def read_bounds(value: str | list[Any], most: float = float("inf")) -> tuple[flo
     Raises:
         ValueError: there are none, or more than `most`; they do not ascend; or one is not a duration of 1 ns or more.
     """
-    name, _, scale = value.strip().partition(":") if isinstance(value, str) else ("", "", "")
-    parts = value.split(",") if isinstance(value, str) else value
-    bounds_s = exponential_bounds(scale) if name == "exponential" else tuple(map(read_duration, parts))
+    if isinstance(value, str) and value.strip().startswith("exponential:"):
+        bounds_s = exponential_bounds(value.strip().removeprefix("exponential:"))
+    else:
+        bounds_s = tuple(map(read_duration, value.split(",") if isinstance(value, str) else value))
     if len(in_ns(bounds_s)) > most:
         raise ValueError(f"there are more than {most} bounds")
     return bounds_s
