@@ -5,6 +5,7 @@ Where the rbd column looks like the scsi column, the time went to Ceph; where th
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
@@ -91,12 +92,13 @@ def distribution_lines(group: Sequence[HistogramRow], width: int = WIDTH) -> Ite
 
 def _groups(rows: Iterable[HistogramRow]) -> Iterator[Group]:
     """Rows that show the same requests, in the order of guests and disks."""
-    groups: dict[tuple[str, int, str | None, int, str], Group] = {}
+    disks: dict[tuple[int, int], int] = {}
+    groups: defaultdict[tuple[int, int, str], Group] = defaultdict(list)
     for row in rows:
-        key = (row.domain, row.pid, row.disk, row.device, _RBD_OPERATIONS.get(row.operation, row.operation))
-        groups.setdefault(key, []).append(row)
-    disks = {key[:4]: position for position, key in reversed(list(enumerate(groups)))}
-    for key in sorted(groups, key=lambda key: (disks[key[:4]], _ORDER.get(key[4], len(_ORDER)), key[4])):
+        disk = disks.setdefault((row.pid, row.device), len(disks))
+        operation = _RBD_OPERATIONS.get(row.operation, row.operation)
+        groups[disk, _ORDER.get(operation, len(_ORDER)), operation].append(row)
+    for key in sorted(groups):
         yield sorted(groups[key], key=lambda row: (LAYERS.index(row.layer), row.operation))
 
 
