@@ -288,6 +288,15 @@ def test_an_endpoint_that_is_away_is_said_before_anything_is_lost(caplog: pytest
     ]
 
 
+def test_the_reason_of_a_rejection_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """The endpoint's words for what it did not take of a request that it took."""
+    sender = client(Scripted(Answer(Outcome.SENT, "too old", 1)))
+    sender.send(many(2))
+    assert sender.flush(WAIT_S)
+    sender.close()
+    assert caplog.messages[0].endswith("1 spans lost so far (rejected 1), 0 wait; last reason: rejected: too old")
+
+
 def test_requests_learn_from_one_that_was_too_large() -> None:
     """It goes in halves, and those of halves; the next are no larger than what was taken in the end."""
 

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -50,6 +51,15 @@ def test_a_full_queue_drops_whole_new_traces_and_what_is_under_way_takes_room() 
     queue.settle(2, Fate.SENT)
     queue.put([trace(1)])
     assert (ledger.stats[Fate.SENT].spans, ledger.stats[Fate.WAITING].spans) == (10, 1)
+
+
+def test_a_trace_that_has_waited_long_enough_is_taken() -> None:
+    """As soon as it has, not when whoever takes it stops waiting."""
+    queue, _ = made()
+    queue.put([trace(1)], delay_s=0.1)
+    began_s = time.monotonic()
+    assert queue.take(ROOMY, timeout_s=600) == [trace(1)]
+    assert 0.1 <= time.monotonic() - began_s < 60  # of 600
 
 
 def test_bytes_are_bounded_as_spans_are() -> None:
@@ -120,6 +130,11 @@ def test_requests_stay_below_their_bounds(of: list[tuple[int, str, int]], spans:
     if count < len(traces):
         too_many = sum(each.span_count for each in traces[: count + 1]) > spans
         assert too_many or len(request_of(traces[: count + 1])) > size_bytes - 4 * 64
+
+
+def test_a_request_has_room_for_what_stands_around_each_guest() -> None:
+    traces = [encoded(1, f"web{index}") for index in range(100)]
+    assert count_leading(traces, Capacity(1000, len(request_of(traces)) - 1)) < 100
 
 
 class QueueMachine(RuleBasedStateMachine):
