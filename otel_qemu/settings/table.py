@@ -33,10 +33,10 @@ _SLOW_OPERATION = SettingType(
     "OPERATION=DURATION", "an operation and a duration, like WRITE=20ms", (str, tuple),
     types.read_slow_operation, types.show_slow_operation)
 _GUEST_RATE = SettingType(
-    "N", "a number of traces a second above 0, or off", types.NUMBER, float,
+    "N", "a number of traces a second above 0, or off", types.NUMBER, types.read_number,
     least=sys.float_info.min, most=sys.float_info.max, optional=True)
 _WAIT = types.duration("a duration like 1ms, or 0", least_s=0)
-_SHARE = SettingType("SHARE", "a number from 0 to 1", types.NUMBER, float, least=0, most=1)
+_SHARE = SettingType("SHARE", "a number from 0 to 1", types.NUMBER, types.read_number, least=0, most=1)
 _BOUNDS = SettingType(
     "DURATIONS", f"at most {MOST_BOUNDS} ascending durations, like 1ms,5ms,10ms, or exponential:0", (str, list),
     partial(types.read_bounds, most=MOST_BOUNDS), types.show_bounds)

@@ -98,6 +98,12 @@ def duration(allowed: str, least_s: float = 1e-9, most_s: float = 9e9, optional:
 _THRESHOLD = duration("a duration like 20ms")
 
 
+def read_number(value: str | float) -> float:
+    """A number; a whole one is an int, and shown without decimals."""
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
 def read_size(value: str | int) -> int:
     """A number of bytes: with a unit, such as 32MiB, or without.  Raises ValueError if it is neither."""
     if not isinstance(value, str):
