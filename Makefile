@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What one does daily.  `make` or `make help` lists it.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTEST := .venv/bin/python -m pytest

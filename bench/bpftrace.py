@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two scripts of ``bench/bt``, running."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The usual way: BCC's ring-buffer callback, an event object a record, dictionaries of Python objects.
 

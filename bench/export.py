@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m bench.export``: cost of a span from trace to request, against the SDK, and of an export of metrics."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures: a name that carries its unit, the samples of alternating repetitions, and what is made of them."""
 
 from collections.abc import Iterable, Mapping, Sequence

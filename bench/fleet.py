@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m bench.fleet``: what one Collector needs for many sidecars; the rule of docs/scale.md comes from here."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Requests of a sidecar: traces as the product's export makes them of a recording, metrics as its instruments say.
 

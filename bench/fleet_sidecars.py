@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Many sidecars' traffic: a thread and a connection for each and signal, in a few processes, each request at its time.
 """

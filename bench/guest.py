@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A real guest on the lab: what tracing adds, ours against the two bpftrace scripts that would be written by hand.
 

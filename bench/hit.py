@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hit, by the instruction that it is on: an empty program, so that all of it is the kernel's."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf(2) without a compiler: a program that does nothing, and what the kernel says about programs' run time."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m bench.pipeline``: requests a second from records to sampled traces, and beside it the usual way."""
 
 import json

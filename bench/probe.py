@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m bench.probe``: what a probe, our programs, the sidecar and the usual scripts cost, in one run."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Our handlers against an empty program on the same sites, on the fake QEMU of tests/kernel.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an export of metrics costs: a snapshot added to the totals, and the totals made into a request."""
 
 import gzip

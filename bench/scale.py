@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m bench.scale``: the table of docs/scale.md, out of what `bench.fleet` measured and a hypervisor does."""
 
 import math

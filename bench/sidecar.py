@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sidecar's own CPU time, beyond the probes, which are on QEMU's account."""
 
 import tempfile

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generated counts of a hypervisor's guests, for what it costs to export them."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Spans made and serialised: by our encoder, and by the SDK's `ReadableSpan` and its exporter's encoder."""
 
 import gc

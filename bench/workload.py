@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings made up by the column: millions of records with the shape of real ones, in no time."""
 
 from collections.abc import Iterator

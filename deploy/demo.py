@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's course: one guest, one throttled disk, its histograms, its slowest request, and its traces in Jaeger."""
 
 import os

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Show what otel-qemu does, on this machine: install what is missing, bring up a one-node Ceph and a libvirt guest whose
 # rbd disk is throttled, trace it, and print where its requests' time went.  Everything but Jaeger is taken down again.
 #

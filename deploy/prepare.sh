@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Sourced by deploy/demo.sh and tests/run.sh: install what is missing, and nothing else.
 

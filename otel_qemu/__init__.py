@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Trace every SCSI request of QEMU guests over the librbd calls it became.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The commands.  Each takes its options and calls a service or a view.  Only `main` prints errors and exits.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The record that a probe emits, as numpy sees it: the dtype, the counters and the enums of ``bpf/events.h``.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who exports numbers, and the snapshots that they are given when they want one."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Report the service's state to its manager: systemd's notification protocol (sd_notify(3)).
 

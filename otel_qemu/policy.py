@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operator's decisions: which traces are kept, and which waits are shown.  Every request is counted in any case."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The loop: drain the ring, join, give the traces to the sinks, and look for new guests.
 

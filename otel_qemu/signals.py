@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 SIGINT and SIGTERM as an event, so that a loop that waits for it ends in order.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The receivers of the loop's traces: histograms, and a recording.  `export` has the one for OTLP."""
 
 from collections.abc import Iterable

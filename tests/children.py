@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 End a process for certain: politely where one says so, then by force, and never wait without a limit.
 

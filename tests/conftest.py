@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers of tests, and the rule that a layer that was promised may not be skipped."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What the dashboards of deploy/grafana ask for: every query in them, and the metrics and labels that it names.
 """

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Install what is missing and run every layer of tests.  A layer that this machine can run may not be skipped.
 #
 #   sudo tests/run.sh              everything

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The audit: it finds the request of each librbd call a second time, by following QEMU's calls and coroutines.  That is
  * exact and expensive, so it is compiled in with --audit only.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The record that a probe emits, and every counter that a probe adds to.  This file is the one source for both sides.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Exact histograms.  Every request and every call is counted here, before anything can be dropped.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * librbd calls, from rbd_aio_* to rbd_aio_release, and the pointer walk from a call to its SCSI request.
  *

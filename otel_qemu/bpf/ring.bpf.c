@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Records: which traces are kept, and how a whole trace gets into the ring.
  */

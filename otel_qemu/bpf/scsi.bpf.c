@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * SCSI requests, from scsi_req_enqueue to the function that ends them (QEMU hw/scsi/scsi-bus.c).
  *

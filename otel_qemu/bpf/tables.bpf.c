@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Time every SCSI request and every librbd call of QEMU, and join each call to its request.
  *

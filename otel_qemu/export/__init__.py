@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Traces and counts into OTLP, and from there to whatever the ``OTEL_*`` variables name.
 

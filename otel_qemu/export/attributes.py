@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attributes in OTLP's form, and those that name the disk of a span."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that one run exports: its traces and its metrics, tied to each other."""
 
 from typing import Self

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Whose telemetry it is: one OpenTelemetry resource a guest, and one of the sidecar itself.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Every name that leaves the process: spans, attributes, metrics, enum texts and defaults, in one place.
 

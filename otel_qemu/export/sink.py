@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traces of the service's loop, or of a recording, into spans, and on their way out."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Attach probes to the sites of one binary; the handle detaches them.  Only function entries can be probed.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The system call bpf(2), for two things that bcc has no call for: a uprobe_multi link, and an empty program.
 """

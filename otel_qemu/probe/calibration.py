@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Find the layout of SCSIRequest in samples: the arguments of scsi_req_new appear in the objects of scsi_req_enqueue.
 

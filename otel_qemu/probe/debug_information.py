@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Offsets of fields from DWARF debug information: in the binary, in its debug file, or in one from debuginfod.
 """

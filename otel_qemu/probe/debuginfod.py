@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debug files from debuginfod, by elfutils' client, which caches them; only if DEBUGINFOD_URLS is set."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The name of a SCSI device, read from the memory of its QEMU process, once per disk."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decode x86-64 machine code with capstone."""
 
 from collections.abc import Iterator

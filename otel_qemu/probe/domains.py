@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Domains and their disks, as libvirt names them.  No other module imports libvirt.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Offsets of the fields of structs, from the debug information (DWARF 2 to 5) of a file.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 ELF files: where functions lie, their code, and the calls to an imported function.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Attach the exact chain of ``bpf/audit.bpf.c``.  Only ``--audit`` does: it costs a guest more than all other probes.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Find probed functions that are never hit, because the compiler has inlined them into their callers.
 

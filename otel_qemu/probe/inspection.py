@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Inspect one QEMU process: its sites, its layout, and the problems that keep it from being traced.  `check` prints them.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Layouts: the offsets of the fields that we read in QEMU's and librbd's structs.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names for the pointers in records, from libvirt and from the process's memory, looked up once for each new disk."""
 
 from collections.abc import Callable

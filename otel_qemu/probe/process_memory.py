@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Free the compiler's memory once the program is loaded: the service runs on and does not compile again.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 QEMU processes and the binaries that they have mapped, from /proc.
 

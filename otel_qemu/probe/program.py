@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The BPF program, compiled and loaded by bcc.  No other module imports bcc.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Prove layouts: at first a request is taken only if its fields match the arguments of scsi_req_new.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks, before anything is attached, that the kernel is new enough and that this process has the rights."""
 
 import os

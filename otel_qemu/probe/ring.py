@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The BPF ring buffer, mapped and viewed as one numpy array, without a callback or an object per record.
 

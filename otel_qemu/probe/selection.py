@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guests to trace: selected by domain name, UUID or process id, or all of them."""
 
 import contextlib

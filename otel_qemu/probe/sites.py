@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The probed functions, and the instruction of each on which the trap is placed.
 

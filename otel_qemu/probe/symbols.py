@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Symbols and debug information of a binary, from all places where distributions put them.
 

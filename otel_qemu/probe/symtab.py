@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Find functions by name in a full symbol table.
 

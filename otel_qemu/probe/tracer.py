@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A running trace: probes in every selected QEMU process, and batches of records out of the ring.
 

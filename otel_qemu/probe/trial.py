@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Attach every probe of every process for real, and detach again: the trial that `otel-qemu check` reports.
 """

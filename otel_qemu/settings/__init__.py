@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The settings of `run`, beside the standard ``OTEL_*`` variables.
 

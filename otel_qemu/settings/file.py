@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The file of settings: TOML, of which each key has its line."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An option of click that is also a variable and a key of the file; click finds its value."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every setting: its flag, its type, its default and what it does."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The types of settings, for click: each reads a text or a value of TOML, and shows what it read as one of these."""
 
 import json

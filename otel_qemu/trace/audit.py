@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Hold every join against the exact chain (``bpf/audit.bpf.c``), rule by rule: batches and traces in, counts out.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Verdicts of the exact chain (``bpf/audit.bpf.c``): kept until the librbd call has come, then compared with its join.
 """

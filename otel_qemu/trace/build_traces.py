@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests and their calls put together: the rows of `Traces`, in order, with the time split."""
 
 import numpy as np

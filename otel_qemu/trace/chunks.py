@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What a recording is made of: chunks, each a fixed header and its payload, one after the other.
 

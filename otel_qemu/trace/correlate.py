@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Put librbd calls under the SCSI requests they were made for: batches of records in, whole traces out.
 

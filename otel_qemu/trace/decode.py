@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records into the columns of `traces`: what the kernel saw, with the CDB read and nothing joined yet."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Exact latency histograms of every request and call, by guest, disk, layer and operation.
 

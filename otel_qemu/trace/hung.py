@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests that are in flight for too long: reported while they hang, since their end may never come."""
 
 import numpy as np

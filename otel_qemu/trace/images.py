@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which image each disk uses, learnt from the calls under its requests."""
 
 from typing import NamedTuple

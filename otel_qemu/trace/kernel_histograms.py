@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The kernel's exact histograms as numpy sees them: ``struct series`` and ``struct latency`` of ``bpf/latency.bpf.c``.
 """

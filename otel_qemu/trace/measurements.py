@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What meters are given: a snapshot of exact counts, requests in flight and our own counters, or a guest's last counts.
 

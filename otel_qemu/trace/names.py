@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The names of guests, their disks and images, for the numbers that records carry.
 

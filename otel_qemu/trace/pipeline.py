@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Everything between the ring and the sinks: batches of records in, whole traces out.
 

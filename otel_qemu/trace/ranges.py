@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Joining without the kernel's walk: by process, disk and image, direction, byte range and time.
 

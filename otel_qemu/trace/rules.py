@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 When a librbd call can belong to a SCSI request: direction, byte range, time, image.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Which whole traces are sent, and with what probability: OpenTelemetry's consistent probability sampling.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 SCSI as the guest speaks it: operations, CDB fields, status and sense, by the column where requests are many.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The slowest of many requests, whole traces each."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Where each request's time went: ``duration = wait + rbd + completion``, exactly, in integer ns.
 

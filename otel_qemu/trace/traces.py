@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Finished traces: SCSI requests, the librbd calls made for them, and the calls that have no request.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an audit found, as lines that a person reads."""
 
 from collections.abc import Iterator, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `check` found, for people and for programs."""
 
 from collections.abc import Iterator

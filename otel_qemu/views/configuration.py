@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings in force, as a file that gives the same again, each with its origin; then where OTLP goes."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Traces and histograms as plain data, an object a line: the contract of ``replay --json`` and ``hist --json``.
 """

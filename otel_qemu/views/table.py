@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Histograms for people: a table, and below it the layers of each guest, disk and operation side by side.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A trace as indented text: the request, where its time went, and its calls.
 

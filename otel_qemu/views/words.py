@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Statuses, results, joins, durations and sizes as text; and strangers' names made safe to print.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 `python3 -m tests.backends jaeger`: a Jaeger for a person or a script.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Build an OpenTelemetry Collector once, and run it with the files of `collector/` on free loopback ports.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Say where one Jaeger listens, and write its configuration.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 One Jaeger and one Prometheus for the tests of a module, and a name of its own for each test's spans.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 One backend process on loopback: its start, its readiness, its end, and the end of its log.
 

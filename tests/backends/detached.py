@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Leave a Jaeger running behind a command, and end it from a later one.
 

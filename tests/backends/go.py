@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The Go toolchain: find it, and run it with a word now and then about how far it got.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Run a Jaeger of one's own on free loopback ports, keeping traces in memory.
 

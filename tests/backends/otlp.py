@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 OTLP requests of traces and metrics, built field by field and posted: what a test says is what is sent.
 """

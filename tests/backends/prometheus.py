@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Build a Prometheus once, and run it on a free loopback port, where it takes OTLP metrics and keeps them in a folder.
 

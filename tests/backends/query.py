@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Read traces back through Jaeger's /api/v3, the only HTTP API that it keeps.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Send a parent and its child through the OpenTelemetry SDK's exporters, and say what should be read back.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent of collector/ while its gateway is away and it is killed: nothing that a sidecar made is lost."""
 
 import contextlib

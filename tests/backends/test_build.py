@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The cache holds a whole executable or none, and whoever cannot build is told what to do, in one line.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configurations of collector/, run as they stand: what goes in at the agent comes out at the backends."""
 
 import contextlib

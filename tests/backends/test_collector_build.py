@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Collector is built once for each manifest; a failed build leaves nothing and says why."""
 
 import os

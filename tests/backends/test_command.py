@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 `python3 -m tests.backends jaeger` serves until Ctrl-C, or leaves one behind that a later call ends.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The real Jaeger stopped and started again under load: nothing is lost, and what was queued stands there afterwards.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What deploy/ has for other people's programs, checked by what these programs offer for it."""
 
 import json

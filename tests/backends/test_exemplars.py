@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exemplars in a real Prometheus lead to traces in a real Jaeger."""
 
 import os

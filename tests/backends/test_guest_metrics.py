@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real guest's metrics, as Prometheus gives them back, beside what `hist --json` counted of the same requests."""
 
 import json

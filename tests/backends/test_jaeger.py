@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A real Jaeger gives back, through /api/v3, exactly the spans that the SDK's exporters sent to it.
 """

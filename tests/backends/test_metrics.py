@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics as a real Prometheus gives them back: what stands there is what `hist --json` prints of the same run."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 OTLP-JSON that a span cannot hold is refused, and what it leaves out has the protocol's defaults.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recording of the lab, sent by `otel-qemu replay --otlp` and fetched back from a real Jaeger: nothing is missing."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real guest's traces, fetched back from a real Jaeger: what stands there is what the guest did."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jaeger's page is the one that we know, or it is left out and a sentence says why."""
 
 import urllib.request

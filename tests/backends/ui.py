@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Have Jaeger's web page: upstream's Go module lacks it, and a crate carries its production build.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fake QEMU for each test, in the layout of one version or of all."""
 
 import pytest

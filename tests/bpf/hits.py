@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many hits the counters account for."""
 
 from otel_qemu.events import ADDITIONAL

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The union of intervals, computed in the obvious way."""
 
 from collections.abc import Sequence

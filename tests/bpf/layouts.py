@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where QEMU and librbd keep what the walk reads, version by version (x86-64)."""
 
 from dataclasses import astuple, dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The BPF program compiled with the shim, and what the shim exports, as ctypes sees it."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A QEMU of fake objects in fake memory, whose functions are nothing but the hits of their probes."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The memory of a traced process, with objects far enough apart that no wrong offset reaches a neighbour."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Room in the maps of the BPF program."""
 
 from otel_qemu.events import RECORD

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exact chain of the audit: from dma_blk_io and blk_aio_* by coroutines and threads to the librbd call."""
 
 from collections.abc import Iterator

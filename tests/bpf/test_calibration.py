@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """While a layout is not known, requests are only copied, beside the arguments of scsi_req_new."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """librbd calls: their request, their length and their return value."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """In whatever order events come, every hit is counted once, every request has one record, and no entry remains."""
 
 from hypothesis import settings

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``events.h`` as a C compiler understands it, against ``otel_qemu.events``."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel's histograms have every request and every call once, in its bin, whatever becomes of its record."""
 
 from collections.abc import Sequence

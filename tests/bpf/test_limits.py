@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A full table, a full ring and too many calls cost a count, and never half a trace."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which traces get a record: errors, slow ones, one in N, or all of a process; always whole traces."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """While a layout is not proven, a request is taken only if it matches the arguments of scsi_req_new."""
 
 import struct

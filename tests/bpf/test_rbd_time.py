@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``rbd_ns`` is the union of the intervals of a request's calls, however they overlap and nest."""
 
 from collections.abc import Sequence

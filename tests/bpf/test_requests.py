@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SCSI requests: how they begin, how they end, and the fields of their record."""
 
 from typing import Any

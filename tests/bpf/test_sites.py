@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Both ways of attaching: one program per function, and one program per binary with the site as a cookie."""
 
 import pytest

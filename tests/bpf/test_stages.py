@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The end of tracing: first no new request is taken, then no hit changes anything, and probes may go in any order."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The walk from a completion to its request: with every read failing, with wrong offsets, with none."""
 
 from dataclasses import asdict, replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 `python3 -m tests.browser URL FILE.png`: a picture of a trace on Jaeger's page, with the attributes of its last span.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Drive a Chromium without a screen, through Debian's chromedriver.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A browser for the tests of this folder, and a Jaeger whose page it opens.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What the product sent stands on Jaeger's page: a person sees the request, its wait and its calls, and no more than text.
 """

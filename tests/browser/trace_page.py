@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Read a trace off Jaeger's page, as a person does: rows, how they are nested, and what a click on each shows.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One of every command of the fake QEMU, and sums over what they gave."""
 
 COMMANDS = {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fake QEMU of each layout with a tracer on it, shared by the tests of a file; skips where nothing can be traced."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attaching by either route: entry probes only, repeatable, and without a trace afterwards."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exact chain with real probes: it agrees with every join, or gives no verdict; and only if asked for."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel headers for compiling the program: ours, the running kernel's, or those that the user names."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attaching to a busy guest, and leaving it: every request that is taken is seen from its beginning to its end."""
 
 import time

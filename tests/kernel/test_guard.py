@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No program has a private stack: each contains a tail call, in its source and in the loaded instructions."""
 
 import re

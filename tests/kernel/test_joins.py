@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the trap to the trace: every call has its parent and the rule that found it, or the reason why it has none."""
 
 from collections import Counter

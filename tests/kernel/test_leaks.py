@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A million requests with every ending go through the kernel's tables and the correlator, and nothing remains."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 QEMUs without modules, optimised at link time by gcc and by clang, as some distributions and clouds build theirs.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Metrics that the service sends equal a fake QEMU's own figures: counts, bytes, and requests in flight with their age.
 """

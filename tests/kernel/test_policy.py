@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies and histograms in the kernel: records may be few, and every request is counted, exactly."""
 
 import math

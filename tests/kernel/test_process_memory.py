@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiler's memory is freed, the program works on, and the kernel's verifier has room."""
 
 import re

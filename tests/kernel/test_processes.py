@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU processes come, go, are upgraded, killed and put into containers; each is traced while it runs, once."""
 
 import shutil

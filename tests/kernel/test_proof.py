@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layouts are proven by the first requests of a binary, and a refuted layout is not used."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`record` on a fake QEMU writes into the file where it was made."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """On every layout, each way of a request adds to the right counters and gives the right records."""
 
 from dataclasses import dataclass, field

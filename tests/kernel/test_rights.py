@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """With few rights or missing parts, a command works, or says in one line what is missing."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ring: every record that fits is read, every other one is counted, and no trace is cut in two."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`otel-qemu run` as the unit runs it: it reports to its manager, and needs no more rights than the unit gives."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The places of the traps: behind endbr64, on instructions that the kernel emulates, with layouts from the binaries."""
 
 from dataclasses import asdict

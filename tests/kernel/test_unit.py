@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/otel-qemu.service as systemd reads it: every directive is known, and few rights are open."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A program for `test_rights`: trace one process until a line comes on stdin, then print the counters as one JSON object.
 

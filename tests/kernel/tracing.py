@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tracer on fake QEMUs alone."""
 
 import time

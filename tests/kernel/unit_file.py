@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads deploy/otel-qemu.service, so that tests run with the service's rights."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands run as an ordinary user, with chosen capabilities."""
 
 import os

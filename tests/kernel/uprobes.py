@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the kernel's own view of probes: from a file descriptor, and from a process's memory."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A short run of the service on a busy guest, with a program that is loaded already."""
 
 from unittest.mock import patch

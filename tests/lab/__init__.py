@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The lab: a one-node Ceph, libvirt guests with throttled rbd disks, and workloads whose requests are known.
 

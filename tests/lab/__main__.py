@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 ``python3 -m tests.lab up | guest | down``: the lab by hand.
 """

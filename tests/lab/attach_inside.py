@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Run in a root by test_versions.py: compile the BPF program with the bcc there, load all of it, attach it in both ways.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A guest that does everything at once, under audit: the scenario of test_audit.py, for any version of QEMU.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 QEMU as some distributions and clouds build it: without modules, optimised at link time, its symbols in a debug file.
 

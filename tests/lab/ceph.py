@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A Ceph of one monitor and one OSD that keeps its data in memory, on loopback, all of it below the lab's root.
 

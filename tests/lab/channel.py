@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The way into a guest: shell scripts go in over a virtio-serial port, status and outputs come back.
 

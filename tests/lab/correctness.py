@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What has to be true of every guest's traces, whatever its QEMU: a workload known one by one, and the tests of it.
 

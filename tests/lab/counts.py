@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Two independent counts of a disk's requests: QEMU's (query-blockstats), the guest's (/sys/block/*/stat).
 

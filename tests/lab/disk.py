@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 One disk of a guest: an rbd image, and how libvirt is told to attach it.
 """

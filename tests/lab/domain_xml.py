@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A guest's XML, as production writes it: no ``<qemu:commandline>``, rbd disks on virtio-scsi with an iothread.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 pytest's way to the lab: the fixture `lab`, one for the whole session.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A running guest: run commands in it, ask its QEMU, count its requests, end it.
 """

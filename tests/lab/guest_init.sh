@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
 # The guest's only program. It loads the modules, then runs what the host sends over the virtio port.
 #
 # Request:  "ID TIMEOUT_S LENGTH\n" and LENGTH bytes of shell script.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Run a program in another root: unshare --mount sh in_root.sh ROOT [OUTSIDE INSIDE]… -- PROGRAM ARGUMENT…
 #
 # The mounts belong to a mount namespace, so they vanish with the program's last process, however that ends. Every step

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The guests' root file system: busybox, fio with its libraries, the kernel's modules and guest_init.sh.
 

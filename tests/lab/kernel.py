@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The guests' kernel: Debian's cloud kernel, downloaded and unpacked into the cache, never installed.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The lab as a whole: up, guests, down.
 """

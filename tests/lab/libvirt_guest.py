@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A guest that libvirt runs, as production's are: the machine's own QEMU, and names that libvirt knows.
 """

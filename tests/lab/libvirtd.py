@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 libvirt's daemons: those already running are used and left alone, otherwise our own are started and stopped.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A tracer in the test's own process, on a guest of the lab: its tables can be looked into while requests hang.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Loads in a guest: fio, with the number of requests it says it made, and a plain dd.
 """

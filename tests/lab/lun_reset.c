@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Reset a SCSI device's logical unit, as `sg_reset --device --no-escalate` of sg3_utils does: ioctl SG_SCSI_RESET.
  *

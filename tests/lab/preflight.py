@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What has to be there before anything is started: rights, programs, space, a free port.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Programs that no guest has: small C sources, compiled here without a C library and typed in.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 QEMU's command line for a guest, and what has to be said over QMP afterwards: what libvirt makes of `domain_xml`.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 QMP over a Unix socket, for a QEMU that libvirt does not know: one connection a command.
 

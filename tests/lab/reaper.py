@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Run a daemon, and be the parent of whatever it orphans: ``python3 reaper.py PROGRAM ARGUMENT…``
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A guest whose QEMU is another version: it runs in a root of its own (tests.lab.roots), and libvirt knows nothing of it.
 """

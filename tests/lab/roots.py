@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Other versions of QEMU, librbd and bcc: roots of other Debian suites, each installed once into the cache.
 

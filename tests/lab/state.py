@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What ``down`` has to undo, kept in ``ROOT/state.json``.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Every join against the exact pointer chain, on every QEMU from 5.2 to 11.1, with everything going on at once.
 """

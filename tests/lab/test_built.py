@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The same correctness on QEMUs without modules, optimised at link time by gcc and by clang, with a debug file.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A guest's requests are known one by one; what we say of them must be equal to that, to the guest's and to QEMU's counts.
 """

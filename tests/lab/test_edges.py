@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attaching to a real guest under load, and leaving it, again and again: nothing looks lost."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Every way a request can end, made to happen on the real QEMU: reset, unplug, kill, a cluster that stops answering.
 

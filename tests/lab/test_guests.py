@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two guests with two disks each, at once: nothing goes to the wrong guest, disk or image; and none of them is hurt."""
 
 import time

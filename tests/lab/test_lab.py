@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lab itself: requests are what was asked for, counted the same by all; and it goes without a trace."""
 
 import os

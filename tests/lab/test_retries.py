@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Requests that fail, are reset or are tried again, on the real QEMU.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Roots that cannot be had: one line that says what to do, and nothing left in the cache."""
 
 import threading

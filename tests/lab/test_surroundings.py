@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Bad surroundings: each a one-line error that says what to do, an exit status that is not 0, and nothing left attached.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The effect this project exists to show: with <iotune>, the time is spent above librbd, and both layers are seen."""
 
 import json

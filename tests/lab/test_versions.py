@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The same correctness on every QEMU from 5.2 to 11: other suites' QEMU and librbd in roots, throttled and not.
 

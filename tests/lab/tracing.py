@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The product under test as a user runs it: the installed command, in a process of its own.
 """

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Run a program that sees no /dev/kvm: without_kvm.sh EMPTY_FOLDER PROGRAM ARGUMENT…
 #
 # Where only root may open /dev/kvm (no udev), libvirtd finds KVM as root and misses it as QEMU's user, whereupon it

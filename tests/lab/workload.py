@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Workloads whose requests are known: each reaches QEMU as one SCSI command of just that offset and length.
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Have ranges of a disk zeroed, as `blkdiscard -z` of util-linux does: ioctl BLKZEROOUT, which Linux sends as WRITE SAME.
  *

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Make recordings of the lab's guests anew: ``python -m tests.replay.make [SCENE...]``, as root.  Then look at the
 goldens' diff.

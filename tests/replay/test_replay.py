@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replaying a recording of the lab gives the same trees and histograms again, to the letter."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Builders: a test states the requests and calls it is about, and gets the arrays that the product makes of them.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A wire between a client and a server on loopback that is cut, once, in the middle of something.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small program with QEMU's structs, built with debug information."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoded traces read back by protobuf, for tests: spans, and their attributes as plain values."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoded traces made by hand, of which a server can tell whether they arrived whole, and with their own guest."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The invariant of the ledger: what was produced is sent, lost or waiting."""
 
 from otel_qemu.export.delivery.fates import Stats

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Certificates for tests of TLS: an authority, what it signed, and what has gone wrong with them."""
 
 import datetime

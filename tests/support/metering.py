@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel that counts, a meter on it, and a store that adds up what arrives: for tests of metrics."""
 
 from collections.abc import Iterable, Iterator

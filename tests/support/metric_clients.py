@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Snapshots for a client of metrics, and waits for what it does with them."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Spans in one form, whoever has encoded them."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 An OTLP endpoint on loopback, by gRPC or HTTP, that misbehaves as it is told to.
 

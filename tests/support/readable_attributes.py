@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The attributes that each kind of span must have, row by row: the reference for the encoder.
 

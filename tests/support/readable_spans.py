@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Traces into `ReadableSpan`, span by span, for the SDK's own encoder: the reference for `export.spans`.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian's QEMU and librbd, and what binutils say of a binary."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The slow, obvious way: what the correlator must give, one request at a time, and workloads to try it on.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clients for tests: to a URL, in a hurry."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs without symbols, what they were stripped of, and a server that has it."""
 
 import contextlib

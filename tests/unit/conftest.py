@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stripped binaries and a debuginfod for tests of symbols; no test asks anybody else's servers."""
 
 from collections.abc import Iterator

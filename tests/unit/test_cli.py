@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of the command line that say what to keep: read as meant, or refused with one line."""
 
 import re

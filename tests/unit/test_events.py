@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record and the counters, as parsed from events.h."""
 
 import re

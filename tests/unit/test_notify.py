@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service manager is told in its protocol, over a real datagram socket; and nobody is missed."""
 
 import contextlib

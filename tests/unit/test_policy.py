@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keep policy as the kernel has it: a threshold for each opcode."""
 
 import numpy as np

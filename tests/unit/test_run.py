@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`otel-qemu run` but for the kernel: every setting reaches the part that it is of, and has its effect there."""
 
 import json

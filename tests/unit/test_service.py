@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop without a kernel: what it says and when, how it waits for guests, and how it ends."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ctrl-C and SIGTERM end a command in order; where SIGINT is ignored, as under nohup, only SIGTERM does."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The root file system of the virtual machines: an initramfs with Python, bcc, this checkout and a fake QEMU.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The virtual machines of a run: started at once, one for each CPU that such a machine has to itself."""
 
 import shutil

@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
 # The first process of a virtual machine: run the load that the kernel's command line names, and switch off.
 # What it prints goes to the second serial port; the first one is the kernel's console.
 busybox mkdir -p /dev /proc /sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Kernels of other Debian suites: found by an apt with lists of its own, unpacked into the cache, never installed.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Run in a virtual machine: two fake QEMUs flat out on its one CPU, traced; prints what they did and what was counted.
 

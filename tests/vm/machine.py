@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 One virtual machine: a kernel, the archive, one emulated CPU; it runs its load and switches itself off.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Two busy QEMUs on the only CPU of a kernel that preempts BPF programs: no request is lost, and the kernel stays
 healthy.

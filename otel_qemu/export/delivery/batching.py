@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traces in a row: how much memory they take, and how many of them go into one request."""
 
 from collections import deque

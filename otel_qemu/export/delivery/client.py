@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Send whole traces to wherever the ``OTEL_*`` variables say, from a thread of its own.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What became of every span and every trace: each has one fate at any moment."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much may wait, how much is sent at once, and how long is waited."""
 
 import sys

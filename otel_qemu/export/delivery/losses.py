@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Say that traces do not get through: one line a minute at most, and one when they do again."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 A bounded queue of whole traces, between one thread that makes them and one that sends them.
 

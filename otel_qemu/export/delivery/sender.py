@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What the sending thread does: it makes requests of the queue's traces and sends them, until the queue is closed.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Export metrics every so often, from a thread of its own, to wherever the ``OTEL_*`` variables say.
 

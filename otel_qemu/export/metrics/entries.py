@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Series into the SDK's `MetricsData`, which any exporter of metrics takes.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Exemplars: for a histogram's bucket, the trace of a request that is in it, for people to look at.
 

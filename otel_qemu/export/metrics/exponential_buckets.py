@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Base-2 exponential histograms, exactly: the kernel counts with bounds that are bounds of such a histogram too.
 

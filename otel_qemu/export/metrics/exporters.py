@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exporter of metrics that the environment asks for: OTLP's, the console's, or any that is installed."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Guests' part of a snapshot into series: the kernel's counts since the snapshot before, and the requests in flight.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What we say about ourselves, by the SDK's instruments: events and losses, joins, traces and spans, CPU and memory."""
 
 import resource

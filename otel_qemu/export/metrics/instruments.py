@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Every metric that leaves the process: its kind, its unit, what it says and the attributes that it may have.
 

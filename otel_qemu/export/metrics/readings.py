@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Snapshots into everything there is to export: guests' exact counts and requests in flight, and our own health.
 

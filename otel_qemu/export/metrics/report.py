@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What became of exports of metrics: for our own metrics, for the log, and in a sentence at the end."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What the kernel's counts are called: a disk's counts of one operation into the series that they are part of.
 """

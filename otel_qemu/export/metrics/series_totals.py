@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Running totals of every series, what has been delivered of them, and when each began and ended.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Whole traces into OTLP spans, serialised: one a SCSI request, one a librbd call, one a wait that is worth seeing.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Traces as bytes: encoded once, they wait, are sent, tried again and split without being decoded.
 

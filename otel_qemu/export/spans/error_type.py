@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ``error.type`` of a request or a call: a text of low cardinality, or none for a success."""
 
 import errno

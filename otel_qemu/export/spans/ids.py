@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trace and span ids: random bits, never pointers, so that sampling by trace id is fair and nothing leaks."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fields that differ from span to span (ids, times, durations, addresses, sizes), serialised by the column."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Templates of spans: parts that many spans share, serialised once: name, kind, status, flags, attributes of few values.
 

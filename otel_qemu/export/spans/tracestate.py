@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 How a trace was sampled, as its spans say it: whoever counts the traces that were kept can estimate how many there were.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a request waited in QEMU's block layer: the gaps before and between its calls that are worth a span."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Parts of OTLP messages by the column: thousands of serialised spans without an object for any of them.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OTLP for a person or a file: one JSON object per request."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The transport of traces that the ``OTEL_*`` variables ask for."""
 
 import sys

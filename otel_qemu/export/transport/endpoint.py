@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Where OTLP goes, by the standard ``OTEL_EXPORTER_OTLP_*`` variables; a signal's own wins over the general one.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OTLP over gRPC, with the serialised request as it is."""
 
 from pathlib import Path

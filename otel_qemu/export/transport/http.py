@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OTLP over HTTP, as binary protobuf."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Exporters that are installed beside us: Python packages that offer one of OpenTelemetry's entry points.
 

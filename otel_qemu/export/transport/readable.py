@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Serialised requests as OpenTelemetry's SDK has spans, for exporters that are made for it."""
 
 from collections.abc import Iterator, Sequence

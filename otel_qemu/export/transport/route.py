@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The way to an HTTP endpoint: to whom to connect, directly or by a proxy of the environment, and what to ask for."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 What OpenTelemetry's own libraries log of an export, kept from the log and given to the one who exports.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests to an exporter of spans that is installed, as if it were an endpoint."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which bin of a histogram a number falls into, for many numbers at once."""
 
 import numpy as np

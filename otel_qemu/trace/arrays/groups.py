@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows that belong together, by the values of some columns: what a dictionary would do, for many rows at once."""
 
 from typing import Any, NamedTuple

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Lets the unchanged BPF program be compiled as an ordinary shared library, which library.py loads.  It has bcc's maps
  * and the kernel's helpers, with the kernel's return codes.  All that a test sets or reads is a global named shim_*.

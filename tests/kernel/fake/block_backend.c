@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * system/dma-helpers.c over block/block-backend.c over util/qemu-coroutine.c: which objects point to which while a
  * request is on its way to the block driver, and which coroutine runs then.  What the audit probes has a name and is

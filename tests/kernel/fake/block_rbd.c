@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* block-rbd.so: QEMU's block driver for rbd (block/rbd.c), with the per-call object of each version. */
 #include "librbd.h"
 #include "qemu.h"

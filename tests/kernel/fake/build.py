@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 Compiles the fake QEMU, once a run and variant, into a folder that goes away with the interpreter.
 

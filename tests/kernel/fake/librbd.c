@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * librbd.so.1: completes every call from a thread of its own, as librbd does.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The part of librbd.h that QEMU's block/rbd.c uses, and the knobs by which a test chooses what librbd does. */
 #ifndef FAKE_LIBRBD_H
 #define FAKE_LIBRBD_H

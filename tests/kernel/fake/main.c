@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The event loop (util/async.c, one AioContext) and the commands on stdin, a line each; tests/kernel/fake_qemu.py has
  * the list.  Requests are submitted and ended by this thread; librbd calls back from its own.

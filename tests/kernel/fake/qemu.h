@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The structs of QEMU that lie on the way from a librbd completion to the SCSI request, with the layout of
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Between the SCSI bus, the SCSI disk and the commands on stdin. */
 #ifndef FAKE_SCSI_H
 #define FAKE_SCSI_H

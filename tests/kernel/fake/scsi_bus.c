@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * hw/scsi/scsi-bus.c: the functions that are probed.  They have a file of their own so that no caller can inline them,
  * as in QEMU; and each looks where it will return to, which only a return probe would have changed.

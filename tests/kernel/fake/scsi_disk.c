@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * hw/scsi/scsi-disk.c: what becomes of each command, above system/dma-helpers.c and block/block-backend.c
  * (block_backend.c).

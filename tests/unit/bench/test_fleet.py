@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated sidecars send what real ones do: whole traces under new ids, and every metric of a guest."""
 
 import pytest

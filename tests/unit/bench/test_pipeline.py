@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pure parts of bench/: what is made of samples, what is parsed, what is printed."""
 
 import io

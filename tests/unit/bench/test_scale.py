@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/scale.md says what bench.scale works out, of what bench.fleet measured."""
 
 import itertools

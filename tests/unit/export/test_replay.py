@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`otel-qemu replay --otlp`: what stands in a recording arrives at an endpoint, and what does not is told."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One resource a guest: whose telemetry it is, and what the environment may change of it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sink between the loop, or a recording, and the client: everything is passed on, nothing twice."""
 
 import itertools

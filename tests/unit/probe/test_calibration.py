@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A layout out of samples: one place is left, or none is believed."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debug files by elfutils' client from servers that the user has set: asked last, once, and within bounds."""
 
 import contextlib

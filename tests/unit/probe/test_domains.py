@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """libvirt's XML, as production has it and as nobody should write it; libvirt itself, as it comes and goes."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Offsets out of debug information: of every kind that compilers make, of a stranger's files, and within bounds."""
 
 import contextlib

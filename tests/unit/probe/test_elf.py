@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ELF files: the binaries of this machine, small ones of every make, and what is no ELF file at all."""
 
 from collections.abc import Callable, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A function that is inlined where it matters is noticed by what its other end counts."""
 
 import pytest

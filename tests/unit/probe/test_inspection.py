@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a binary shows is looked for once a build and inode, and again as long as something is missing."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Offsets out of code: the binaries of this machine, and every make of the functions that show them."""
 
 from collections.abc import Callable

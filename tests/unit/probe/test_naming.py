@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names for pointers: of devices by their alias in the process's memory, of images by the disks that use them."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU processes out of /proc: what is one, what it has mapped, and processes that end while we look."""
 
 import os

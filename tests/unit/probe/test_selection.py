@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Selecting guests: by name, UUID and process id, while they come and go and libvirt does, too."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the traps go: on which instruction, and whether the kernel emulates it."""
 
 from pathlib import Path

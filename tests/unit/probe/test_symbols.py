@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the names of a stripped binary's functions come from; binutils makes the files, and `nm` is the witness."""
 
 import lzma

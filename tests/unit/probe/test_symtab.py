@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names in a symbol table: which are a function's own, and which are of something made from it."""
 
 import time

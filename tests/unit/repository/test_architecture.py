@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The list in ``otel_qemu.__doc__`` is the architecture: every part is on it, and imports point up it."""
 
 import ast

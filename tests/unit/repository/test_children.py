@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a test starts is ended, whatever it does with signals."""
 
 import os

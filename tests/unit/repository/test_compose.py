@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/compose.yaml: every version is pinned, every file is there, and services are called what others call them."""
 
 import re

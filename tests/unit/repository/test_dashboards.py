@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dashboards of deploy/grafana ask for nothing that the sidecar does not export, and their parts fit together."""
 
 import re

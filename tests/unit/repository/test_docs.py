@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The documents match the code: commands, flags, counters, files and settings that they name exist, and the reverse."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every source file names its licence, and the BPF program names its own to the kernel."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/prepare.sh gives the demo and the tests their environment in either order, and makes none twice."""
 
 import os

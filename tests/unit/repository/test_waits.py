@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No wait of the tests is without an end: a child or a thread that never ends may not hang the whole suite."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings: read as meant from flags, environment and file, printed so that they read the same, refused by name."""
 
 import time

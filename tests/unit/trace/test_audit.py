@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joins against the exact chain: every call in exactly one place, and no false comfort."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Correlating: nothing is lost or told twice, however the stream is cut and whatever the CPUs' order."""
 
 from collections import Counter

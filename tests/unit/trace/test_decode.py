@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records into rows: the columns, the block size, the byte range."""
 
 import numpy as np

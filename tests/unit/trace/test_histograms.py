@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Histograms: every duration once, in the right bucket, exactly."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings that somebody else has made: whatever they hold, and whatever their checksums say, only our errors."""
 
 import os

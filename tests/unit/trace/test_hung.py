@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests that hang: told once while they do, and only then."""
 
 import numpy as np

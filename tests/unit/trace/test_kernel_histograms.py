@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel's histograms as people get them: equal to those that are counted from the requests themselves."""
 
 from collections.abc import Iterable

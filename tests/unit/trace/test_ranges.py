@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls that the walk did not lead to a request: joined by range and time as a slow reference does, or told why not."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings: exact round trips, and every way in which a file can be wrong."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sampling: whole traces, with a probability that is known, so that estimates made of them are true."""
 
 from collections import Counter

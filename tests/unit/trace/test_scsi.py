@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SCSI: every CDB form, the edges of their fields, and whatever a guest may write instead."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the time went: the parts are the duration, and rbd is the union of the calls, to the nanosecond."""
 
 import numpy as np

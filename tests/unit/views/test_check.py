@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `check` says of layouts: where each is from, for people and for programs."""
 
 import dataclasses

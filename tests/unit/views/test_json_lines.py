@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JSON lines: the fields and types that other programs rely on."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Histograms for people: what is beside what, how wide, and what a name can do to it."""
 
 import io

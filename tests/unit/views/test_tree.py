@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traces as text: exact lines, so that a change of them shows."""
 
 import pytest

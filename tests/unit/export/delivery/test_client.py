@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The client as its callers see it: what arrives, what is said, how it ends."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """
 The fault table: an endpoint that misbehaves in one way, and what becomes of 20 traces of 2 spans, 5 a request.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A million traces for an endpoint that never answers: nobody waits, and memory stays as it is."""
 
 import itertools

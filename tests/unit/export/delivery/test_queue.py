@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The queue of whole traces: bounds, order, and a count of every span and trace at every moment."""
 
 import random

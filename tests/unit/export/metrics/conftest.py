@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest's counts, for tests of what is sent of them."""
 
 import pytest

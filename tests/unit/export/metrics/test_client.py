@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The client of metrics against exporters that take, refuse, raise, wait and hang."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the standard variables make of the client of metrics."""
 
 import json

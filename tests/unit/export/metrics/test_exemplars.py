@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exemplars: the slowest trace of each series and bucket, if it was sent, and no other."""
 
 from collections.abc import Sequence

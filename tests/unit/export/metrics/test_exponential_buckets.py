@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exponential histograms are exact: every duration is in the bucket that its value in seconds belongs to."""
 
 from fractions import Fraction

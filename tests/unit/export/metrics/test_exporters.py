@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics by the SDK's exporters, to real endpoints on loopback, and by exporters that others wrote."""
 
 import gzip

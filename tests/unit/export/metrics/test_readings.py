@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics say what the kernel has counted: every number, by the right name, since the right moment."""
 
 from typing import Any

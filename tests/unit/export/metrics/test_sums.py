@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever happened, and whatever arrived: the numbers that a store has are those that the kernel has."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every span, field by field, against what the SDK's own encoder makes of the same span."""
 
 import random

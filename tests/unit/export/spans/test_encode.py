@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traces into spans: names, kinds, times, attributes and errors, as the naming contract has them."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Columns of serialised messages: protobuf reads back what was put in, and writes the same bytes itself."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pauses between tries: longer and longer, never the same, and as the endpoint asks."""
 
 from otel_qemu.export.transport.backoff import LONGEST_ASKED_S, Backoff

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every standard variable of an endpoint, for each signal: what it does, whose wins, and what it must not be."""
 
 import os

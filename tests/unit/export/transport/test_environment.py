@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The standard variables choose where traces go, and a wrong one is named."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands between us and an HTTP endpoint: connections that end, proxies, passwords, answers without end."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exporters of other packages, by their entry points: what they are given, and what their results come to."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the SDK logs in a thread that exports is its reason, and no line of the log."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TLS as it goes wrong: whose certificate is believed, and what is said of one that is not."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bins: what a search among the bounds would give."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Groups and copies of rows: what a dictionary and plain indexing would give."""
 
 from typing import Any

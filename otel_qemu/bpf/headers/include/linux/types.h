@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The few kernel definitions that bcc's own prologue and our program use, so that no kernel headers are needed: an
  * entry uprobe touches nothing of the kernel but struct pt_regs.  The other files here are mostly empty on purpose:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
 /* x86-64: the registers at a probe, arch/x86/include/asm/ptrace.h. */
 #ifndef OTEL_QEMU_UAPI_LINUX_PTRACE_H
 #define OTEL_QEMU_UAPI_LINUX_PTRACE_H
