@@ -57,19 +57,23 @@ class Verdicts:
     """
     The verdicts that one of the two comparisons has not used yet: that of the joins, and that of the rules alone.
 
+    Args:
+        most_held: verdicts that wait, beside one batch's; of more, the older half is dropped.
+
     Attributes:
         count: all that were ever kept.
         held: those that wait, dtype `VERDICT`, by key.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_held: int = MOST_HELD_VERDICTS) -> None:
+        self._most_held = most_held
         self.count = 0
         self.held: Table = np.zeros(0, dtype=VERDICT)
 
     def keep(self, records: Records) -> None:
         """Take in records of `RecordKind.AUDIT`."""
         self.count += len(records)
-        if len(self.held) > MOST_HELD_VERDICTS:
+        if len(self.held) > self._most_held:
             self.held = self.held[self.held["call_submit_ns"] > np.median(self.held["call_submit_ns"])]
         self.held = np.concatenate((self.held, _verdicts(records)))
         self.held = self.held[np.argsort(self.held["key"], kind="stable")]

@@ -19,7 +19,7 @@ from otel_qemu.trace.arrays.columns import Columns, RowView, TableLike, concaten
 from otel_qemu.trace.arrays.groups import mixed
 from otel_qemu.trace.build_traces import TraceBuilder
 from otel_qemu.trace.decode import call_rows, request_rows
-from otel_qemu.trace.images import Images
+from otel_qemu.trace.images import MOST_DISKS, Images
 from otel_qemu.trace.ranges import RangeJoin
 from otel_qemu.trace.traces import Join, Traces
 
@@ -58,15 +58,22 @@ class Stats:
 
 
 class Correlator:
-    """The joining stage; feed it batches in the order of the ring."""
+    """
+    The joining stage; feed it batches in the order of the ring.
 
-    def __init__(self) -> None:
+    Args:
+        most_held: records kept back, beside one batch; of more, the older half leaves as it is.
+        most_disks: whose images are remembered (`Images`).
+    """
+
+    def __init__(self, most_held: int = MOST_HELD_RECORDS, most_disks: int = MOST_DISKS) -> None:
         self.stats = Stats()
+        self._most_held = most_held
         self._held: Records = NO_RECORDS
         self._ranges = RangeJoin()
         self._unwalked: dict[int, int] = {}
         """When the last call ended that could not be walked, of each process that has such."""
-        self._images = Images()
+        self._images = Images(most_disks)
         self._newest_ns = 0
         self._unix_offset_ns = 0
 
@@ -93,7 +100,7 @@ class Correlator:
     def _given_up_ns(self) -> int:
         """The time before which an end is too old to wait: by age, and of too many records, that of the older half."""
         given_up_ns = self._newest_ns - HOLD_NS
-        if len(self._held) > MOST_HELD_RECORDS:
+        if len(self._held) > self._most_held:
             ends = np.maximum(self._held["complete_ns"], self._held["call_complete_ns"])
             given_up_ns = max(given_up_ns, int(np.median(ends)) + 1)
         return given_up_ns

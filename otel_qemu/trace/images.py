@@ -15,7 +15,7 @@ Key = tuple[int, int]
 SILENT_NS = 2_000_000_000
 """A disk whose image has been silent for this long takes over the next image that it calls: it was swapped."""
 
-MOST = 65_536
+MOST_DISKS = 65_536
 """Disks that are remembered; of more, those used last."""
 
 
@@ -25,9 +25,15 @@ class _Used(NamedTuple):
 
 
 class Images:
-    """The image of each disk: the first that it was seen to use, until that is silent and another is not."""
+    """
+    The image of each disk: the first that it was seen to use, until that is silent and another is not.
 
-    def __init__(self) -> None:
+    Args:
+        most_disks: that are remembered; up to twice as many, until the older half is forgotten.
+    """
+
+    def __init__(self, most_disks: int = MOST_DISKS) -> None:
+        self._most_disks = most_disks
         self._of: dict[Key, _Used] = {}
 
     def fit(self, disks: list[Key], own: NDArray[np.int64], calls: TableLike) -> NDArray[np.bool_]:
@@ -64,8 +70,8 @@ class Images:
         return True
 
     def _forget(self) -> None:
-        if len(self._of) > 2 * MOST:
-            newest = sorted(self._of.items(), key=lambda item: item[1].last_ns)[-MOST:]
+        if len(self._of) > 2 * self._most_disks:
+            newest = sorted(self._of.items(), key=lambda item: item[1].last_ns)[-self._most_disks :]
             self._of = dict(newest)
 
     def known(self) -> dict[Key, int]:

@@ -37,9 +37,15 @@ _NO_END = 1 << 64
 
 
 class RangeJoin:
-    """Finds parents by range and time; remembers which disk each image belongs to."""
+    """
+    Finds parents by range and time; remembers which disk each image belongs to.
 
-    def __init__(self) -> None:
+    Args:
+        most_images: whose disks are remembered; up to twice as many, until the older half is forgotten.
+    """
+
+    def __init__(self, most_images: int = MOST_IMAGES) -> None:
+        self._most_images = most_images
         self._votes: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
 
     def match(
@@ -73,8 +79,14 @@ class RangeJoin:
         return parent
 
     def _forget(self) -> None:
-        if len(self._votes) > 2 * MOST_IMAGES:
-            self._votes = defaultdict(Counter, islice(self._votes.items(), len(self._votes) - MOST_IMAGES, None))
+        if len(self._votes) > 2 * self._most_images:
+            newest = islice(self._votes.items(), len(self._votes) - self._most_images, None)
+            self._votes = defaultdict(Counter, newest)
+
+    @property
+    def images(self) -> int:
+        """The number of images whose disks are remembered."""
+        return len(self._votes)
 
     def _match_one(self, sweep: "_Sweep", call: "_Call") -> int:
         sweep.move(call.submit_ns)

@@ -156,9 +156,11 @@ def batches(records: Records, cuts: Iterable[int]) -> list[Batch]:
     return [Batch(part, UNIX_OFFSET_NS) for part in np.split(records, sorted(set(cuts)))]
 
 
-def correlate(records: Records, cuts: Iterable[int] = ()) -> tuple[Correlator, list[Traces]]:
+def correlate(
+    records: Records, cuts: Iterable[int] = (), correlator: Correlator | None = None
+) -> tuple[Correlator, list[Traces]]:
     """A correlator that has been fed everything, and all it gave out."""
-    correlator = Correlator()
+    correlator = correlator or Correlator()
     return correlator, [*map(correlator.feed, batches(records, cuts)), correlator.finish()]
 
 

@@ -57,9 +57,13 @@ class Exemplars:
     Args:
         bounds_s: of the histograms' buckets.
         resource_of: whose a guest's series are.
+        most_waiting: traces that wait to be sent; of more, the oldest are forgotten.
     """
 
-    def __init__(self, bounds_s: Sequence[float], resource_of: Callable[[Guest], bytes]) -> None:
+    def __init__(
+        self, bounds_s: Sequence[float], resource_of: Callable[[Guest], bytes], most_waiting: int = MOST_WAITING
+    ) -> None:
+        self._most_waiting = most_waiting
         self._bounds_ns = in_ns(bounds_s)
         self._resource_of = resource_of
         self._waiting: OrderedDict[int, list[_Candidate]] = OrderedDict()
@@ -73,7 +77,7 @@ class Exemplars:
             for randomness, candidate in chosen:
                 self._waiting.setdefault(randomness, []).append(candidate)
                 self._waiting.move_to_end(randomness)
-            while len(self._waiting) > MOST_WAITING:
+            while len(self._waiting) > self._most_waiting:
                 self._waiting.popitem(last=False)
 
     def on_sent(self, traces: Sequence[EncodedTrace]) -> None:

@@ -54,7 +54,15 @@ def grouped(*columns: Any) -> Groups:
     """Groups of rows that are equal in all of these columns of integers or truths; each of shape (n,)."""
     if len(columns[0]) < _FEW:
         return _one_by_one(columns)
-    numbers = mixed(*columns)
+    return grouped_by(mixed(*columns), *columns)
+
+
+def grouped_by(numbers: NDArray[np.uint64], *columns: Any) -> Groups:
+    """
+    The same, with a number a row to look for; shape (n,).
+
+    Rows with equal values have one number.  If others share it, the groups are right all the same, but take longer.
+    """
     keys = np.unique(numbers[::_EVERY])
     codes = _codes(keys, numbers)
     missed = keys[codes] != numbers if len(keys) else np.zeros(0, dtype=bool)

@@ -4,7 +4,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 
 from otel_qemu.events import AUDIT_SITES, Batch, Chain, Link, RbdOperation, RecordKind, Records
 from otel_qemu.trace import audit as audit_module
-from otel_qemu.trace import audit_verdicts
 from otel_qemu.trace.audit import Audit, Tally, without_walk
-from otel_qemu.trace.audit_verdicts import Outcome
+from otel_qemu.trace.audit_verdicts import Outcome, Verdicts
 from otel_qemu.trace.pipeline import Pipeline
 from otel_qemu.trace.traces import Join
 from otel_qemu.views.audit import audit_lines, difference_line
@@ -247,13 +245,12 @@ def test_without_verdicts_there_is_no_audit() -> None:
 
 def test_verdicts_of_calls_that_were_not_kept_are_given_up() -> None:
     """With one in so many kept, most verdicts have no call: they do not pile up."""
-    with patch.object(audit_verdicts, "MOST_HELD_VERDICTS", 100):
-        audit = Audit()
-        for number in range(50):
-            calls = [Hit(submit_ns=1000 * number + at) for at in range(20)]
-            audit.take(Batch(ring_of([verdict(call, Chain.NONE) for call in calls]), UNIX_OFFSET_NS))
-    assert audit.verdicts == 1000
-    assert len(audit._verdicts.held) <= 120
+    verdicts = Verdicts(most_held=100)
+    for number in range(50):
+        calls = [Hit(submit_ns=1000 * number + at) for at in range(20)]
+        verdicts.keep(ring_of([verdict(call, Chain.NONE) for call in calls]))
+    assert verdicts.count == 1000
+    assert len(verdicts.held) <= 120
 
 
 def test_the_report_has_a_line_a_rule() -> None:

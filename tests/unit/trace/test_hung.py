@@ -76,9 +76,11 @@ def test_the_same_address_in_two_processes_is_two_requests() -> None:
 def test_what_has_ended_is_forgotten() -> None:
     """No memory is kept of requests that hang no more."""
     hung = HungRequests(1.0)
-    hung.select(in_flight(*range(1, 100)), 5 * SECOND_NS)
-    assert not len(hung.select(NO_RECORDS, 6 * SECOND_NS))
-    assert hung._reported == set()
+    rows = in_flight(*range(1, 100))
+    assert len(hung.select(rows, 5 * SECOND_NS)) == 99
+    assert not len(hung.select(rows, 6 * SECOND_NS))
+    assert not len(hung.select(NO_RECORDS, 7 * SECOND_NS))
+    assert len(hung.select(rows, 8 * SECOND_NS)) == 99
 
 
 def test_nothing_in_flight_is_nothing_hung() -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 
 from otel_qemu.events import Batch, Link, RbdOperation, RecordKind, Records
-from otel_qemu.trace import ranges
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
 from otel_qemu.trace.decode import call_rows, request_rows
 from otel_qemu.trace.ranges import MOST_VOTES, RangeJoin
@@ -222,15 +221,14 @@ class TestReasons:
         records = ring([with_calls(write(50, 100), *calls), write(80, 74, SECOND)])
         assert sorted(reasons(records)) == [Join.RANGE, Join.UNMATCHED, Join.UNMATCHED]
 
-    def test_images_are_not_remembered_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_images_are_not_remembered_for_ever(self) -> None:
         """Of very many, those that were met last."""
-        monkeypatch.setattr(ranges, "MOST_IMAGES", 4)
-        joins = RangeJoin()
+        joins = RangeJoin(most_images=4)
         for image in range(30):
             records = ring([with_calls(write(50, 100), written(75, 78, image=image))])
             requests, calls = (records[records["kind"] == kind] for kind in (RecordKind.REQUEST, RecordKind.CALL))
             joins.match(request_rows(requests), call_rows(calls), np.zeros(1, "u8"), HOLD_NS)
-        assert 4 <= len(joins._votes) <= 8
+        assert 4 <= joins.images <= 8
 
     def test_an_unstarted_request_is_not_waited_for_for_ever(self) -> None:
         """A call of a request that began before us and runs for longer than `HOLD_NS` is internal, in any cut."""

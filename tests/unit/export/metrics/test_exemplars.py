@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_qemu.events import Ending, RbdOperation
-from otel_qemu.export.metrics import exemplars as module
 from otel_qemu.export.metrics.entries import GuestEntries
 from otel_qemu.export.metrics.exemplars import Exemplars
 from otel_qemu.export.spans.encoded import EncodedTrace
@@ -115,9 +114,9 @@ def test_calls_without_a_request_have_none_of_a_disk(exemplars: Exemplars) -> No
     assert dict(series.attributes) == {"ceph.rbd.operation.name": "aio_read", "disk.io.direction": "read"}
 
 
-def test_those_that_wait_are_bounded(exemplars: Exemplars, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_that_wait_are_bounded() -> None:
     """A sender that sends nothing costs the oldest."""
-    monkeypatch.setattr(module, "MOST_WAITING", 2)
+    exemplars = Exemplars(DEFAULT_BOUNDS_S, RESOURCES.of, most_waiting=2)
     for randomness in (1, 2, 3):
         consider(exemplars, traces(read(randomness, randomness)))
     exemplars.on_sent(sent(1, 2, 3))

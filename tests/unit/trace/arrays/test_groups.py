@@ -2,16 +2,14 @@
 """Groups and copies of rows: what a dictionary and plain indexing would give."""
 
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.trace.arrays import groups
 from otel_qemu.trace.arrays.columns import concatenate_rows, take_rows
-from otel_qemu.trace.arrays.groups import grouped, mixed
+from otel_qemu.trace.arrays.groups import grouped, grouped_by, mixed
 from tests.support import builders
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,13 +35,11 @@ MIXING = {
 
 
 @quick
-@given(ROWS, st.sampled_from(sorted(MIXING)), st.sampled_from((0, 1000)))
-def test_rows_with_equal_values_are_a_group_and_others_are_not(
-    rows: list[tuple[int, int, bool]], mixing: str, few: int
-) -> None:
+@given(ROWS, st.sampled_from((*sorted(MIXING), "one by one")))
+def test_rows_with_equal_values_are_a_group_and_others_are_not(rows: list[tuple[int, int, bool]], mixing: str) -> None:
     """One by one or by the column; also where values have one number or one slot that differ: then it is slower."""
-    with patch.object(groups, "mixed", MIXING[mixing]), patch.object(groups, "_FEW", few):
-        found = grouped(*columns_of(rows))
+    columns = columns_of(rows)
+    found = grouped_by(MIXING[mixing](*columns), *columns) if mixing in MIXING else grouped(*columns)
     assert len(found) == len(set(rows))
     assert [rows[found.firsts[code]] for code in found.codes] == rows
 
