@@ -180,12 +180,13 @@ class Correlator:
 
     def _leave_alone(self, out: TraceBuilder, alone: Records, unstarted: Records, given_up_ns: int) -> Records:
         """Give calls without a parent their reason; return those that may still get another."""
-        old = alone["call_complete_ns"] < given_up_ns
-        before = (alone["link"] == Link.NOT_IN_FLIGHT) & _named_in(alone, unstarted)
-        internal = (alone["link"] == Link.NOT_IN_FLIGHT) & old & ~before
+        walked = alone["link"] == Link.NOT_IN_FLIGHT
+        before = walked & _named_in(alone, unstarted)
+        old = (alone["call_complete_ns"] < given_up_ns) & ~before
         out.leave(take_rows(alone, before), Join.STARTED_BEFORE)
-        out.leave(take_rows(alone, internal), Join.INTERNAL)
-        return take_rows(alone, ~before & ~internal)
+        out.leave(take_rows(alone, old & walked), Join.INTERNAL)
+        out.leave(take_rows(alone, old & ~walked), Join.UNMATCHED)  # a link that we do not know: a spoilt recording
+        return take_rows(alone, ~before & ~old)
 
     def _finished(self, out: TraceBuilder) -> Traces:
         requests, calls = out.tables()

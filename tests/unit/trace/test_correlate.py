@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_qemu.events import MOST_AT_ONCE, RECORD, Batch, Link, RbdOperation, RecordKind, Records
-from otel_qemu.trace import images
 from otel_qemu.trace.correlate import HOLD_NS, Correlator
 from otel_qemu.trace.images import SILENT_NS
 from otel_qemu.trace.pipeline import Pipeline
@@ -167,12 +166,17 @@ class TestProperties:
 
     @settings(quick, max_examples=200)
     @given(st.binary(min_size=128, max_size=512))
-    def test_garbage_is_told_as_such(self, data: bytes) -> None:
-        """Records of known kinds with any other bytes, as a spoilt recording has them, raise nothing."""
+    def test_garbage_is_conserved(self, data: bytes) -> None:
+        """Records of known kinds with any other bytes, as a spoilt recording has them: each is given out, once."""
         records = np.frombuffer(data[: len(data) // 128 * 128], RECORD).copy()
         records["kind"], records["operation"] = records["kind"] % 2 + 1, records["operation"] % 6
         records["complete_ns"] = np.maximum(records["complete_ns"], records["submit_ns"])
-        reference.correlate(records)
+        records["call_submit_ns"] |= records["kind"] == RecordKind.CALL  # a call has begun
+        records["call_submit_ns"] *= (records["kind"] == RecordKind.CALL) | (records["submit_ns"] > 0)
+        correlator, found = reference.correlate(records)
+        check_conserved(records, correlator, found)
+        for traces in found:
+            check_well_formed(traces)
 
     def test_an_unknown_operation_fits_nothing(self) -> None:
         """A recording of a later version may hold an operation we do not know: it disagrees, and raises nothing."""
@@ -207,12 +211,11 @@ class TestMemory:
         assert given_out["incomplete"].tolist() == [1, 0]
         assert correlator.stats.incomplete == 1
 
-    def test_what_is_held_is_bounded_and_conserved(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Beyond `MOST_HELD_RECORDS` the older half leaves with the next batch, as it is, and none is lost."""
-        monkeypatch.setattr("otel_qemu.trace.correlate.MOST_HELD_RECORDS", 4)
+    def test_what_is_held_is_bounded_and_conserved(self) -> None:
+        """Beyond the limit the older half leaves with the next batch, as it is, and none is lost."""
         some = (Hit(submit_ns=10, complete_ns=20), Hit(submit_ns=30, complete_ns=40, lost=True))
         records = ring(Submitted("WRITE", 5, 50, calls=some, address=address) for address in range(1, 11))
-        correlator = Correlator()
+        correlator = Correlator(most_held=4)
         fed = [correlator.feed(Batch(part, 0)) for part in (records, records[:0])]
 
         assert correlator.held <= 4
@@ -294,15 +297,14 @@ class TestWalk:
         assert correlator.stats.disagreements == disagree
         assert list(correlator.images.values()) == [5 if disagree else 9]
 
-    def test_images_are_not_remembered_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_images_are_not_remembered_for_ever(self) -> None:
         """Of very many disks, those that were used last."""
-        monkeypatch.setattr(images, "MOST", 4)
         own = Hit(complete_ns=110)
         requests = [
             Submitted("WRITE", at, at + 9, device=at, address=at, calls=(replace(own, submit_ns=at + 1, image=at),))
             for at in range(10, 110, 10)
         ]
-        correlator, _ = reference.correlate(ring(requests), range(10))
+        correlator, _ = reference.correlate(ring(requests), range(10), Correlator(most_disks=4))
         assert (PID, 100) in correlator.images
         assert 4 <= len(correlator.images) <= 8
 
