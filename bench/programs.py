@@ -16,7 +16,7 @@ from bench.kernel import RunTime, empty_program_on, own_run_times, run_times_cou
 from otel_qemu.policy import COUNTS_ONLY, EVERYTHING, KeepPolicy
 from otel_qemu.probe import proof
 from otel_qemu.probe.attach import PERF
-from otel_qemu.probe.inspection import inspect
+from otel_qemu.probe.inspection import Inspector
 from otel_qemu.probe.processes import read_process
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
@@ -44,7 +44,7 @@ def measure(repetitions: int) -> list[Figure]:
 
 @contextmanager
 def _empty(qemu: FakeQemu) -> Iterator[None]:
-    found = inspect(read_process(qemu.pid)).binaries()
+    found = Inspector().inspect(read_process(qemu.pid)).binaries()
     with empty_program_on((file.path, sites) for file, sites in found):
         yield
 

@@ -34,9 +34,6 @@ from otel_qemu.trace.traces import Traces
 
 log = logging.getLogger(__name__)
 
-REMEMBER_S = 60.0
-"""How long the names of an ended guest are kept, if they are not needed for a report at the end."""
-
 END_POLL_S = 0.01
 """Time between two looks, at the end, at whether requests are still in flight."""
 
@@ -54,12 +51,14 @@ class Intervals:
         refresh_s: between two searches for new guests.
         look_s: between two searches for requests that hang, and two reports to the service manager.
         end_s: time for requests in flight to end, once tracing has been stopped.
+        remember_s: how long the names of an ended guest are kept, if they are not needed for a report at the end.
     """
 
     drain_s: float = 0.5
     refresh_s: float = 1.0
     look_s: float = 5.0
     end_s: float = 1.0
+    remember_s: float = 60.0
 
 
 class Service:
@@ -76,6 +75,7 @@ class Service:
         intervals: Intervals | None = None,
         notifier: Notifier | None = None,
         audit: bool = False,
+        make_tracer: Callable[..., Tracer] = Tracer,
     ) -> None:
         """
         Prepare; `run` does the rest.
@@ -90,6 +90,7 @@ class Service:
             intervals: of the loop.
             notifier: reports to the service manager that we are ready, alive and stopping.
             audit: whether to compare the joins with the exact chain.
+            make_tracer: takes the first five arguments of `Tracer`.
         """
         self._selection = selection
         self._sinks = sinks
@@ -106,6 +107,7 @@ class Service:
         self._remembers = not meters
         self.pipeline = Pipeline(audit)
         """Has the counts of the records, and the audit's verdicts if there is an audit."""
+        self._make_tracer = make_tracer
         self._meters = Meters(meters, selection, self._naming, self.pipeline)
         self.audited = False
         """Whether the exact chain could be attached to any process."""
@@ -174,7 +176,8 @@ class Service:
         self._stopping.set()
 
     def _tracer(self) -> Tracer:
-        return Tracer(self._selection, self._policy, self._bounds_s, self.pipeline.audit is not None, self._remembers)
+        audits = self.pipeline.audit is not None
+        return self._make_tracer(self._selection, self._policy, self._bounds_s, audits, self._remembers)
 
     def _loop(self, tracer: Tracer, duration_s: float | None) -> None:
         end = None if duration_s is None else time.monotonic() + duration_s
@@ -241,7 +244,7 @@ class Service:
         """Forget the names of processes that have ended, once their last traces have left."""
         now = time.monotonic()
         self._ended_at |= dict.fromkeys(pids, now)
-        for pid in [pid for pid, ended in self._ended_at.items() if ended + REMEMBER_S <= now]:
+        for pid in [pid for pid, ended in self._ended_at.items() if ended + self._intervals.remember_s <= now]:
             del self._ended_at[pid]
             if pid not in self._selection.guests:
                 self._naming.forget(pid)

@@ -5,6 +5,7 @@ Offsets of fields from DWARF debug information: in the binary, in its debug file
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from otel_qemu.errors import BadInput
@@ -24,68 +25,78 @@ _STRUCTS = (
 )
 
 _MOST_KNOWN = 64
-_known: dict[tuple[str, int, int], Offsets | BadInput] = {}
-"""Results by path, time and size: reading a file takes seconds, and a hundred guests may run one binary."""
 
 
 class UnsupportedLayout(BadInput):
     """The kernel side cannot read a struct with this layout."""
 
 
-def evidence(binary: Binary, struct: str, is_needed: bool = True) -> list[Evidence]:
+class DebugInformation:
     """
-    Return the layout of a struct from the first file that has it; empty if no file has it.
+    Reads debug information, and remembers the results: a file takes seconds, and a hundred guests may run one binary.
 
     Args:
-        binary: uses the struct.  If a file cannot be read, the reason goes to its `problems`.
-        struct: `layouts.SCSI_REQUEST` or one of the others.
-        is_needed: whether this is the only evidence.  If there is other evidence, an unreadable file is no problem.
-
-    Raises:
-        UnsupportedLayout: the kernel side cannot read the struct.
+        read: returns the offsets of structs in a file.
     """
-    for path in binary.debug_files():
+
+    def __init__(self, read: Callable[[str, Iterable[Struct]], Offsets] = offsets_in) -> None:
+        self._read = read
+        self._known: dict[tuple[str, int, int], Offsets | BadInput] = {}
+        """Results by path, time and size."""
+
+    def evidence(self, binary: Binary, struct: str, is_needed: bool = True) -> list[Evidence]:
+        """
+        Return the layout of a struct from the first file that has it; empty if no file has it.
+
+        Args:
+            binary: uses the struct.  If a file cannot be read, the reason goes to its `problems`.
+            struct: `layouts.SCSI_REQUEST` or one of the others.
+            is_needed: whether this is the only evidence.  If there is other evidence, an unreadable file is no problem.
+
+        Raises:
+            UnsupportedLayout: the kernel side cannot read the struct.
+        """
+        for path in binary.debug_files():
+            try:
+                offsets = _translated(struct, self._offsets(path))
+            except UnsupportedLayout:
+                raise
+            except BadInput as error:
+                if is_needed:
+                    binary.report(str(error))
+                continue
+            if offsets:
+                return [Evidence(offsets, f"debug information ({_shown(path, binary)})")]
+        return []
+
+    def _offsets(self, path: Path) -> Offsets:
+        """
+        Return the offsets of all structs that a file has.
+
+        Raises:
+            BadInput: the file cannot be read.  While it stays the same, it is not read again.
+        """
         try:
-            offsets = _translated(struct, _offsets(path))
-        except UnsupportedLayout:
-            raise
-        except BadInput as error:
-            if is_needed:
-                binary.report(str(error))
-            continue
-        if offsets:
-            return [Evidence(offsets, f"debug information ({_shown(path, binary)})")]
-    return []
+            status = os.stat(path)
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror}") from error
+        key = str(path), status.st_mtime_ns, status.st_size
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            try:
+                self._known[key] = self._read(str(path), _STRUCTS)
+            except BadInput as error:
+                self._known[key] = error
+        known = self._known[key]
+        if isinstance(known, BadInput):
+            raise known
+        return known
 
 
 def _shown(path: Path, binary: Binary) -> str:
     """Return the file's name as its process sees it."""
     return "in the file itself" if str(path) == binary.path else re.sub(r"^/proc/\d+/root", "", str(path))
-
-
-def _offsets(path: Path) -> Offsets:
-    """
-    Return the offsets of all structs that a file has.
-
-    Raises:
-        BadInput: the file cannot be read.  While it stays the same, it is not read again.
-    """
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from error
-    key = str(path), status.st_mtime_ns, status.st_size
-    if key not in _known:
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        try:
-            _known[key] = offsets_in(str(path), _STRUCTS)
-        except BadInput as error:
-            _known[key] = error
-    known = _known[key]
-    if isinstance(known, BadInput):
-        raise known
-    return known
 
 
 def _translated(struct: str, offsets: Offsets) -> dict[str, int] | None:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from otel_qemu.errors import BadInput
 
-_SECONDS = 60.0
-_RETRY_SECONDS = 600.0  # as elfutils' cache_miss_s
+TIMEOUT_S = 60.0
+RETRY_S = 600.0  # as elfutils' cache_miss_s
 _CLIENT = "debuginfod-find"
-
-_failures: dict[tuple[str, str], tuple[float, str]] = {}  # time and reason: many processes run one binary
 
 
 def is_set() -> bool:
@@ -20,34 +18,49 @@ def is_set() -> bool:
     return bool(os.environ.get("DEBUGINFOD_URLS", "").split())
 
 
-def fetched(build_id: str) -> Path:
+class Client:
     """
-    Return the debug file with this build id, from the client's cache or a server.
+    Fetches debug files, and remembers which it could not fetch: many processes run one binary.
 
-    Raises:
-        BadInput: neither has it.  For ten minutes the same answer is given without asking again.
+    Args:
+        timeout_s: for one file.
+        retry_s: time after a failure during which the same file is not asked for again.
     """
-    key = build_id, os.environ.get("DEBUGINFOD_URLS", "")
-    when, why = _failures.get(key, (0.0, ""))
-    if why and time.monotonic() - when < _RETRY_SECONDS:
-        raise BadInput(why)
-    try:
-        return _asked(build_id)
-    except BadInput as error:
-        _failures[key] = time.monotonic(), str(error)
-        raise
+
+    def __init__(self, timeout_s: float = TIMEOUT_S, retry_s: float = RETRY_S) -> None:
+        self._timeout_s = timeout_s
+        self._retry_s = retry_s
+        self._failures: dict[tuple[str, str], tuple[float, str]] = {}
+        """Time and reason, by build id and servers."""
+
+    def fetched(self, build_id: str) -> Path:
+        """
+        Return the debug file with this build id, from the client's cache or a server.
+
+        Raises:
+            BadInput: neither has it.  For `retry_s` the same answer is given without asking again.
+        """
+        key = build_id, os.environ.get("DEBUGINFOD_URLS", "")
+        when, why = self._failures.get(key, (0.0, ""))
+        if why and time.monotonic() - when < self._retry_s:
+            raise BadInput(why)
+        try:
+            return _asked(build_id, self._timeout_s)
+        except BadInput as error:
+            self._failures[key] = time.monotonic(), str(error)
+            raise
 
 
-def _asked(build_id: str) -> Path:
+def _asked(build_id: str, timeout_s: float) -> Path:
     command = [_CLIENT, "debuginfo", build_id]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
     except FileNotFoundError as error:
         raise BadInput(
             f"DEBUGINFOD_URLS is set, but there is no {_CLIENT}: install the package debuginfod, or unset it"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise BadInput(f"debuginfod gave no debug file for {build_id} in {_SECONDS:g} s") from error
+        raise BadInput(f"debuginfod gave no debug file for {build_id} in {timeout_s:g} s") from error
     if done.returncode or not done.stdout.strip():
         why = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
         raise BadInput(f"debuginfod gave no debug file for {build_id}: {why}")

@@ -23,7 +23,7 @@ _MEMORY_BYTES = 1 << 30  # a QEMU takes a quarter of it
 _NOBODY = 65534
 
 
-def offsets_in(path: str, structs: Iterable[Struct]) -> Offsets:
+def offsets_in(path: str, structs: Iterable[Struct], timeout_s: float = _SECONDS) -> Offsets:
     """
     Look for structs in a file's debug information; a file without any gives an empty result.
 
@@ -33,11 +33,11 @@ def offsets_in(path: str, structs: Iterable[Struct]) -> Offsets:
     command = [sys.executable, "-P", "-m", __name__, json.dumps([astuple(struct) for struct in structs])]
     try:
         with open(path, "rb") as file:
-            done = subprocess.run(command, stdin=file, capture_output=True, timeout=_SECONDS, check=False)
+            done = subprocess.run(command, stdin=file, capture_output=True, timeout=timeout_s, check=False)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise BadInput(f"the debug information of {path} is not used: reading it takes over {_SECONDS} s") from error
+        raise BadInput(f"the debug information of {path} is not used: reading it takes over {timeout_s:g} s") from error
     return _answer(path, done)
 
 

@@ -6,7 +6,7 @@ Attach the exact chain of ``bpf/audit.bpf.c``.  Only ``--audit`` does: it costs 
 import logging
 
 from otel_qemu.errors import BadInput, NotPossible
-from otel_qemu.probe import attach
+from otel_qemu.probe import attach, debuginfod
 from otel_qemu.probe.inspection import Inspection
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.program import Program
@@ -24,10 +24,12 @@ class ChainProbes:
 
     Args:
         program: loaded, with the audit.
+        client: of debuginfod.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, client: debuginfod.Client) -> None:
         self._program = program
+        self._debuginfod = client
         self._files: dict[int, tuple[int, int]] = {}
         self._probes: dict[tuple[int, int], attach.Attachment] = {}
 
@@ -61,18 +63,24 @@ class ChainProbes:
 
     def _attach(self, file: MappedFile, process: QemuProcess, route: str) -> None:
         if file.identity not in self._probes:
-            self._probes[file.identity] = attach.attach(self._program, file.path, chain_sites(process), route)
+            self._probes[file.identity] = attach.attach(
+                self._program, file.path, chain_sites(process, self._debuginfod), route
+            )
 
 
-def chain_sites(process: QemuProcess) -> list[Site]:
+def chain_sites(process: QemuProcess, client: debuginfod.Client | None = None) -> list[Site]:
     """
     Return the sites of the chain in a process's QEMU.
+
+    Args:
+        process: runs it.
+        client: of debuginfod, as `open_with_symbols` takes it.
 
     Raises:
         BadInput: the file cannot be read, or lacks some of the functions.
     """
     executable, wanted = process.executable, [probe.function for probe in AUDIT_PROBES]
-    with open_with_symbols(executable.path, wanted, process.roots) as binary:
+    with open_with_symbols(executable.path, wanted, process.roots, client) as binary:
         found, missing = sites(binary, "audit")
     if missing:
         names = ", ".join(probe.function for probe in missing)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe import debug_information, machine_code
-from otel_qemu.probe.debug_information import UnsupportedLayout
+from otel_qemu.probe import debuginfod, machine_code
+from otel_qemu.probe.debug_information import DebugInformation, UnsupportedLayout
 from otel_qemu.probe.elf import Binary
 from otel_qemu.probe.layouts import COMPLETION, RBD_TASK, SCSI_REQUEST, Disagreement, Evidence, Layout, agreed
 from otel_qemu.probe.processes import MappedFile, QemuProcess
@@ -18,7 +18,7 @@ from otel_qemu.probe.symbols import open_with_symbols
 
 _SCSI_REQUIRED = [probe.function for probe in PROBES if probe.layer == "scsi" and probe.required]
 
-_MOST_CACHED = 64
+MOST_CACHED = 64
 
 
 @dataclass
@@ -83,21 +83,8 @@ class Inspection:
         return [(file, self.sites[layer]) for layer, file in files.items() if file and self.sites.get(layer)]
 
 
-def inspect(process: QemuProcess) -> Inspection:
-    """Inspect a process's binaries.  A file that cannot be read becomes a problem, not an exception."""
-    found = Inspection(process)
-    offsets: dict[str, int] = {}
-    for look in (_inspect_scsi, _inspect_rbd):  # a layer is traced even if the other one cannot be
-        try:
-            offsets |= look(found)
-        except BadInput as error:
-            found.problems.append(str(error))
-    found.layout = Layout(**offsets)
-    return found
-
-
 @dataclass(frozen=True)
-class _Findings:
+class Findings:
     """The findings in one binary for one layer; they are the same for every process that runs it."""
 
     sites: list[Site] = field(default_factory=list)
@@ -113,99 +100,134 @@ class _Findings:
         return self.layout is not None and not any(probe.required for probe in self.missing)
 
 
-_cache: dict[tuple[str, str, tuple[int, int]], _Findings] = {}
-"""Findings by layer, build id and inode: a hundred guests may run one binary."""
+class FindingsCache:
+    """
+    The complete findings in binaries: a hundred guests may run one.
+
+    Args:
+        most: findings that are remembered.
+    """
+
+    def __init__(self, most: int = MOST_CACHED) -> None:
+        self._most = most
+        self._found: dict[tuple[str, str, tuple[int, int]], Findings] = {}
+        """By layer, build id and inode."""
+
+    def find(self, binary: Binary, file: MappedFile, look: Callable[[Binary], Findings]) -> Findings:
+        """Return the findings of `look` in a binary, from an earlier look if it found everything."""
+        key = look.__name__, binary.build_id, file.identity
+        found = self._found.get(key) or look(binary)
+        if binary.build_id and found.complete:
+            if len(self._found) >= self._most:
+                self._found.clear()
+            self._found[key] = found
+        return found
 
 
-def _findings(binary: Binary, file: MappedFile, look: Callable[[Binary], _Findings]) -> _Findings:
-    key = look.__name__, binary.build_id, file.identity
-    found = _cache.get(key) or look(binary)
-    if binary.build_id and found.complete:
-        if len(_cache) >= _MOST_CACHED:
-            _cache.clear()
-        _cache[key] = found
-    return found
+class Inspector:
+    """
+    Inspects processes, and remembers what it has found in their files.
 
+    Attributes:
+        debuginfod: the client that fetches debug files.
+    """
 
-def _look_at_qemu(binary: Binary) -> _Findings:
-    probes, missing = sites(binary, "scsi")
-    layout = _layout(binary, SCSI_REQUEST, machine_code.scsi_request)
-    version = binary.text_after(b"QEMU emulator version ")
-    return _Findings(probes, missing, layout, proof_site(binary), version, tuple(binary.problems))
+    def __init__(self) -> None:
+        self._cache = FindingsCache()
+        self._debug_information = DebugInformation()
+        self.debuginfod = debuginfod.Client()
 
+    def inspect(self, process: QemuProcess) -> Inspection:
+        """Inspect a process's binaries.  A file that cannot be read becomes a problem, not an exception."""
+        found = Inspection(process)
+        offsets: dict[str, int] = {}
+        for look in (self._inspect_scsi, self._inspect_rbd):  # a layer is traced even if the other one cannot be
+            try:
+                offsets |= look(found)
+            except BadInput as error:
+                found.problems.append(str(error))
+        found.layout = Layout(**offsets)
+        return found
 
-def _look_at_librbd(binary: Binary) -> _Findings:
-    probes, missing = sites(binary, "rbd")
-    layout = _layout(binary, COMPLETION, machine_code.completion)
-    return _Findings(probes, missing, layout, problems=tuple(binary.problems))
+    def _inspect_scsi(self, found: Inspection) -> dict[str, int]:
+        executable = found.process.executable
+        with open_with_symbols(executable.path, _SCSI_REQUIRED, found.process.roots, self.debuginfod) as binary:
+            qemu = self._cache.find(binary, executable, self._look_at_qemu)
+            found.build_ids["qemu"] = binary.build_id
+        found.qemu_version, found.proof = qemu.version, qemu.proof
+        found.report(qemu.problems)
+        if any(probe.required for probe in qemu.missing):
+            names = _names(qemu.missing)
+            found.problems.append(
+                f"SCSI is not traced: {executable.name} has no symbol {names}; install its debug symbols"
+            )
+            return {}
+        if qemu.layout is None and qemu.proof is None:
+            found.problems.append(
+                f"SCSI is not traced: the layout of SCSIRequest is not known, and {executable.name} has no symbol "
+                "scsi_req_new for calibration; install its debug symbols"
+            )
+            return {}
+        found.sites["scsi"] = qemu.sites
+        return found.learn(SCSI_REQUEST, qemu.layout)
 
+    def _inspect_rbd(self, found: Inspection) -> dict[str, int]:
+        process = found.process
+        if process.unreachable:
+            found.problems.append(
+                f"RBD is not traced: {', '.join(process.unreachable)} cannot be opened; "
+                "give the service CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH"
+            )
+            return {}
+        if process.librbd is None:
+            found.problems.append("RBD is not traced: the process has no librbd mapped, so it has no rbd disk")
+            return {}
+        librbd = self._open_and_look(found, "librbd", process.librbd, self._look_at_librbd)
+        if any(probe.required for probe in librbd.missing):
+            found.problems.append(f"RBD is not traced: {process.librbd.name} has no symbol {_names(librbd.missing)}")
+        else:
+            found.sites["rbd"] = librbd.sites
+        task = self._open_and_look(found, "block_rbd", process.block_rbd or process.executable, self._look_at_block_rbd)
+        if librbd.layout is None or task.layout is None:
+            found.problems.append(
+                "RBD calls are joined by range and time: the layouts for the pointer walk are not known"
+            )
+        return found.learn(COMPLETION, librbd.layout) | found.learn(RBD_TASK, task.layout)
 
-def _look_at_block_rbd(binary: Binary) -> _Findings:
-    layout = _layout(binary, RBD_TASK, machine_code.rbd_task)
-    return _Findings(layout=layout, problems=tuple(binary.problems))
+    def _open_and_look(
+        self, found: Inspection, name: str, file: MappedFile, look: Callable[[Binary], Findings]
+    ) -> Findings:
+        with open_with_symbols(file.path, (), found.process.roots, self.debuginfod) as binary:
+            findings = self._cache.find(binary, file, look)
+            found.build_ids[name] = binary.build_id
+        found.report(findings.problems)
+        return findings
 
+    def _look_at_qemu(self, binary: Binary) -> Findings:
+        probes, missing = sites(binary, "scsi")
+        layout = self._layout(binary, SCSI_REQUEST, machine_code.scsi_request)
+        version = binary.text_after(b"QEMU emulator version ")
+        return Findings(probes, missing, layout, proof_site(binary), version, tuple(binary.problems))
 
-def _layout(binary: Binary, struct: str, read_code: Callable[[Binary], list[Evidence]]) -> Evidence | None:
-    """Return the layout of a struct by debug information and machine code; None without evidence, or if they differ."""
-    code = read_code(binary)
-    try:
-        return agreed([*debug_information.evidence(binary, struct, is_needed=not code), *code])
-    except UnsupportedLayout as error:
-        binary.report(str(error))
-    except Disagreement as error:
-        binary.report(f"the layout of {struct} is not used, because two sources disagree: {error}")
-    return None
+    def _look_at_librbd(self, binary: Binary) -> Findings:
+        probes, missing = sites(binary, "rbd")
+        layout = self._layout(binary, COMPLETION, machine_code.completion)
+        return Findings(probes, missing, layout, problems=tuple(binary.problems))
 
+    def _look_at_block_rbd(self, binary: Binary) -> Findings:
+        layout = self._layout(binary, RBD_TASK, machine_code.rbd_task)
+        return Findings(layout=layout, problems=tuple(binary.problems))
 
-def _inspect_scsi(found: Inspection) -> dict[str, int]:
-    executable = found.process.executable
-    with open_with_symbols(executable.path, _SCSI_REQUIRED, found.process.roots) as binary:
-        qemu = _findings(binary, executable, _look_at_qemu)
-        found.build_ids["qemu"] = binary.build_id
-    found.qemu_version, found.proof = qemu.version, qemu.proof
-    found.report(qemu.problems)
-    if any(probe.required for probe in qemu.missing):
-        names = _names(qemu.missing)
-        found.problems.append(f"SCSI is not traced: {executable.name} has no symbol {names}; install its debug symbols")
-        return {}
-    if qemu.layout is None and qemu.proof is None:
-        found.problems.append(
-            f"SCSI is not traced: the layout of SCSIRequest is not known, and {executable.name} has no symbol "
-            "scsi_req_new for calibration; install its debug symbols"
-        )
-        return {}
-    found.sites["scsi"] = qemu.sites
-    return found.learn(SCSI_REQUEST, qemu.layout)
-
-
-def _inspect_rbd(found: Inspection) -> dict[str, int]:
-    process = found.process
-    if process.unreachable:
-        found.problems.append(
-            f"RBD is not traced: {', '.join(process.unreachable)} cannot be opened; "
-            "give the service CAP_CHECKPOINT_RESTORE and CAP_DAC_READ_SEARCH"
-        )
-        return {}
-    if process.librbd is None:
-        found.problems.append("RBD is not traced: the process has no librbd mapped, so it has no rbd disk")
-        return {}
-    librbd = _open_and_look(found, "librbd", process.librbd, _look_at_librbd)
-    if any(probe.required for probe in librbd.missing):
-        found.problems.append(f"RBD is not traced: {process.librbd.name} has no symbol {_names(librbd.missing)}")
-    else:
-        found.sites["rbd"] = librbd.sites
-    task = _open_and_look(found, "block_rbd", process.block_rbd or process.executable, _look_at_block_rbd)
-    if librbd.layout is None or task.layout is None:
-        found.problems.append("RBD calls are joined by range and time: the layouts for the pointer walk are not known")
-    return found.learn(COMPLETION, librbd.layout) | found.learn(RBD_TASK, task.layout)
-
-
-def _open_and_look(found: Inspection, name: str, file: MappedFile, look: Callable[[Binary], _Findings]) -> _Findings:
-    with open_with_symbols(file.path, (), found.process.roots) as binary:
-        findings = _findings(binary, file, look)
-        found.build_ids[name] = binary.build_id
-    found.report(findings.problems)
-    return findings
+    def _layout(self, binary: Binary, struct: str, read_code: Callable[[Binary], list[Evidence]]) -> Evidence | None:
+        """Return a struct's layout by debug information and machine code; None without evidence, or if they differ."""
+        code = read_code(binary)
+        try:
+            return agreed([*self._debug_information.evidence(binary, struct, is_needed=not code), *code])
+        except UnsupportedLayout as error:
+            binary.report(str(error))
+        except Disagreement as error:
+            binary.report(f"the layout of {struct} is not used, because two sources disagree: {error}")
+        return None
 
 
 def _names(probes: list[Probe]) -> str:

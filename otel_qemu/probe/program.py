@@ -7,6 +7,7 @@ bcc raises bare Exception; here that becomes one of our errors.
 
 import contextlib
 import ctypes
+import mmap
 import os
 from dataclasses import astuple
 from pathlib import Path
@@ -60,12 +61,22 @@ class Program:
 
     Args:
         audit: whether it has the exact chain as well, with a record of its result for each call.
+        most_in_flight: SCSI requests, and RBD calls, that can be in flight at once.
+        ring_pages: of the ring, a power of two.
     """
 
-    def __init__(self, audit: bool = False) -> None:
+    def __init__(self, audit: bool = False, most_in_flight: int = MOST_IN_FLIGHT, ring_pages: int = RING_PAGES) -> None:
         self._bcc = _import_bcc()
         self._audits = audit
-        self._bpf, self.headers = compiled(self._bcc.BPF, source(audit), _flags(audit))
+        self.ring_bytes = ring_pages * mmap.PAGESIZE
+        """Size of the ring."""
+        sizes = {
+            "PROCESSES": MOST_PROCESSES,
+            "REQUESTS": most_in_flight,
+            "SERIES": MOST_SERIES,
+            "RING_PAGES": ring_pages,
+        }
+        self._bpf, self.headers = compiled(self._bcc.BPF, source(audit), _flags(sizes, audit))
         """The loaded program, and the kernel headers it was compiled with, in words."""
 
     def function(self, name: str, multi: bool) -> int:
@@ -264,7 +275,6 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _flags(audit: bool) -> list[str]:
-    names = {"PROCESSES": MOST_PROCESSES, "REQUESTS": MOST_IN_FLIGHT, "SERIES": MOST_SERIES, "RING_PAGES": RING_PAGES}
+def _flags(sizes: dict[str, int], audit: bool) -> list[str]:
     switch = ["-DAUDIT"] if audit else []
-    return [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in names.items()), *switch]
+    return [f"-I{BPF_DIRECTORY}", *(f"-D{name}={value}" for name, value in sizes.items()), *switch]

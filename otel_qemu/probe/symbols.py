@@ -25,7 +25,9 @@ _SHORTEST_BUILD_ID = 4  # hex digits: two name the directory
 
 
 @contextlib.contextmanager
-def open_with_symbols(path: str, required: Iterable[str], roots: Iterable[Path] = (Path("/"),)) -> Iterator[Binary]:
+def open_with_symbols(
+    path: str, required: Iterable[str], roots: Iterable[Path] = (Path("/"),), client: debuginfod.Client | None = None
+) -> Iterator[Binary]:
     """
     Open an ELF file whose `function` looks into every source of symbols.
 
@@ -34,12 +36,13 @@ def open_with_symbols(path: str, required: Iterable[str], roots: Iterable[Path] 
         required: functions that every build has.  Only for these another source is opened: a source that has them also
             has the optional ones, if they exist.
         roots: of the file systems with debug files: the process's own before ours.
+        client: of debuginfod; None: one that has failed at no file yet.
 
     Raises:
         BadInput: the file itself cannot be read.  If another file cannot, the reason goes to `Binary.problems`.
     """
     with open_binary(path) as binary:
-        elsewhere = _Elsewhere(binary, tuple(required), tuple(roots))
+        elsewhere = _Elsewhere(binary, tuple(required), tuple(roots), client or debuginfod.Client())
         binary.elsewhere, binary.debug_files = elsewhere.tables, elsewhere.debug_files
         yield binary
 
@@ -47,10 +50,13 @@ def open_with_symbols(path: str, required: Iterable[str], roots: Iterable[Path] 
 class _Elsewhere:
     """The symbol tables of a binary beyond ``.dynsym`` and ``.symtab``.  Each is read once, when it is needed."""
 
-    def __init__(self, binary: Binary, required: tuple[str, ...], roots: tuple[Path, ...]) -> None:
+    def __init__(
+        self, binary: Binary, required: tuple[str, ...], roots: tuple[Path, ...], client: debuginfod.Client
+    ) -> None:
         self._binary = binary
         self._required = required
         self._roots = roots
+        self._client = client
         self._read: list[tuple[str, FunctionTable]] = []
         self._unread = self._sources()
         self._fetched: list[Path] = []
@@ -97,7 +103,7 @@ class _Elsewhere:
             yield "debuginfod", self._fetch
 
     def _fetch(self) -> FunctionTable:
-        path = debuginfod.fetched(self._binary.build_id)
+        path = self._client.fetched(self._binary.build_id)
         table = _debug_file(path, self._binary.build_id)
         self._fetched.append(path)
         return table

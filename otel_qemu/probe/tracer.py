@@ -7,8 +7,8 @@ Guests come and go.  `refresh` attaches to new binaries, and detaches from those
 
 import contextlib
 import logging
-import mmap
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +19,9 @@ from otel_qemu.events import Batch, Records, Stage
 from otel_qemu.policy import EVERYTHING, KeepPolicy
 from otel_qemu.probe import attach
 from otel_qemu.probe.exact_chain import ChainProbes
-from otel_qemu.probe.inspection import Inspection, inspect
+from otel_qemu.probe.inspection import Inspection, Inspector
 from otel_qemu.probe.processes import MappedFile, QemuProcess
-from otel_qemu.probe.program import RING_PAGES, Program
+from otel_qemu.probe.program import Program
 from otel_qemu.probe.proof import Proofs
 from otel_qemu.probe.rights import require_rights
 from otel_qemu.probe.ring import Ring
@@ -59,6 +59,8 @@ class Tracer:
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
         audit: bool = False,
         remember: bool = True,
+        load_program: Callable[[bool], Program] = Program,
+        inspector: Inspector | None = None,
     ) -> None:
         """
         Load the program; nothing is attached before `refresh`.
@@ -69,6 +71,8 @@ class Tracer:
             bounds_s: of the kernel's histograms, at most `kernel_histograms.MOST_BOUNDS`.
             audit: whether to attach the exact chain as well.
             remember: whether `histograms` includes processes that have ended.  That takes more memory with each guest.
+            load_program: loads the program, with or without the audit.
+            inspector: of the processes; None: one that knows no binary yet.
         """
         if len(bounds_s) > MOST_BOUNDS:
             raise BadInput(
@@ -80,18 +84,18 @@ class Tracer:
         self._ended = Histograms(bounds_s)
         self._remembers = remember
         self._selection = selection
+        self._inspector = inspector or Inspector()
         self._attachments: dict[tuple[int, int], attach.Attachment] = {}
         self._known: dict[Identity, _Known] = {}
         self.abandoned = 0
         """Requests and calls in flight that were dropped because their process ended, or was inspected again."""
         with contextlib.ExitStack() as undo:
-            self._program = undo.enter_context(contextlib.closing(Program(audit)))
+            self._program = undo.enter_context(contextlib.closing(load_program(audit)))
             self._program.set_up(in_ns(bounds_s), policy)
-            self._ring = undo.enter_context(
-                contextlib.closing(Ring(self._program.map_fd("ring"), RING_PAGES * mmap.PAGESIZE))
-            )
+            ring = Ring(self._program.map_fd("ring"), self._program.ring_bytes)
+            self._ring = undo.enter_context(contextlib.closing(ring))
             self._proofs = Proofs(self._program)
-            self._chain = ChainProbes(self._program) if audit else None
+            self._chain = ChainProbes(self._program, self._inspector.debuginfod) if audit else None
             self._undo = undo.pop_all()
 
     def __enter__(self) -> "Tracer":
@@ -202,7 +206,7 @@ class Tracer:
         If the process is traced already, it has loaded librbd since, or executed another binary.  Its requests in
         flight are dropped then, because their ends or calls may have been missed.
         """
-        known = _Known(process, inspect(process))
+        known = _Known(process, self._inspector.inspect(process))
         for problem in known.inspection.problems:
             log.warning("process %d: %s", process.pid, problem)
         self.abandoned += self._program.pause_process(process.pid)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from otel_qemu.errors import NotPossible
 from otel_qemu.probe import attach
-from otel_qemu.probe.inspection import Inspection, inspect
+from otel_qemu.probe.inspection import Inspection, Inspector
 from otel_qemu.probe.program import Program
 from otel_qemu.probe.rights import require_rights
 from otel_qemu.probe.selection import Selection
@@ -47,10 +47,11 @@ def try_all(selection: Selection) -> list[Trial]:
     require_rights()
     route = attach.usable_route()
     processes = selection.require().values()
-    program = Program()
+    inspector, program = Inspector(), Program()
     try:
         trials = [
-            Trial(selection.guests[process.pid], inspect(process), route, program.headers) for process in processes
+            Trial(selection.guests[process.pid], inspector.inspect(process), route, program.headers)
+            for process in processes
         ]
         for trial in trials:
             _try_one(program, trial)

@@ -140,7 +140,7 @@ def test_no_code_asks_for_a_return_probe() -> None:
 def test_nothing_remains_after_closing(route: str, qemu: FakeQemu) -> None:
     """Traps are in the process's code only while attached, and no descriptor is left afterwards."""
     before = open_probes()
-    with Tracing(qemu, route=route, keep=False) as tracing:
+    with Tracing(qemu, route=route, load_program=Program) as tracing:
         places = sites(tracing, qemu)
         assert len(places) == 13
         assert {text.at(offset) for text, offset, _ in places} == {INT3}

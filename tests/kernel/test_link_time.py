@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from otel_qemu.probe import tracer as tracer_module
 from otel_qemu.probe.attach import MULTI, PERF
-from otel_qemu.probe.inspection import Inspection, inspect
+from otel_qemu.probe.inspection import Inspection, Inspector
 from otel_qemu.probe.layouts import CALIBRATION, SCSI_REQUEST, UNKNOWN_OFFSET
 from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.probe.program import Program
@@ -59,17 +58,17 @@ def running(build: Variant) -> FakeQemu:
     return FakeQemu(build, wrapper=(*WITH_DEBUG_FILES, str(folder)))
 
 
-@pytest.fixture
-def inspections(monkeypatch: pytest.MonkeyPatch) -> list[Inspection]:
-    """Return the tracer's inspections, which change as it calibrates."""
-    found: list[Inspection] = []
+class Noting(Inspector):
+    """Keeps the inspections, which change as the tracer calibrates."""
 
-    def noted(process: QemuProcess) -> Inspection:
-        found.append(inspect(process))
-        return found[-1]
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Inspection] = []
 
-    monkeypatch.setattr(tracer_module, "inspect", noted)
-    return found
+    def inspect(self, process: QemuProcess) -> Inspection:
+        """As any other."""
+        self.found.append(super().inspect(process))
+        return self.found[-1]
 
 
 def run_everything(qemu: FakeQemu) -> tuple[int, int]:
@@ -82,9 +81,10 @@ def run_everything(qemu: FakeQemu) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("build", TRACEABLE, ids=lambda build: build.name)
-def test_every_request_is_counted_and_joined(build: Variant, inspections: list[Inspection]) -> None:
+def test_every_request_is_counted_and_joined(build: Variant) -> None:
     """This holds from the first request on, which begins the proof; the walk joins each call."""
-    with running(build) as qemu, Tracing(qemu, prove=True) as tracing:
+    inspector = Noting()
+    with running(build) as qemu, Tracing(qemu, prove=True, inspector=inspector) as tracing:
         first = qemu.command(f"read {ENOUGH_PROOFS} 4096")
         tracing.tracer.refresh()
         requests, calls = run_everything(qemu)
@@ -97,7 +97,7 @@ def test_every_request_is_counted_and_joined(build: Variant, inspections: list[I
     assert "scsi_end_lost" not in counted
     assert (len(traces.requests), len(traces.calls)) == (requests, calls)
     assert set(traces.calls["join"].tolist()) == {Join.WALK, Join.WALK_RANGE}
-    (found,) = inspections
+    (found,) = inspector.found
     assert {
         name: value for name, value in dataclasses.asdict(found.layout).items() if name in build.layout
     } == build.layout
@@ -134,14 +134,17 @@ def test_without_any_symbols_rbd_is_traced_alone(compiler: str, caplog: pytest.L
 
 
 @pytest.mark.parametrize("route", [MULTI, PERF])
-def test_a_layout_that_nothing_shows_is_calibrated(
-    route: str, inspections: list[Inspection], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_layout_that_nothing_shows_is_calibrated(route: str, caplog: pytest.LogCaptureFixture) -> None:
     """
     An unknown layout is found with the first requests and proven with the next; from there every request is counted.
     """
-    with running(STRANGE) as qemu, caplog.at_level(logging.INFO), Tracing(qemu, route=route, prove=True) as tracing:
-        assert inspections[0].calibrates
+    inspector = Noting()
+    with (
+        running(STRANGE) as qemu,
+        caplog.at_level(logging.INFO),
+        Tracing(qemu, route=route, prove=True, inspector=inspector) as tracing,
+    ):
+        assert inspector.found[0].calibrates
         qemu.command(f"read {ENOUGH_PROOFS} 4096 4")
         calibrating = tracing.counted()
         tracing.tracer.refresh()
@@ -158,13 +161,13 @@ def test_a_layout_that_nothing_shows_is_calibrated(
     assert (counted["scsi_submitted"], counted["scsi_completed"], len(traces.requests)) == (requests,) * 3
     assert (counted["rbd_submitted"], len(traces.calls)) == (calls, calls)
     assert set(traces.calls["join"].tolist()) == {Join.WALK, Join.WALK_RANGE}
-    layout = inspections[0].layout
+    layout = inspector.found[0].layout
     assert (layout.device, layout.tag, layout.sense) == (0x18, 0x2C, UNKNOWN_OFFSET)
-    assert inspections[0].sources[SCSI_REQUEST] == CALIBRATION
+    assert inspector.found[0].sources[SCSI_REQUEST] == CALIBRATION
     assert caplog.messages[-1].endswith(f"SCSIRequest is read by {CALIBRATION}; sense data are not read")
 
 
-def test_a_calibration_is_of_the_binary(inspections: list[Inspection]) -> None:
+def test_a_calibration_is_of_the_binary() -> None:
     """A later process of the same binary is traced from its first request on."""
     with running(STRANGE) as qemu, running(STRANGE) as later, Tracing(qemu, prove=True) as tracing:
         for _ in range(2):
@@ -177,24 +180,24 @@ def test_a_calibration_is_of_the_binary(inspections: list[Inspection]) -> None:
         assert tracing.counted()["scsi_submitted"] == 5
 
 
-@pytest.fixture
-def misread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Move the requests that scsi_req_enqueue takes, as if their tag had moved away from their CDB."""
-    samples = Program.samples
+class Misread(Program):
+    """Its samples are as if the tag had moved away from its CDB."""
 
-    def moved(program: Program, pid: int) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
-        made, submitted = samples(program, pid)
+    def samples(self, pid: int) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
+        """As any other's, with another tag."""
+        made, submitted = super().samples(pid)
         made = made.copy()
         made["tag"] += 1
         return made, submitted
 
-    monkeypatch.setattr(Program, "samples", moved)
 
-
-@pytest.mark.usefixtures("misread")
 def test_a_calibration_that_finds_nothing_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """No request is traced, and new samples are taken, within their bounds."""
-    with running(STRANGE) as qemu, Tracing(qemu, prove=True) as tracing, caplog.at_level(logging.WARNING):
+    with (
+        running(STRANGE) as qemu,
+        Tracing(qemu, prove=True, load_program=Misread) as tracing,
+        caplog.at_level(logging.WARNING),
+    ):
         for _ in range(3):
             qemu.command("read 200 4096")
             tracing.tracer.refresh()

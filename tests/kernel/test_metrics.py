@@ -13,12 +13,11 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.metrics.export import MetricExportResult
 
-from otel_qemu import service as service_module
 from otel_qemu.events import Layer
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
 from otel_qemu.policy import COUNTS_ONLY
-from otel_qemu.service import Service
+from otel_qemu.service import Intervals, Service
 from otel_qemu.trace.measurements import Departed, Snapshot
 from otel_qemu.trace.names import Names
 from tests.children import join
@@ -222,12 +221,12 @@ class Patient:
         self.ended += len(departed.processes)
 
 
-def test_nothing_is_kept_of_guests_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_of_guests_that_have_ended() -> None:
     """Once their last traces and counts have been sent, names and histograms are gone."""
-    monkeypatch.setattr(service_module, "REMEMBER_S", 0.0)
     meter, ready = Patient(), threading.Event()
     with FakeQemu() as staying, FakeQemu() as leaving:
-        service = Service(Those(staying, leaving), [], policy=COUNTS_ONLY, meters=[meter])
+        intervals = Intervals(remember_s=0.0)
+        service = Service(Those(staying, leaving), [], policy=COUNTS_ONLY, meters=[meter], intervals=intervals)
         run = threading.Thread(
             target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True
         )

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from otel_qemu.errors import BadInput
 from otel_qemu.events import RECORD, Kept, Layer, RecordKind
 from otel_qemu.policy import COUNTS_ONLY, KeepPolicy
-from otel_qemu.probe import tracer as tracer_module
-from otel_qemu.probe.inspection import Inspection, inspect
+from otel_qemu.probe.inspection import Inspection
 from otel_qemu.probe.layouts import UNKNOWN_OFFSET
 from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.settings.types import read_bounds
@@ -27,7 +26,7 @@ from otel_qemu.trace.traces import durations_ns
 from tests.kernel.commands import COMMANDS, total
 from tests.kernel.fake.build import OPAQUE, QEMU_7_2, QEMU_11_1
 from tests.kernel.fake_qemu import FakeQemu
-from tests.kernel.tracing import Tracing
+from tests.kernel.tracing import Tracing, WithoutProof
 
 SMALL_PAGES = 16
 MOST_HELD = 256
@@ -264,19 +263,22 @@ def within(weights: NDArray[np.float64], exact: int) -> bool:
     return abs(float(weights.sum()) - exact) < 5 * math.sqrt(variance)
 
 
-def test_without_calls_nothing_is_kept_for_joining_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_calls_nothing_is_kept_for_joining_them() -> None:
     """A guest without librbd needs no join, so its requests are thinned out like others."""
+    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, inspector=WithoutRbd(), policy=COUNTS_ONLY) as tracing:
+        qemu.command("read 211 4096")
+        assert tracing.counted() == {"scsi_submitted": 211, "scsi_completed": 211, "requests_not_kept": 211}
 
-    def without_rbd(process: QemuProcess) -> Inspection:
-        found = inspect(process)
+
+class WithoutRbd(WithoutProof):
+    """Finds no librbd."""
+
+    def inspect(self, process: QemuProcess) -> Inspection:
+        """As any other, but for that."""
+        found = super().inspect(process)
         del found.sites["rbd"]
         found.layout = replace(found.layout, completion_argument=UNKNOWN_OFFSET, coroutine=UNKNOWN_OFFSET)
         return found
-
-    monkeypatch.setattr(tracer_module, "inspect", without_rbd)
-    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, policy=COUNTS_ONLY) as tracing:
-        qemu.command("read 211 4096")
-        assert tracing.counted() == {"scsi_submitted": 211, "scsi_completed": 211, "requests_not_kept": 211}
 
 
 def test_one_in_more_than_the_kernel_can_count_is_none(qemu: FakeQemu) -> None:

@@ -8,14 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from otel_qemu.errors import NotPossible
-from otel_qemu.probe import attach as attach_module
-from otel_qemu.probe import tracer as tracer_module
 from otel_qemu.probe.attach import MULTI, PERF
-from otel_qemu.probe.inspection import Inspection, inspect
+from otel_qemu.probe.inspection import Inspection, Inspector
 from otel_qemu.probe.processes import QemuProcess
 from otel_qemu.probe.program import Program
 from otel_qemu.probe.proof import ENOUGH_PROOFS
-from otel_qemu.probe.sites import PROOF, Site
 from tests.kernel.fake.build import QEMU_7_2, Variant
 from tests.kernel.fake_qemu import FakeQemu
 from tests.kernel.tracing import Tracing
@@ -59,35 +56,49 @@ def test_a_proof_is_of_the_binary() -> None:
     assert "scsi_made" not in counted
 
 
-def test_a_process_that_ends_while_its_probes_are_attached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If its file cannot be opened after the first probe, it is not traced, and no probe remains."""
-    attach = attach_module.attach
-
-    def refuse(program: Program, path: str, sites: list[Site], route: str) -> attach_module.Attachment:
-        if sites[0].probe is not PROOF:
-            raise NotPossible(f"cannot attach to {path}: No such file or directory")
-        return attach(program, path, sites, route)
-
-    monkeypatch.setattr(attach_module, "attach", refuse)
-    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, prove=True) as tracing:
+def test_a_process_that_ends_while_its_probes_are_attached() -> None:
+    """If only its first probe can be attached, it is not traced, and no probe remains."""
+    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, prove=True, load_program=FirstAlone) as tracing:
         tracing.tracer.refresh()
         qemu.command("read 5 4096")
         assert (tracing.tracer.inspections, tracing.counted()) == ([], {})
 
 
-@pytest.mark.parametrize("field", ["device", "tag"])
-def test_a_refuted_layout_is_not_used_and_reported_once(
-    field: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """If a build has moved a field, no request is reported wrongly, and RBD is traced alone."""
+class FirstAlone(Program):
+    """Gives one function, which is attached, and no other, as if the process had ended then."""
 
-    def misread(process: QemuProcess) -> Inspection:
-        found = inspect(process)
-        found.layout = dataclasses.replace(found.layout, **{field: getattr(found.layout, field) + 8})
+    given = False
+
+    def function(self, name: str, multi: bool) -> int:
+        """The first one, and else refuse."""
+        if self.given:
+            raise NotPossible("No such file or directory")
+        self.given = True
+        return super().function(name, multi)
+
+
+class Misreading(Inspector):
+    """Finds a field 8 bytes behind its place."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__()
+        self._field = field
+
+    def inspect(self, process: QemuProcess) -> Inspection:
+        """As any other, but for that."""
+        found = super().inspect(process)
+        found.layout = dataclasses.replace(found.layout, **{self._field: getattr(found.layout, self._field) + 8})
         return found
 
-    monkeypatch.setattr(tracer_module, "inspect", misread)
-    with FakeQemu(QEMU_7_2) as qemu, Tracing(qemu, prove=True) as tracing, caplog.at_level(logging.WARNING):
+
+@pytest.mark.parametrize("field", ["device", "tag"])
+def test_a_refuted_layout_is_not_used_and_reported_once(field: str, caplog: pytest.LogCaptureFixture) -> None:
+    """If a build has moved a field, no request is reported wrongly, and RBD is traced alone."""
+    with (
+        FakeQemu(QEMU_7_2) as qemu,
+        Tracing(qemu, prove=True, inspector=Misreading(field)) as tracing,
+        caplog.at_level(logging.WARNING),
+    ):
         qemu.command(f"read {ENOUGH_PROOFS} 4096")
         for _ in range(3):
             tracing.tracer.refresh()

@@ -164,8 +164,9 @@ def test_deleted_binaries_need_two_more(upgraded: FakeQemu) -> None:
 def test_without_these_two_the_error_names_them(upgraded: FakeQemu) -> None:
     """SCSI alone is traced then, and the problem of RBD names the missing rights, not a missing disk."""
     command = (
-        "import sys; from otel_qemu.probe.inspection import inspect; "
-        "from otel_qemu.probe.processes import read_process; print(inspect(read_process(int(sys.argv[1]))).problems)"
+        "import sys; from otel_qemu.probe.inspection import Inspector; "
+        "from otel_qemu.probe.processes import read_process; "
+        "print(Inspector().inspect(read_process(int(sys.argv[1]))).problems)"
     )
     code, text = refused([*as_nobody(*NEEDED), PYTHON, "-c", command], upgraded)
     assert code == 0

@@ -7,7 +7,7 @@ import pytest
 
 from otel_qemu.events import COUNTERS
 from otel_qemu.probe.inlined import MANY, inlined_functions
-from otel_qemu.probe.inspection import inspect
+from otel_qemu.probe.inspection import Inspector
 from otel_qemu.probe.layouts import UNKNOWN_OFFSET
 from otel_qemu.probe.processes import read_process
 from otel_qemu.probe.sites import is_emulated
@@ -22,7 +22,7 @@ ENDBR64 = b"\xf3\x0f\x1e\xfa"
 
 def test_layouts_are_read_off_the_binaries(variant: Variant, shared_qemu: FakeQemu) -> None:
     """Every offset that the walk needs is found, and equals the build's."""
-    found = inspect(read_process(shared_qemu.pid))
+    found = Inspector().inspect(read_process(shared_qemu.pid))
     assert asdict(found.layout) == {"through_acb": 0} | variant.layout
     assert found.problems == []
     assert found.qemu_version.startswith("fake")
@@ -32,13 +32,13 @@ def test_layouts_are_read_off_the_binaries(variant: Variant, shared_qemu: FakeQe
 def test_a_layout_that_cannot_be_read_off_is_unknown() -> None:
     """If get_arg() does more than two loads, its offset alone is unknown."""
     with FakeQemu(OPAQUE) as qemu:
-        layout = asdict(inspect(read_process(qemu.pid)).layout)
+        layout = asdict(Inspector().inspect(read_process(qemu.pid)).layout)
     assert layout == {"through_acb": 0, "completion_argument": UNKNOWN_OFFSET} | OPAQUE.layout
 
 
 def test_no_trap_is_on_endbr64(variant: Variant, shared_qemu: FakeQemu) -> None:
     """In a build that begins every function with endbr64, no emulated site is on it."""
-    for file, sites in inspect(read_process(shared_qemu.pid)).binaries():
+    for file, sites in Inspector().inspect(read_process(shared_qemu.pid)).binaries():
         with open(file.path, "rb") as stream:
             code = stream.read()
         for site in (site for site in sites if site.emulated):
@@ -49,14 +49,14 @@ def test_no_trap_is_on_endbr64(variant: Variant, shared_qemu: FakeQemu) -> None:
 
 def test_the_hot_probes_are_emulated(shared_qemu: FakeQemu) -> None:
     """As in the real binaries, the four traps of a read or write are emulated, so benchmarks are meaningful."""
-    sites = [site for found in inspect(read_process(shared_qemu.pid)).sites.values() for site in found]
+    sites = [site for found in Inspector().inspect(read_process(shared_qemu.pid)).sites.values() for site in found]
     assert {site.probe.function for site in sites if site.emulated} >= set(HOT)
     assert {site.program for site in sites if site.program.endswith("_inner")} == INNER
 
 
 def test_every_probe_has_its_site(variant: Variant, shared_qemu: FakeQemu) -> None:
     """There are thirteen; QEMU 5.2 lacks scsi_req_complete_failed, and is traced without it."""
-    found = inspect(read_process(shared_qemu.pid))
+    found = Inspector().inspect(read_process(shared_qemu.pid))
     functions = [site.probe.function for sites in found.sites.values() for site in sites]
     assert len(functions) == len(set(functions)) == (12 if variant is QEMU_5_2 else 13)
 

@@ -2,18 +2,20 @@
 """A tracer on fake QEMUs alone."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import ClassVar
-from unittest.mock import patch
 
 import numpy as np
 
 from otel_qemu.events import ADDITIONAL, Batch, Records
 from otel_qemu.policy import EVERYTHING, KeepPolicy
-from otel_qemu.probe import program, tracer
-from otel_qemu.probe.program import Program
+from otel_qemu.probe.inspection import Inspection, Inspector
+from otel_qemu.probe.processes import QemuProcess
+from otel_qemu.probe.program import MOST_IN_FLIGHT, RING_PAGES, Program
 from otel_qemu.probe.selection import Selection
+from otel_qemu.probe.tracer import Tracer
 from otel_qemu.trace.correlate import Correlator
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S, HistogramRow
 from otel_qemu.trace.names import Names
@@ -53,12 +55,27 @@ class KeptProgram(Program):
         return cls(audit)
 
 
+class WithoutProof(Inspector):
+    """Finds no function that could prove a layout, so that the first requests hit no probe more."""
+
+    def inspect(self, process: QemuProcess) -> Inspection:
+        """As any other, but for that."""
+        found = super().inspect(process)
+        found.proof = None
+        return found
+
+
+INSPECTOR, INSPECTOR_WITHOUT_PROOF = Inspector(), WithoutProof()
+"""They know what earlier tests' binaries have shown: to read debug information takes a second."""
+
+
 class Tracing:
     """A context manager: a `Tracer` attached to some fake QEMUs."""
 
     def __init__(
-        self, *qemus: FakeQemu, route: str | None = None, requests: int | None = None, ring_pages: int | None = None,
-        keep: bool = True, prove: bool = False, policy: KeepPolicy = EVERYTHING,
+        self, *qemus: FakeQemu, route: str | None = None, requests: int = MOST_IN_FLIGHT,
+        ring_pages: int = RING_PAGES, load_program: Callable[[bool], Program] | None = None, prove: bool = False,
+        inspector: Inspector | None = None, policy: KeepPolicy = EVERYTHING,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S, audit: bool = False,
     ) -> None:  # fmt: skip
         """
@@ -67,23 +84,21 @@ class Tracing:
         Args:
             qemus: what to trace.
             route: of attaching; None for the best there is.
-            requests: entries of each in-flight table; None for the product's.
-            ring_pages: of the ring; None for the product's.
-            keep: whether a program that is loaded already will do.
+            requests: entries of each in-flight table.
+            ring_pages: of the ring.
+            load_program: None: one that is loaded already, if its tables have these sizes.
             prove: whether layouts are put to the proof, which makes the first requests hit one probe more.
+            inspector: of the QEMUs; None for one that knows the binaries of earlier tests.
             policy: which traces get a record.
             bounds_s: of the histograms.
         """
         self.selection = Those(*qemus)
-        keep = keep and not requests and not ring_pages
-        requests, ring_pages = requests or program.MOST_IN_FLIGHT, ring_pages or program.RING_PAGES
-        with (
-            patch.multiple(program, MOST_IN_FLIGHT=requests, RING_PAGES=ring_pages),
-            patch.multiple(tracer, RING_PAGES=ring_pages, Program=KeptProgram.one if keep else Program),
-        ):
-            self.tracer = tracer.Tracer(self.selection, policy, bounds_s, audit)
-        if not prove:
-            self.tracer._proofs.begin = lambda *_: False  # type: ignore[method-assign]
+        if load_program is None:
+            as_ever = (requests, ring_pages) == (MOST_IN_FLIGHT, RING_PAGES)
+            small = partial(Program, most_in_flight=requests, ring_pages=ring_pages)
+            load_program = KeptProgram.one if as_ever else small
+        inspector = inspector or (INSPECTOR if prove else INSPECTOR_WITHOUT_PROOF)
+        self.tracer = Tracer(self.selection, policy, bounds_s, audit, load_program=load_program, inspector=inspector)
         self.correlator = Correlator()
         self.tracer.route = route or self.tracer.route
         self._before = self.tracer.counters()

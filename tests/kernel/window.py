@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A short run of the service on a busy guest, with a program that is loaded already."""
 
-from unittest.mock import patch
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from otel_qemu.events import Batch
 from otel_qemu.policy import EVERYTHING
-from otel_qemu.probe import tracer
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.service import Intervals, Service
@@ -15,6 +16,9 @@ from tests.kernel.tracing import KeptProgram
 
 QUICK = Intervals(drain_s=0.01, refresh_s=0.02)
 """So short that a window of a few hundredths of a second has several turns, and a proof's probe is detached in it."""
+
+
+make_tracer: Callable[..., Tracer] = partial(Tracer, load_program=KeptProgram.one)
 
 
 class Window(Service):
@@ -27,15 +31,14 @@ class Window(Service):
     """
 
     def __init__(self, selection: Selection, route: str | None = None) -> None:
-        super().__init__(selection, [self], policy=EVERYTHING, intervals=QUICK)
+        super().__init__(selection, [self], policy=EVERYTHING, intervals=QUICK, make_tracer=self._made)
         self._route = route
         self.endings: list[int] = []
         self.orphans: list[int] = []
 
-    def _tracer(self) -> Tracer:
+    def _made(self, *arguments: Any) -> Tracer:
         """One whose counters begin at what the last window left."""
-        with patch.object(tracer, "Program", KeptProgram.one):
-            made = super()._tracer()
+        made = make_tracer(*arguments)
         made.route = self._route or made.route
         self._before = made.counters()
         made.read()

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from otel_qemu.probe.inspection import inspect
+from otel_qemu.probe.inspection import Inspector
 from otel_qemu.probe.processes import read_process
 from tests.lab.disk import Disk
 from tests.lab.lab import Lab
@@ -29,7 +29,7 @@ class Observed:
     def __init__(self, lab: Lab, name: str, disk: Disk, folder: Path, suite: str | None = None) -> None:
         recording = folder / f"{name}.otq"
         self.guest = lab.guest(name, disks=[disk], paused=True, suite=suite)
-        self.inspection = inspect(read_process(self.guest.pid))
+        self.inspection = Inspector().inspect(read_process(self.guest.pid))
         with Tracing("record", "-o", str(recording), "--domain", self.guest.uuid) as self.tracing:
             self.guest.resume()
             self.before = self.guest.block_counts()[disk.alias]

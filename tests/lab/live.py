@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from otel_qemu.events import Batch
+from otel_qemu.probe.program import Program
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.trace.correlate import Correlator
@@ -34,8 +35,8 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 120) -> None:
 
 
 @contextmanager
-def traced(guest: Guest) -> Iterator[Tracer]:
-    with Tracer(Selection(pids=(guest.pid,))) as tracer:
+def traced(guest: Guest, load_program: Callable[[bool], Program] = Program) -> Iterator[Tracer]:
+    with Tracer(Selection(pids=(guest.pid,)), load_program=load_program) as tracer:
         tracer.refresh()
         yield tracer
 

@@ -9,13 +9,12 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
-import pytest
 
 from otel_qemu.events import Batch, Ending, Records
-from otel_qemu.probe import program
-from otel_qemu.probe import tracer as tracer_module
+from otel_qemu.probe.program import Program
 from otel_qemu.probe.tracer import Tracer
 from otel_qemu.trace.correlate import traces_of_requests
 from otel_qemu.trace.hung import HungRequests
@@ -98,12 +97,10 @@ def test_requests_that_hang_are_reported_while_they_do(lab: Lab) -> None:
     assert set(reported["request"].tolist()) <= set(finished["request"].tolist())
 
 
-def test_a_reader_that_stops_costs_records_and_no_count(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_stops_costs_records_and_no_count(lab: Lab) -> None:
     """Ten seconds of load into a small ring that nobody reads: histograms equal QMP, and every drop has its reason."""
-    for module in (program, tracer_module):
-        monkeypatch.setattr(module, "RING_PAGES", SMALL_RING_PAGES)
     guest = lab.guest("overfull", disks=[Disk("overfull")], paused=True)
-    with traced(guest) as tracer:
+    with traced(guest, partial(Program, ring_pages=SMALL_RING_PAGES)) as tracer:
         guest.resume()
         guest.run(
             "fio --name=load --filename=/dev/sda --rw=randrw --bs=4k --direct=1 --ioengine=libaio --iodepth=32"

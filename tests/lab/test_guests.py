@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from otel_qemu.probe.attach import MULTI, attach
-from otel_qemu.probe.inspection import inspect
+from otel_qemu.probe.inspection import Inspector
 from otel_qemu.probe.processes import read_process, start_ticks
 from otel_qemu.probe.program import Program
 from tests.lab.disk import Disk
@@ -64,7 +64,7 @@ def test_the_guest_lives_through_fifty_attaches_under_load(lab: Lab) -> None:
     """Attach and detach 50 times while fio runs: requests are seen each time, the process lives, fio has no error."""
     guest = lab.guest("survivor", disks=[Disk("survivor")])
     process = read_process(guest.pid)
-    inspection = inspect(process)
+    inspection = Inspector().inspect(process)
     guest.run(f"{FIO} > /tmp/fio.log 2>&1 & echo $! > /tmp/fio.pid")
     with closing(Program()) as program:
         program.trace_process(process.pid, inspection.layout)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from otel_qemu.probe.debuginfod import Client
 from otel_qemu.probe.elf import Function
 from otel_qemu.probe.symbols import open_with_symbols
 from tests.children import join
@@ -38,6 +39,7 @@ class Stripped:
         shutil.copy(self.path, self.whole)
         self.debug = directory / "binary.debug"
         self.root = directory / "root"
+        self.client = Client()
         run("objcopy", "--only-keep-debug", self.path, self.debug)
         run("objcopy", "--strip-all", self.path)
         self.offsets = {n: file_offset(str(self.path), at) for n, at in nm(str(self.whole)).items() if n in SOURCE}
@@ -63,7 +65,7 @@ class Stripped:
 
     def find(self, name: str = "wanted", *, roots: tuple[Path, ...] = ()) -> tuple[Function | None, list[str]]:
         """The function and the problems met."""
-        with open_with_symbols(str(self.path), ["wanted"], roots or [self.root]) as binary:
+        with open_with_symbols(str(self.path), ["wanted"], roots or [self.root], self.client) as binary:
             return binary.function(name), binary.problems
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.probe import debug_information, debuginfod, inspection
 from tests.support.stripped import FIXED, PIE, Debuginfod, Stripped, serving
 
 
@@ -15,14 +14,6 @@ def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody's servers or cache are used."""
     monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
     monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "cache"))
-    monkeypatch.setattr(debuginfod, "_failures", {})
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test's binary has shown is not believed of another's."""
-    monkeypatch.setattr(inspection, "_cache", {})
-    monkeypatch.setattr(debug_information, "_known", {})
 
 
 @pytest.fixture(params=[PIE, FIXED], ids=["pie", "no-pie"])

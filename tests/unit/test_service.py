@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -117,11 +117,14 @@ class Minute:
 
 
 @pytest.fixture
-def tracer(monkeypatch: pytest.MonkeyPatch) -> Idle:
-    """The tracer that services get."""
-    idle = Idle()
-    monkeypatch.setattr(Service, "_tracer", lambda _self: idle)
-    return idle
+def tracer() -> Idle:
+    """A tracer without a kernel."""
+    return Idle()
+
+
+def making(tracer: Idle) -> Callable[..., Any]:
+    """Makes this tracer, for a service."""
+    return lambda *_: tracer
 
 
 @pytest.fixture
@@ -136,7 +139,7 @@ def handlers() -> Iterator[None]:
 def test_it_waits_and_is_alive_meanwhile(tracer: Idle) -> None:
     """Ready at once, for nothing keeps it from tracing; alive at every turn, however seldom guests are looked for."""
     told = Told()
-    Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=1.0, wait=True)
+    Service(Nobody(), [], intervals=QUICK, notifier=told, make_tracer=making(tracer)).run(duration_s=1.0, wait=True)
     assert told.states[0] == "READY=1"
     assert told.states[1] == "STATUS=waiting for a guest"
     assert told.states[-1] == "STOPPING=1"
@@ -147,7 +150,7 @@ def test_it_waits_and_is_alive_meanwhile(tracer: Idle) -> None:
 def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
     """Then it has traced nothing, which is no error; meters are told that there will be no more."""
     minute = Minute()
-    service = Service(Nobody(), [], meters=[minute], intervals=QUICK)
+    service = Service(Nobody(), [], meters=[minute], intervals=QUICK, make_tracer=making(tracer))
     thread = threading.Thread(target=service.run, kwargs={"wait": True}, daemon=True)
     thread.start()
     service.stop()
@@ -157,23 +160,22 @@ def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
     assert [snapshot.last for snapshot in minute.taken] == [True]
 
 
-def test_what_keeps_it_from_tracing_is_said_before_there_is_a_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_keeps_it_from_tracing_is_said_before_there_is_a_guest() -> None:
     """Rights that are missing, and not when the first one comes."""
 
-    def refuse(_self: Service) -> Idle:
+    def refuse(*_: object) -> Any:
         raise NotPossible("rights are missing")
 
-    monkeypatch.setattr(Service, "_tracer", refuse)
     told = Told()
     with pytest.raises(NotPossible):
-        Service(Nobody(), [], intervals=QUICK, notifier=told).run(duration_s=1.0, wait=True)
+        Service(Nobody(), [], intervals=QUICK, notifier=told, make_tracer=refuse).run(duration_s=1.0, wait=True)
     assert told.states == []
 
 
 def test_without_it_there_must_be_one(tracer: Idle) -> None:
     """As a person at a terminal wants it."""
     with patch("otel_qemu.service.require_rights"), pytest.raises(NothingToTrace):
-        Service(Nobody(), []).run()
+        Service(Nobody(), [], make_tracer=making(tracer)).run()
     assert tracer.calls == []
 
 
@@ -181,14 +183,14 @@ def test_missing_rights_are_the_reason_why_no_guest_is_found(tracer: Idle) -> No
     """Without rights the processes of other users are hidden, so "start a guest" would mislead."""
     refused = NotPossible("tracing needs CAP_SYS_PTRACE")
     with patch("otel_qemu.service.require_rights", side_effect=refused), pytest.raises(NotPossible):
-        Service(Nobody(), []).run()
+        Service(Nobody(), [], make_tracer=making(tracer)).run()
     assert tracer.calls == []
 
 
 def test_why_names_are_missing_is_told(tracer: Idle, caplog: pytest.LogCaptureFixture) -> None:
     """Also if it was so from the beginning; once, until it changes."""
     selection, told = Nobody("no libvirt"), Told()
-    service = Service(selection, [], intervals=Intervals(0.01, 0.01, 0.01), notifier=told)
+    service = Service(selection, [], intervals=Intervals(0.01, 0.01, 0.01), notifier=told, make_tracer=making(tracer))
     with caplog.at_level(logging.WARNING):
         service.run(duration_s=1.0, wait=True)
     assert tracer.calls.count("refresh") > 2
@@ -199,7 +201,7 @@ def test_why_names_are_missing_is_told(tracer: Idle, caplog: pytest.LogCaptureFi
 def test_what_is_in_flight_at_the_end_is_waited_for(tracer: Idle) -> None:
     """Nothing new is taken before it is looked whether all has ended; the ring is read meanwhile, then all detached."""
     tracer.in_flight_at_end = [(0, 0), (0, 0), (0, 1), (2, 3)]
-    service = Service(Nobody(), [], intervals=QUICK)
+    service = Service(Nobody(), [], intervals=QUICK, make_tracer=making(tracer))
     service.run(duration_s=0, wait=True)
     assert tracer.calls == ["refresh", "take_no_more", "read", "read", "detach", "read", "close"]
     assert service.still_in_flight == (0, 0)
@@ -208,7 +210,7 @@ def test_what_is_in_flight_at_the_end_is_waited_for(tracer: Idle) -> None:
 def test_what_does_not_end_is_waited_for_no_longer_than_so(tracer: Idle) -> None:
     """A second at most, whatever hangs; how much it was is known afterwards."""
     tracer.in_flight_at_end = [(2, 3)] * 1000
-    service = Service(Nobody(), [], intervals=QUICK)
+    service = Service(Nobody(), [], intervals=QUICK, make_tracer=making(tracer))
     began_s = time.monotonic()
     service.run(duration_s=0, wait=True)
     assert QUICK.end_s <= time.monotonic() - began_s < Intervals().end_s + 9
@@ -217,18 +219,15 @@ def test_what_does_not_end_is_waited_for_no_longer_than_so(tracer: Idle) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_it_starts_is_an_orderly_end(
-    number: signal.Signals, tracer: Idle, monkeypatch: pytest.MonkeyPatch, handlers: None
-) -> None:
+def test_a_signal_while_it_starts_is_an_orderly_end(number: signal.Signals, tracer: Idle, handlers: None) -> None:
     """What is attached is detached, and what was seen is handed on; nothing is raised."""
 
-    def signalled(_self: Service) -> Idle:
+    def signalled(*_: object) -> Any:
         os.kill(os.getpid(), number)
         return tracer
 
-    monkeypatch.setattr(Service, "_tracer", signalled)
     began_s, minute = time.monotonic(), Minute()
-    Service(Nobody(), [], meters=[minute], intervals=QUICK).run(duration_s=60, wait=True)
+    Service(Nobody(), [], meters=[minute], intervals=QUICK, make_tracer=signalled).run(duration_s=60, wait=True)
     assert time.monotonic() - began_s < 30
     assert tracer.calls == ["refresh", "take_no_more", "detach", "read", "close"]
     assert [snapshot.last for snapshot in minute.taken] == [True]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.probe import debuginfod
+from otel_qemu.probe.debuginfod import Client
 from tests.children import child
 from tests.support.stripped import URL_PATH, Debuginfod, Stripped
 
@@ -36,7 +36,7 @@ def elfutils_server(files: Path) -> Iterator[str]:
 def test_the_server_of_elfutils(fixed: Stripped, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one, once it has looked through its folder."""
     fixed.install()
-    monkeypatch.setattr(debuginfod, "_RETRY_SECONDS", 0)
+    fixed.client = Client(retry_s=0)
     monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(fixed.path.parent / "real"))
     with elfutils_server(fixed.root) as url:
         monkeypatch.setenv("DEBUGINFOD_URLS", url)
@@ -87,7 +87,7 @@ class TestServer:
         self, fixed: Stripped, server: type[Debuginfod], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A server may get what it did not have; the client waits a while, too, and its cache is another then."""
-        monkeypatch.setattr(debuginfod, "_RETRY_SECONDS", 0)
+        fixed.client = Client(retry_s=0)
         assert fixed.find()[0] is None
         server.files[URL_PATH] = fixed.debug.read_bytes()
         monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(fixed.path.parent / "another"))
@@ -127,7 +127,7 @@ class TestNoAnswer:
 
     def test_a_server_that_says_nothing_is_given_up(self, fixed: Stripped, monkeypatch: pytest.MonkeyPatch) -> None:
         """It accepts, and no answer comes: waited for once, though two processes run the binary."""
-        monkeypatch.setattr(debuginfod, "_SECONDS", 0.5)
+        fixed.client = Client(timeout_s=0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             monkeypatch.setenv("DEBUGINFOD_URLS", f"http://127.0.0.1:{silent.getsockname()[1]}")
             for _ in range(2):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe import debug_information, dwarf_process
+from otel_qemu.probe.debug_information import DebugInformation
 from otel_qemu.probe.dwarf import Offsets, Struct
 from otel_qemu.probe.dwarf_process import offsets_in
 from otel_qemu.probe.layouts import COMPLETION, RBD_TASK, SCSI_REQUEST
@@ -78,12 +78,11 @@ class TestStrangers:
         with pytest.raises(BadInput, match=f"cannot read {tmp_path}/gone: No such file"):
             offsets_in(str(tmp_path / "gone"), [WANTED])
 
-    def test_one_that_takes_too_long(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_takes_too_long(self, tmp_path: Path) -> None:
         """Its reader is ended."""
         program = built(tmp_path, SOURCE.format(more=""), "-g")
-        monkeypatch.setattr(dwarf_process, "_SECONDS", 0.001)
         with pytest.raises(BadInput, match=r"is not used: reading it takes over 0\.001 s"):
-            offsets_in(str(program), [WANTED])
+            offsets_in(str(program), [WANTED], timeout_s=0.001)
 
     def test_one_that_takes_too_much_memory(self, tmp_path: Path) -> None:
         """A section of 8 GiB, of zeros that take no room in the file: its reader is refused the memory."""
@@ -138,10 +137,10 @@ int main() {{ return 0; }}
 """
 
 
-def evidence(program: Path, struct: str) -> dict[str, int] | list[str]:
+def evidence(program: Path, struct: str, source: DebugInformation | None = None) -> dict[str, int] | list[str]:
     """What is found in a program, or what is wrong with it."""
     with open_with_symbols(str(program), []) as binary:
-        found = debug_information.evidence(binary, struct)
+        found = (source or DebugInformation()).evidence(binary, struct)
         return found[0].offsets if found else binary.problems
 
 
@@ -188,7 +187,7 @@ class TestEvidence:
         )
         assert evidence(program, COMPLETION) == {"completion_argument": 0x60}
 
-    def test_a_file_is_read_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_is_read_once(self, tmp_path: Path) -> None:
         """Though it is asked for three structs by a hundred processes; a bad one as well."""
         read: list[str] = []
 
@@ -196,8 +195,8 @@ class TestEvidence:
             read.append(path)
             return {}
 
-        monkeypatch.setattr(debug_information, "offsets_in", noted)
+        source = DebugInformation(noted)
         program = built(tmp_path, SOURCE.format(more=""), "-g")
         for struct in (SCSI_REQUEST, RBD_TASK, COMPLETION) * 2:
-            assert evidence(program, struct) == []
+            assert evidence(program, struct, source) == []
         assert read == [str(program)]

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_qemu.probe import inspection
 from otel_qemu.probe.elf import Binary, open_binary
-from otel_qemu.probe.inspection import _Findings, _findings
+from otel_qemu.probe.inspection import MOST_CACHED, Findings, FindingsCache, Inspector
 from otel_qemu.probe.layouts import Evidence
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.sites import PROBES
@@ -15,19 +14,20 @@ from tests.support.builders import compiled
 from tests.support.debug_builds import SOURCE, built
 
 LAYOUT = Evidence({"device": 8}, "somewhere")
-COMPLETE = _Findings(layout=LAYOUT)
+COMPLETE = Findings(layout=LAYOUT)
 
 
 class Look:
-    """Counts how often it is asked."""
+    """Counts how often it is asked, by a cache of its own."""
 
     __name__ = "look"
 
-    def __init__(self, found: _Findings = COMPLETE) -> None:
+    def __init__(self, found: Findings = COMPLETE, most: int = MOST_CACHED) -> None:
         self.found = found
         self.asked = 0
+        self.cache = FindingsCache(most)
 
-    def __call__(self, _binary: Binary) -> _Findings:
+    def __call__(self, _binary: Binary) -> Findings:
         self.asked += 1
         return self.found
 
@@ -36,7 +36,7 @@ def ask(folder: Path, look: Look, source: str = "int main(void) { return 0; }", 
     flags = flags or ("-Wl,--build-id=sha1",)
     path = str(compiled(folder, source, *flags))
     with open_binary(path) as binary:
-        _findings(binary, MappedFile(path, path, 7, inode), look)
+        look.cache.find(binary, MappedFile(path, path, 7, inode), look)
 
 
 def test_the_same_build_and_inode_is_looked_at_once(tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_another_build_or_inode_is_looked_at_again(tmp_path: Path) -> None:
     assert look.asked == 3
 
 
-@pytest.mark.parametrize("found", [_Findings(), _Findings(missing=[PROBES[0]], layout=LAYOUT)])
-def test_what_lacks_something_is_looked_at_again(tmp_path: Path, found: _Findings) -> None:
+@pytest.mark.parametrize("found", [Findings(), Findings(missing=[PROBES[0]], layout=LAYOUT)])
+def test_what_lacks_something_is_looked_at_again(tmp_path: Path, found: Findings) -> None:
     """Its debug file may have been installed since."""
     look = Look(found)
     ask(tmp_path, look)
@@ -71,12 +71,16 @@ def test_a_binary_without_build_id_is_never_believed_to_be_another(tmp_path: Pat
     assert look.asked == 2
 
 
-def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "_MOST_CACHED", 2)
-    look = Look()
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
+    """Of five, it remembers the last two at most, and the last one in any case."""
+    look = Look(most=2)
     for inode in range(5):
         ask(tmp_path, look, inode=inode)
-    assert len(inspection._cache) <= 2
+    ask(tmp_path, look, inode=4)
+    assert look.asked == 5
+    for inode in range(3):
+        ask(tmp_path, look, inode=inode)
+    assert look.asked == 8
 
 
 DISAGREEING = SOURCE.format(more="").replace(
@@ -92,7 +96,7 @@ int main""",
 def test_sources_that_disagree_are_reported_and_neither_is_used(tmp_path: Path) -> None:
     """Debug information of an old SCSIRequest, machine code of a new one: the first requests will show which it is."""
     path = str(built(tmp_path, DISAGREEING, "-g", "-rdynamic"))
-    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    found = Inspector().inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
     (problem,) = [each for each in found.problems if "SCSIRequest" in each]
     assert problem == (
         "the layout of SCSIRequest is not used, because two sources disagree: debug information (in the file itself): "
@@ -107,7 +111,7 @@ def test_a_layout_that_the_probes_cannot_read_is_reported(tmp_path: Path) -> Non
     """Debug information shows that it is no layout that is known, whatever machine code looks like."""
     source = DISAGREEING.replace("0x17a", "0x172").replace("tag, lun;", "tag, between, lun;")
     path = str(built(tmp_path, source, "-g", "-rdynamic"))
-    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    found = Inspector().inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
     assert not found.layout.scsi_known
     assert any("has an unknown layout of SCSIRequest" in problem for problem in found.problems)
 
@@ -117,7 +121,7 @@ def test_debug_information_that_cannot_be_read(tmp_path: Path, is_known: bool) -
     """A problem only where it is needed."""
     source = DISAGREEING if is_known else DISAGREEING.replace("req[0x17a] = 1", "req[0] = 1")
     path = str(built(tmp_path, source, "-g", "-gsplit-dwarf", "-rdynamic"))
-    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    found = Inspector().inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
     assert any("split off into .dwo files" in problem for problem in found.problems) is not is_known
     assert found.calibrates is not is_known
 
@@ -126,7 +130,7 @@ def test_a_layout_that_nothing_shows_nor_can_show(tmp_path: Path) -> None:
     """Without scsi_req_new there is nothing to calibrate with: the reason and the remedy are said."""
     source = DISAGREEING.replace("req[0x17a] = 1", "req[0] = 1").replace("scsi_req_new", "another")
     path = str(built(tmp_path, source, "-rdynamic"))
-    found = inspection.inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
+    found = Inspector().inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
     assert not found.calibrates
     assert found.problems[0] == (
         "SCSI is not traced: the layout of SCSIRequest is not known, and /usr/bin/kvm has no symbol scsi_req_new "

@@ -5,14 +5,13 @@ import lzma
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from otel_qemu.errors import BadInput
-from otel_qemu.probe import inspection, symbols
-from otel_qemu.probe.elf import Binary, Function, open_binary
+from otel_qemu.probe.elf import Function
+from otel_qemu.probe.inspection import Inspector
 from otel_qemu.probe.processes import MappedFile, QemuProcess
 from otel_qemu.probe.symbols import open_with_symbols
 from tests.support.builders import compiled
@@ -70,18 +69,14 @@ class TestSources:
         """No table, no debug file, no server: None, and no problem, as nothing is wrong."""
         assert stripped.find() == (None, [])
 
-    def test_an_exported_function_opens_nothing_else(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: type[Debuginfod]
-    ) -> None:
-        """Where .dynsym has what every build has, what it lacks is not looked for in other files."""
+    def test_an_exported_function_opens_nothing_else(self, tmp_path: Path, server: type[Debuginfod]) -> None:
+        """Where .dynsym has what every build has, what it lacks is not looked for in others, which are damaged here."""
         stripped = Stripped(tmp_path, *PIE, "-rdynamic")
-        stripped.install()
-        stripped.embed(stripped.mini())
-        monkeypatch.setattr(symbols, "binary_in_memory", None)
-        monkeypatch.setattr(symbols, "_is_file", None)
-        function, _ = stripped.find()
+        stripped.install().write_bytes(b"damaged")
+        stripped.embed(b"damaged")
+        function, problems = stripped.find()
         assert function is not None
-        assert function.table == ".dynsym"
+        assert (function.table, problems) == (".dynsym", [])
         assert stripped.find("no_such_function") == (None, [])
         assert server.asked == []
 
@@ -91,18 +86,14 @@ class TestSources:
         assert fixed.find("no_such_function") == (None, [])
         assert server.asked == []
 
-    def test_each_source_is_read_once(self, fixed: Stripped, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Several functions share what was read."""
-        path, read = fixed.install(), list[str]()
-
-        def opening(name: str) -> AbstractContextManager[Binary]:
-            read.append(name)
-            return open_binary(name)
-
-        monkeypatch.setattr(symbols, "open_binary", opening)
+    def test_each_source_is_read_once(self, fixed: Stripped) -> None:
+        """Several functions share what was read, though the file is damaged since."""
+        path = fixed.install()
         with open_with_symbols(str(fixed.path), ["wanted"], [fixed.root]) as binary:
-            assert [binary.function(name) is not None for name in ("other", "wanted", "main")] == [True] * 3
-        assert read == [str(fixed.path), str(path)]
+            assert binary.function("other") is not None
+            path.write_bytes(b"damaged")
+            assert [binary.function(name) is not None for name in ("wanted", "main")] == [True] * 2
+            assert binary.problems == []
 
 
 class TestDamage:
@@ -137,13 +128,12 @@ class TestDamage:
         assert function is None
         assert len(problems) == 1
 
-    def test_mini_debug_info_that_is_a_bomb(self, fixed: Stripped, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_mini_debug_info_that_is_a_bomb(self, fixed: Stripped) -> None:
         """What unpacks to more than any binary has is left alone."""
-        monkeypatch.setattr(symbols, "_LARGEST_DEBUG_DATA_BYTES", 1 << 16)
-        fixed.embed(lzma.compress(bytes(1 << 20)))
+        fixed.embed(lzma.compress(bytes((1 << 26) + 1), preset=0))
         function, problems = fixed.find()
         assert function is None
-        assert "larger than 65,536 bytes" in problems[0]
+        assert "larger than 67,108,864 bytes" in problems[0]
 
     def test_a_debug_file_of_another_build(self, fixed: Stripped, tmp_path: Path) -> None:
         """Told apart by the build id in it, not by its name."""
@@ -221,7 +211,7 @@ class TestInspection:
         path = compiled(tmp_path, SCSI, WITH_ID)
         server.files[URL_PATH] = path.read_bytes()
         run("strip", path)
-        found = inspection.inspect(process(path))
+        found = Inspector().inspect(process(path))
         assert found.symbols == {"scsi": "debuginfod", "rbd": None}
         assert found.layout.scsi_known
         assert {site.probe.function for site in found.sites["scsi"]} == {
@@ -231,7 +221,7 @@ class TestInspection:
     def test_without_symbols_scsi_is_not_traced(self, tmp_path: Path) -> None:
         """Said in one sentence with what to install."""
         path = compiled(tmp_path, SCSI, WITH_ID, "-s")
-        found = inspection.inspect(process(path))
+        found = Inspector().inspect(process(path))
         assert found.symbols == {"scsi": None, "rbd": None}
         assert [problem for problem in found.problems if "SCSI" in problem] == [
             "SCSI is not traced: /usr/bin/kvm has no symbol scsi_req_complete, scsi_req_enqueue; "
