@@ -29,23 +29,23 @@ Records = NDArray[np.void]
 """An array of dtype `RECORD`, in the order in which the ring was written."""
 
 
-def _block(kind: str, name: str) -> str:
+def _block(kind: str, name: str, header: str = _HEADER) -> str:
     """Return the text between the braces of `kind name { ... }`."""
-    found = re.search(rf"^{kind} {name} {{\n(.*?)^}}", _HEADER, re.M | re.S)
+    found = re.search(rf"^{kind} {name} {{\n(.*?)^}}", header, re.M | re.S)
     if found is None:
         raise LookupError(f"events.h has no {kind} {name}")
     return found[1]
 
 
-def _dtype(struct: str) -> np.dtype[np.void]:
+def struct_dtype(struct: str, header: str = _HEADER) -> np.dtype[np.void]:
     """
-    Return the dtype of a struct; a byte array becomes a subarray of bytes.
+    Return the dtype of a struct of a header; a byte array becomes a subarray of bytes.
 
     Raises:
-        LookupError: a field's type is not one of the fixed-width ones.
+        LookupError: there is no such struct, or a field's type is not one of the fixed-width ones.
     """
     fields: list[Any] = []
-    for line in re.findall(r"^    ([\w ]+(?:\[\d+\])?);", _block("struct", struct), re.M):
+    for line in re.findall(r"^    ([\w ]+(?:\[\d+\])?);", _block("struct", struct, header), re.M):
         kind, name = line.split()
         array = re.fullmatch(r"(\w+)\[(\d+)\]", name)
         if array is not None and kind == "char":
@@ -68,7 +68,7 @@ def _counters() -> list[tuple[str, str, str]]:
     return [(name.lower(), marks, text) for name, marks, text in lines]
 
 
-RECORD = _dtype("record")
+RECORD = struct_dtype("record")
 """One record: ``struct record`` of ``bpf/events.h``; 128 bytes, times in CLOCK_MONOTONIC ns."""
 
 SITES = _sites()

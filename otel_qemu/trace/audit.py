@@ -59,6 +59,7 @@ class Audit:
         unwalked: the same of the joins that the rules make without the walk.
         differences, unwalked_differences: the first of each.
         silences: why the chain did not tell, for how many calls.
+        most_differences: wrong and missed joins of each of the two comparisons that are kept; all are counted.
     """
 
     joins: defaultdict[Join, Tally] = field(default_factory=lambda: defaultdict(Counter))
@@ -66,6 +67,7 @@ class Audit:
     differences: list[Difference] = field(default_factory=list)
     unwalked_differences: list[Difference] = field(default_factory=list)
     silences: Counter[str] = field(default_factory=Counter)
+    most_differences: int = MOST_DIFFERENCES
     _verdicts: Verdicts = field(default_factory=Verdicts)
     _stand_in: Correlator = field(default_factory=Correlator)
 
@@ -109,7 +111,7 @@ class Audit:
             self.silences.update(why[outcome == Outcome.SILENT].tolist())
         differences = self.differences if walked else self.unwalked_differences
         for place in (Outcome.DIFFER, Outcome.MISSED):
-            room = MOST_DIFFERENCES - sum(difference.outcome == place for difference in differences)
+            room = self.most_differences - sum(difference.outcome == place for difference in differences)
             rows = np.flatnonzero(outcome == place)[:room].tolist()
             differences += [_difference(traces, verdicts, row, place, walked) for row in rows]
 

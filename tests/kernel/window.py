@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A short run of the service on a busy guest, with a program that is loaded already."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,13 +11,10 @@ from otel_qemu.probe.tracer import Tracer
 from otel_qemu.service import Intervals, Service
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Join, Traces
-from tests.kernel.tracing import KeptProgram
+from tests.kernel.tracing import INSPECTOR, KeptProgram
 
 QUICK = Intervals(drain_s=0.01, refresh_s=0.02)
 """So short that a window of a few hundredths of a second has several turns, and a proof's probe is detached in it."""
-
-
-make_tracer: Callable[..., Tracer] = partial(Tracer, load_program=KeptProgram.one)
 
 
 class Window(Service):
@@ -38,7 +34,7 @@ class Window(Service):
 
     def _made(self, *arguments: Any) -> Tracer:
         """One whose counters begin at what the last window left."""
-        made = make_tracer(*arguments)
+        made = partial(Tracer, load_program=KeptProgram.one, inspector=INSPECTOR)(*arguments)
         made.route = self._route or made.route
         self._before = made.counters()
         made.read()

@@ -13,12 +13,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from otel_qemu.events import Batch
 from otel_qemu.probe.selection import Selection
 from otel_qemu.service import Service
-from otel_qemu.trace import audit
 from otel_qemu.trace.audit import Audit
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.traces import Traces
@@ -61,8 +59,9 @@ class Audited:
         plug_qcow2(lab, self.guest, self.layered)
         self.traces: list[Traces] = []
         self.service = Service(Selection(pids=(self.guest.pid,)), [self], audit=True)
+        self.audit.most_differences = 1 << 30  # a test counts them
         attached = threading.Event()
-        with ThreadPoolExecutor() as pool, patch.object(audit, "MOST_DIFFERENCES", 1 << 30):  # a test counts them
+        with ThreadPoolExecutor() as pool:
             running = pool.submit(self.service.run, None, lambda *_: attached.set())
             try:
                 wait_until(lambda: attached.is_set() or running.done())

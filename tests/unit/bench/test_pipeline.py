@@ -4,6 +4,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,9 @@ from otel_qemu.events import Batch, Link, RecordKind
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.spans.encode import encode
 from otel_qemu.export.spans.ids import Ids
+from otel_qemu.probe.disassembly import decoded
+from otel_qemu.probe.elf import open_binary
+from otel_qemu.probe.sites import is_emulated
 from otel_qemu.trace.histograms import Histograms, rbd_operation
 from otel_qemu.trace.names import Names
 from otel_qemu.trace.pipeline import Pipeline
@@ -156,12 +160,18 @@ def test_percent_is_of_one_core() -> None:
     assert sidecar.percent(100_000_000, 10_000_000_000) == 1.0
 
 
-def test_the_program_under_test_has_every_kind() -> None:
-    """A function for each instruction, in the table by its name."""
-    text = hit.source()
-
-    assert all(f'{{"{kind}", on_{kind}}}' in text and f"void on_{kind}(void)" in text for kind in hit.KINDS)
-    assert set(hit.SINGLE_STEPPED) <= hit.KINDS.keys()
+def test_the_program_under_test_has_every_kind(tmp_path: Path) -> None:
+    """A function begins with each instruction, which the kernel emulates or single-steps as named, and can be timed."""
+    program = hit.compile_into(tmp_path)
+    code = program.read_bytes()
+    with open_binary(str(program)) as binary:
+        for kind in hit.KINDS:
+            function = binary.function(f"on_{kind}")
+            assert function is not None
+            first = next(decoded(code[function.offset : function.offset + 16]))
+            assert first.mnemonic == kind
+            assert is_emulated(bytes(first.bytes)) != (kind in hit.SINGLE_STEPPED)
+            assert hit.ns_a_call(program, kind, attached=False) > 0
 
 
 @pytest.mark.parametrize(

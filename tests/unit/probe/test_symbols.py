@@ -135,7 +135,7 @@ class TestDamage:
         assert function is None
         assert "larger than 67,108,864 bytes" in problems[0]
 
-    def test_a_debug_file_of_another_build(self, fixed: Stripped, tmp_path: Path) -> None:
+    def test_a_debug_file_of_another_build(self, fixed: Stripped) -> None:
         """Told apart by the build id in it, not by its name."""
         path = fixed.install()
         compiled(fixed.root, SOURCE, "-Wl,--build-id=0x0123").rename(path)
@@ -143,7 +143,7 @@ class TestDamage:
         assert function is None
         assert problems == [f"{path} is not used: its build id is 0123, not abcdef0123456789: install that one"]
 
-    def test_a_debug_file_without_build_id(self, fixed: Stripped, tmp_path: Path) -> None:
+    def test_a_debug_file_without_build_id(self, fixed: Stripped) -> None:
         """It could be anything's."""
         path = fixed.install()
         compiled(fixed.root, SOURCE, "-Wl,--build-id=none").rename(path)
@@ -175,7 +175,7 @@ class TestDamage:
         os.mkfifo(path)
         assert fixed.find() == (None, [])
 
-    def test_a_symbol_outside_the_code_is_not_used(self, fixed: Stripped, tmp_path: Path) -> None:
+    def test_a_symbol_outside_the_code_is_not_used(self, fixed: Stripped) -> None:
         """A debug file may say any address; only the binary's own code counts."""
         path = fixed.install()
         moved = compiled(fixed.root, SOURCE, WITH_ID, "-no-pie", "-fno-pie", "-Wl,-Ttext-segment=0x70000000")

@@ -18,6 +18,7 @@ from otel_qemu.export.spans.encoded import EncodedTrace, request_of
 from tests.children import join
 from tests.support.encoded_traces import encoded
 from tests.support.ledgers import is_conserved
+from tests.support.sending import WAIT_S
 
 ROOMY = Capacity(1000, 1 << 20)
 
@@ -197,7 +198,7 @@ TestQueueMachine.settings = settings(max_examples=80, stateful_step_count=40, de
 def test_counts_are_conserved_at_every_moment() -> None:
     """Three threads, random sizes and fates, and an observer that never sees a span in two places, or in none."""
     queue, ledger = made(spans=60)
-    done = threading.Event()
+    done, looked = threading.Event(), threading.Event()
     broken: list[Stats] = []
 
     def observe() -> None:
@@ -207,18 +208,21 @@ def test_counts_are_conserved_at_every_moment() -> None:
             if not is_conserved(stats) or stats[Fate.WAITING].spans > 60 or stats.produced < before.produced:
                 broken.append(stats)
             before = stats
+            looked.set()
 
     def send() -> None:
         random_ = random.Random(2)
         while (taken := queue.take(Capacity(16, 1 << 20), 0.01)) is not None:
             _end(queue, taken, random_)
 
-    threads = _started([observe, send])
     sizes = random.Random(1)
-    for turn in range(1500):
+    queue.put([trace(sizes.randint(1, 20)) for _ in range(60)])  # not all fit, as nobody sends yet
+    threads = _started([observe, send])
+    assert looked.wait(WAIT_S)
+    for turn in range(1480):
         queue.put([trace(sizes.randint(1, 20)) for _ in range(3)])
         if turn % 5 == 0:
-            queue.flush(5)
+            assert queue.flush(WAIT_S)  # so the sender has had its turns
     queue.close()
     for thread in threads[1:]:
         join(thread)
