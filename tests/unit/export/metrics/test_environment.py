@@ -9,11 +9,11 @@ import pytest
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export.metrics.client import MetricsClient
-from otel_qemu.export.metrics.exemplars import Exemplar
 from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
-from otel_qemu.export.metrics.series_names import SeriesName
+from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
-from tests.support.metering import READ, Kernel, Meter
+from tests.support.builders import Request, names, traces
+from tests.support.metering import READ, Kernel
 from tests.support.metric_clients import SCSI, snapshot
 
 
@@ -44,9 +44,12 @@ def test_the_console_prints_a_request_a_line(
     kernel = one_read()
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "console")
     with MetricsClient.from_environment() as client:
-        exemplar = Exemplar(5_000, time.time_ns(), bytes(range(16)), bytes(range(8)))
-        (name,) = (each for each in named(kernel) if each.instrument == SCSI)
-        monkeypatch.setattr(client.exemplars, "collect", lambda *_: {name: [exemplar]})
+        assert client.exemplars
+        sent = EncodedTrace(bytes(range(16)), bytes(range(8)), b"", b"", 1)
+        fields = {"randomness": int.from_bytes(sent.trace_id[-7:], "big")}
+        made = traces(Request("READ", time.monotonic_ns(), 5_000, fields=fields))
+        client.exemplars.consider(made, names())
+        client.exemplars.on_sent([sent])
         client.measure(snapshot(kernel, last=True))
     (line,) = capsys.readouterr().out.splitlines()
     metrics = {metric["name"]: metric for resource in json.loads(line)["resourceMetrics"]
@@ -54,14 +57,7 @@ def test_the_console_prints_a_request_a_line(
     histogram = metrics[SCSI]["histogram"]
     assert histogram["aggregationTemporality"] == 2
     (shown,) = histogram["dataPoints"][0]["exemplars"]
-    assert (shown["traceId"], shown["spanId"]) == (exemplar.trace_id.hex(), exemplar.span_id.hex())
-
-
-def named(kernel: Kernel) -> list[SeriesName]:
-    """The series of what a kernel has counted."""
-    meter = Meter()
-    meter.measure(kernel)
-    return [point.name for point in meter.readings.points()]
+    assert (shown["traceId"], shown["spanId"]) == (sent.trace_id.hex(), sent.root_id.hex())
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
