@@ -92,6 +92,7 @@ class Findings:
     layout: Evidence | None = None
     proof: Site | None = None
     version: str = ""
+    unsupported: str = ""
     problems: tuple[str, ...] = ()
 
     @property
@@ -162,6 +163,9 @@ class Inspector:
                 f"SCSI is not traced: {executable.name} has no symbol {names}; install its debug symbols"
             )
             return {}
+        if qemu.unsupported:  # calibration and proof do not compare every field that is read
+            found.problems.append(f"SCSI is not traced: {qemu.unsupported}")
+            return {}
         if qemu.layout is None and qemu.proof is None:
             found.problems.append(
                 f"SCSI is not traced: the layout of SCSIRequest is not known, and {executable.name} has no symbol "
@@ -205,9 +209,13 @@ class Inspector:
 
     def _look_at_qemu(self, binary: Binary) -> Findings:
         probes, missing = sites(binary, "scsi")
-        layout = self._layout(binary, SCSI_REQUEST, machine_code.scsi_request)
+        layout, unsupported = None, ""
+        try:
+            layout = self._layout(binary, SCSI_REQUEST, machine_code.scsi_request)
+        except UnsupportedLayout as error:
+            unsupported = str(error)
         version = binary.text_after(b"QEMU emulator version ")
-        return Findings(probes, missing, layout, proof_site(binary), version, tuple(binary.problems))
+        return Findings(probes, missing, layout, proof_site(binary), version, unsupported, tuple(binary.problems))
 
     def _look_at_librbd(self, binary: Binary) -> Findings:
         probes, missing = sites(binary, "rbd")
@@ -219,12 +227,15 @@ class Inspector:
         return Findings(layout=layout, problems=tuple(binary.problems))
 
     def _layout(self, binary: Binary, struct: str, read_code: Callable[[Binary], list[Evidence]]) -> Evidence | None:
-        """Return a struct's layout by debug information and machine code; None without evidence, or if they differ."""
+        """
+        Return a struct's layout by debug information and machine code; None without evidence, or if they differ.
+
+        Raises:
+            UnsupportedLayout: the kernel side cannot read the struct.
+        """
         code = read_code(binary)
         try:
             return agreed([*self._debug_information.evidence(binary, struct, is_needed=not code), *code])
-        except UnsupportedLayout as error:
-            binary.report(str(error))
         except Disagreement as error:
             binary.report(f"the layout of {struct} is not used, because two sources disagree: {error}")
         return None

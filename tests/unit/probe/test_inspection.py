@@ -107,12 +107,22 @@ def test_sources_that_disagree_are_reported_and_neither_is_used(tmp_path: Path) 
     assert not found.layout.scsi_known
 
 
-def test_a_layout_that_the_probes_cannot_read_is_reported(tmp_path: Path) -> None:
-    """Debug information shows that it is no layout that is known, whatever machine code looks like."""
-    source = DISAGREEING.replace("0x17a", "0x172").replace("tag, lun;", "tag, between, lun;")
+@pytest.mark.parametrize(
+    ("known", "moved"), [("tag, lun;", "tag, between, lun;"), ("int len;", "int len, between, another;")]
+)
+def test_a_layout_that_the_probes_cannot_read_is_reported(tmp_path: Path, known: str, moved: str) -> None:
+    """
+    Debug information shows that it is no layout that is known, whatever machine code looks like.
+
+    It is not calibrated either: calibration could not see that `cmd.xfer` has moved.
+    """
+    assert known in DISAGREEING
+    source = DISAGREEING.replace("0x17a", "0x172").replace(known, moved)
     path = str(built(tmp_path, source, "-g", "-rdynamic"))
     found = Inspector().inspect(QemuProcess(0, 0, MappedFile("/usr/bin/kvm", path, 0, 0), None, None, None))
     assert not found.layout.scsi_known
+    assert not found.calibrates
+    assert "scsi" not in found.sites
     assert any("has an unknown layout of SCSIRequest" in problem for problem in found.problems)
 
 
