@@ -17,6 +17,7 @@ from otel_qemu.events import NO_RECORDS, Batch
 from otel_qemu.meters import Meter, Meters
 from otel_qemu.notify import Notifier
 from otel_qemu.policy import EVERYTHING, KeepPolicy
+from otel_qemu.probe.child_process import while_wanted
 from otel_qemu.probe.inlined import inlined_functions
 from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.process_memory import release_compiler_memory
@@ -140,12 +141,17 @@ class Service:
             NothingToTrace: no process fits the selection.
             NotPossible: rights or parts are missing.
         """
-        with ended_by_signals(self._stopping):
+        with ended_by_signals(self._stopping), while_wanted(self._is_wanted):
             if not wait:
                 self._require_guests()
             # The program is loaded even before there is a guest, so that missing rights are reported at once.
             with self._tracer() as tracer:
                 self._trace(tracer, duration_s, ready, wait)
+
+    def _is_wanted(self) -> bool:
+        """Return whether to wait on for a file's reader, which may take a minute; report that the loop is alive."""
+        self._notifier.alive()
+        return not self._stopping.is_set()
 
     def _require_guests(self) -> None:
         """Raise if no guest is found; missing rights go first, because they hide the processes of other users."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from otel_qemu.errors import BadInput
+from otel_qemu.probe.child_process import Unwanted
 from otel_qemu.probe.dwarf import Offsets, Struct
 from otel_qemu.probe.dwarf_process import offsets_in
 from otel_qemu.probe.elf import Binary
@@ -86,6 +87,8 @@ class DebugInformation:
                 self._known.clear()
             try:
                 self._known[key] = self._read(str(path), _STRUCTS)
+            except Unwanted:
+                raise
             except BadInput as error:
                 self._known[key] = error
         known = self._known[key]

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from otel_qemu.errors import BadInput
+from otel_qemu.probe.child_process import Unwanted, finished
 
 TIMEOUT_S = 60.0
 RETRY_S = 600.0  # as elfutils' cache_miss_s
@@ -39,6 +40,7 @@ class Client:
 
         Raises:
             BadInput: neither has it.  For `retry_s` the same answer is given without asking again.
+            Unwanted: tracing ends.
         """
         key = build_id, os.environ.get("DEBUGINFOD_URLS", "")
         when, why = self._failures.get(key, (0.0, ""))
@@ -46,6 +48,8 @@ class Client:
             raise BadInput(why)
         try:
             return _asked(build_id, self._timeout_s)
+        except Unwanted:
+            raise
         except BadInput as error:
             self._failures[key] = time.monotonic(), str(error)
             raise
@@ -54,14 +58,15 @@ class Client:
 def _asked(build_id: str, timeout_s: float) -> Path:
     command = [_CLIENT, "debuginfo", build_id]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+        done = finished(command, timeout_s)
     except FileNotFoundError as error:
         raise BadInput(
             f"DEBUGINFOD_URLS is set, but there is no {_CLIENT}: install the package debuginfod, or unset it"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise BadInput(f"debuginfod gave no debug file for {build_id} in {timeout_s:g} s") from error
-    if done.returncode or not done.stdout.strip():
-        why = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
+    answer, said = os.fsdecode(done.stdout).strip(), done.stderr.decode(errors="replace").strip()
+    if done.returncode or not answer:
+        why = said.rpartition("\n")[2] or f"status {done.returncode}"
         raise BadInput(f"debuginfod gave no debug file for {build_id}: {why}")
-    return Path(done.stdout.strip())
+    return Path(answer)

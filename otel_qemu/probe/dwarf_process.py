@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import astuple
 
 from otel_qemu.errors import BadInput
+from otel_qemu.probe.child_process import finished
 from otel_qemu.probe.dwarf import Offsets, Struct, read_offsets
 
 _SECONDS = 15
@@ -29,11 +30,12 @@ def offsets_in(path: str, structs: Iterable[Struct], timeout_s: float = _SECONDS
 
     Raises:
         BadInput: the file is damaged, too large, split over several files, or takes too long to read.
+        Unwanted: tracing ends.
     """
     command = [sys.executable, "-P", "-m", __name__, json.dumps([astuple(struct) for struct in structs])]
     try:
         with open(path, "rb") as file:
-            done = subprocess.run(command, stdin=file, capture_output=True, timeout=timeout_s, check=False)
+            done = finished(command, timeout_s, stdin=file)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:

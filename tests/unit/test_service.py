@@ -16,6 +16,7 @@ import pytest
 from otel_qemu.errors import NothingToTrace, NotPossible
 from otel_qemu.events import COUNTERS, NO_RECORDS, Batch, Records
 from otel_qemu.notify import Notifier
+from otel_qemu.probe.child_process import Unwanted, finished
 from otel_qemu.probe.selection import Selection
 from otel_qemu.service import Intervals, Service
 from otel_qemu.trace.histograms import Histograms
@@ -158,6 +159,32 @@ def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
     assert not thread.is_alive()
     assert tracer.calls[-3:] == ["detach", "read", "close"]
     assert [snapshot.last for snapshot in minute.taken] == [True]
+
+
+class Reading(Idle):
+    """A tracer that reads a large file, in a process of its own."""
+
+    def refresh(self) -> list[ProcessCounts]:
+        with pytest.raises(Unwanted):
+            finished(["sleep", "600"], 600)
+        return super().refresh()
+
+
+def test_a_file_that_is_read_delays_neither_reports_nor_the_end() -> None:
+    """A debug file may take a minute: the manager hears meanwhile that the loop is alive, and `stop` ends it."""
+    tracer, told = Reading(), Told()
+    service = Service(Nobody(), [], intervals=QUICK, notifier=told, make_tracer=making(tracer))
+    thread = threading.Thread(target=service.run, kwargs={"wait": True}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while told.states.count("WATCHDOG=1") < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert tracer.calls == []
+    service.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert tracer.calls[:1] == ["refresh"]
+    assert tracer.calls[-1] == "close"
 
 
 def test_what_keeps_it_from_tracing_is_said_before_there_is_a_guest() -> None:
