@@ -171,10 +171,7 @@ class Program:
 
     def trust_process(self, pid: int) -> None:
         """Take a traced process's requests without proof from now on."""
-        table = self._bpf[b"processes"]
-        process = table[ctypes.c_uint32(pid)]
-        process.proving = 0
-        table[ctypes.c_uint32(pid)] = process
+        self._change_process(pid, proving=0)
         self._forget(self._bpf[b"expected"], pid)
 
     def samples(self, pid: int) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
@@ -185,14 +182,29 @@ class Program:
         requests = np.frombuffer(submitted, dtype=np.uint8).reshape(-1, calibration.REQUEST_BYTES)
         return np.frombuffer(made, dtype=calibration.EXPECTED), requests
 
-    def sample_again(self, pid: int, **offsets: int) -> None:
-        """Drop the samples of a process.  With `offsets` it is proven with these; without, new samples are taken."""
-        table = self._bpf[b"processes"]
-        process = table[ctypes.c_uint32(pid)]
-        for name, value in {**offsets, "made": 0, "submitted": 0}.items():
-            setattr(process, name, value)
+    def has_all_samples(self, pid: int) -> bool:
+        """Whether no further samples of a process are taken.  If the tables were full, it has fewer than allowed."""
+        return int(self._bpf[b"processes"][ctypes.c_uint32(pid)].submitted) >= calibration.SAMPLES
+
+    def sample_again(self, pid: int) -> None:
+        """Drop all samples of a process, then take new ones."""
+        self._forget_samples(pid)
+        self._change_process(pid, made=0, submitted=0)
+
+    def prove_process(self, pid: int, **offsets: int) -> None:
+        """Prove a process with these offsets of SCSIRequest from now on, then drop its samples."""
+        self._change_process(pid, **offsets)  # first, so that no sample is taken after its table was emptied
+        self._forget_samples(pid)
+
+    def _forget_samples(self, pid: int) -> None:
         for samples in _SAMPLES:
             self._forget(self._bpf[samples], pid)
+
+    def _change_process(self, pid: int, **values: int) -> None:
+        table = self._bpf[b"processes"]
+        process = table[ctypes.c_uint32(pid)]
+        for name, value in values.items():
+            setattr(process, name, value)
         table[ctypes.c_uint32(pid)] = process
 
     def audit_process(self, pid: int) -> None:

@@ -11,7 +11,7 @@ import logging
 from dataclasses import replace
 
 from otel_qemu.probe import attach
-from otel_qemu.probe.calibration import SAMPLES, calibrated
+from otel_qemu.probe.calibration import calibrated
 from otel_qemu.probe.inspection import Inspection
 from otel_qemu.probe.layouts import CALIBRATION, SCSI_REQUEST, UNKNOWN_OFFSET, Layout
 from otel_qemu.probe.program import Program
@@ -53,6 +53,7 @@ class Proofs:
             NotPossible: the kernel refuses the probe.
         """
         file, site = inspection.process.executable, inspection.proof
+        self._waiting.pop(inspection.process.pid, None)  # it may have executed another binary
         self._use_calibrated(inspection)
         if site is None or not inspection.sites.get("scsi") or _build(inspection) in self._proven:
             return False
@@ -87,13 +88,13 @@ class Proofs:
         made, submitted = self._program.samples(pid)
         offsets = self._calibrated.get(build) or calibrated(made, submitted)
         if offsets is None:
-            if len(submitted) >= SAMPLES:
+            if self._program.has_all_samples(pid):
                 self._program.sample_again(pid)
                 self._report_once(pid)
             return
         self._calibrated[build] = offsets
         self._use_calibrated(inspection)
-        self._program.sample_again(pid, **offsets)
+        self._program.prove_process(pid, **offsets)
 
     def _use_calibrated(self, inspection: Inspection) -> None:
         """Use the layout that was calibrated in another process of the same build."""

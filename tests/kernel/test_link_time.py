@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from otel_qemu.probe.attach import MULTI, PERF
+from otel_qemu.probe.calibration import ENOUGH_SAMPLES, SAMPLES
 from otel_qemu.probe.inspection import Inspection, Inspector
 from otel_qemu.probe.layouts import CALIBRATION, SCSI_REQUEST, UNKNOWN_OFFSET
 from otel_qemu.probe.processes import QemuProcess
@@ -178,6 +179,26 @@ def test_a_calibration_is_of_the_binary() -> None:
         tracing.counted()
         later.command("read 5 4096")
         assert tracing.counted()["scsi_submitted"] == 5
+
+
+def test_samples_that_found_no_room_are_taken_again() -> None:
+    """As many processes are calibrated as there is room for; once there is room again, the next one is."""
+    inspector = Noting()
+    with running(STRANGE) as qemu, Tracing(qemu, prove=True, inspector=inspector) as tracing:
+        tables = [tracing.tracer._program._bpf[name] for name in (b"made", b"submitted")]
+        for table in tables:
+            for index in range(table.max_entries):
+                table[table.Key(0, 0, index)] = table.Leaf()
+        qemu.command(f"read {SAMPLES} 4096")
+        for table in tables:
+            table.clear()
+        tracing.tracer.refresh()
+        assert inspector.found[0].calibrates
+        qemu.command(f"read {ENOUGH_SAMPLES} 4096")
+        tracing.tracer.refresh()
+        assert not inspector.found[0].calibrates
+        qemu.command(f"read {SAMPLES} 4096")
+        assert [len(list(table.keys())) for table in tables] == [0, 0]
 
 
 class Misread(Program):
