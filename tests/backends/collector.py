@@ -26,30 +26,30 @@ FEATURE_GATES = "processor.tailsamplingprocessor.usetracestate"
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def install(cache: Path, say: Say) -> Path:
+def install(cache: Path, say: Say, manifest_path: Path = MANIFEST) -> Path:
     """
-    Return the Collector of collector/builder.yaml, building it first where the cache has none (minutes).
+    Return the Collector of a manifest, building it first where the cache has none (minutes).
 
     Raises:
         BackendMissing: it cannot be built here.
     """
-    manifest = MANIFEST.read_bytes()
+    manifest = manifest_path.read_bytes()
     version = _version(manifest)
     name = f"otelcol-v{version}-{hashlib.sha256(manifest).hexdigest()[:8]}"
-    return built(cache, name, f"Collector {version}", say, lambda go: _build(go, version))
+    return built(cache, name, f"Collector {version}", say, lambda go: _build(go, version, manifest_path))
 
 
 def _version(manifest: bytes) -> str:
     found = re.search(r"^  version: ([\d.]+)$", manifest.decode(), re.M)
-    assert found, f"{MANIFEST} has no version"
+    assert found, "the manifest has no version"
     return found[1]
 
 
-def _build(go: Go, version: str) -> Path:
+def _build(go: Go, version: str, manifest_path: Path) -> Path:
     # The builder writes a main package and its go.mod; it would compile it too, but without a word meanwhile.
     go.run(go.program, "install", f"{BUILDER}@v{version}")
     main = go.folder / "main"
-    go.run(str(go.folder / "builder"), f"--config={MANIFEST}", f"--output-path={main}", "--skip-compilation")
+    go.run(str(go.folder / "builder"), f"--config={manifest_path}", f"--output-path={main}", "--skip-compilation")
     return go.build(main, ".")
 
 

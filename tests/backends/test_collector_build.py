@@ -19,7 +19,7 @@ chmod +x "$GOBIN/builder"; echo "$2" > "$GOBIN/installed"; exit; fi"""
 BUILD = 'while [ "$1" != -o ]; do shift; done; (cat "$GOBIN/installed" "$GOBIN/asked") > "$2"; chmod +x "$2"'
 
 
-def test_it_is_built_of_the_manifest_once(go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_built_of_the_manifest_once(go: Path, tmp_path: Path) -> None:
     """By the builder of the manifest's version; another manifest is another executable."""
     script(go, GO_VERSION, INSTALL, BUILD)
     cache = tmp_path / "cache"
@@ -37,8 +37,7 @@ def test_it_is_built_of_the_manifest_once(go: Path, tmp_path: Path, monkeypatch:
     script(go, GO_VERSION, INSTALL, BUILD)
     changed = tmp_path / "builder.yaml"
     changed.write_text(collector.MANIFEST.read_text() + "# changed\n")
-    monkeypatch.setattr(collector, "MANIFEST", changed)
-    assert install(cache, print) != built
+    assert install(cache, print, changed) != built
     assert len(left_in(cache)) == 2
 
 
