@@ -76,6 +76,8 @@ sync /dev/sdb
 
 def main(chosen: list[str]) -> None:
     """Record scenes into `recordings`."""
+    if unknown := set(chosen) - set(SCENES):
+        sys.exit(f"error: no scene {', '.join(sorted(unknown))}: choose from {', '.join(SCENES)}")
     with Lab.up(say=print_progress) as lab:
         for name in chosen or SCENES:
             print(f"{name}: {record(lab, name, SCENES[name])} records", file=sys.stderr)

@@ -162,9 +162,9 @@ def test_a_refusal_before_the_end_of_the_request_is_read() -> None:
 
 def test_a_password_in_the_endpoint_is_basic_authorization() -> None:
     """Unless there is a header; of two spellings of a header one is sent."""
-    pair = base64.b64encode(b"me:s ecret").decode()
+    pair = base64.b64encode(b"me:two words").decode()
     with serving(HTTP) as server:
-        url = server.url.replace("//", "//me:s%20ecret@")
+        url = server.url.replace("//", "//me:two%20words@")
         for headers in ((), (("authorization", "Bearer 1"), ("user-agent", "mine"))):
             sender = sender_to(url, HTTP, headers=headers)
             sender.send(many(1))
