@@ -192,7 +192,7 @@ def record(
 @setting_option(
     "bounds",
     type=ANY_BOUNDS,
-    help="With --hist, upper bounds of the histograms' bins, such as 1ms,5ms,10ms or exponential:3.",
+    help="With --hist, upper bounds of the histograms' buckets, such as 1ms,5ms,10ms or exponential:3.",
 )
 @click.option("--slowest", type=COUNT, show_default="all",
               help="Show only the N slowest requests, slowest first.")  # fmt: skip

@@ -68,7 +68,7 @@ class Settings:
         "wait-share", _SHARE, "0.1", "A wait in QEMU's block layer that takes at least this share of its request's "
         "time also has a span of its own.")
     bounds_s: tuple[float, ...] = _setting(
-        "bounds", _BOUNDS, ", ".join(map(show_duration, DEFAULT_BOUNDS_S)), "Upper bounds of the histograms' bins, "
+        "bounds", _BOUNDS, ", ".join(map(show_duration, DEFAULT_BOUNDS_S)), "Upper bounds of the histograms' buckets, "
         f"such as 1ms,5ms,10ms: at most {MOST_BOUNDS} ascending durations, or exponential:SCALE with a scale of 0 or "
         "below.")
     queue_bytes: int = _setting(

@@ -123,7 +123,7 @@ def show_size(size_bytes: int) -> str:
 
 def read_bounds(value: str | list[Any], most: float = float("inf")) -> tuple[float, ...]:
     """
-    Upper bounds of bins in s: a list of durations, a text such as ``1ms,5ms``, or ``exponential:SCALE``.
+    Upper bounds of buckets in s: a list of durations, a text such as ``1ms,5ms``, or ``exponential:SCALE``.
 
     Raises:
         ValueError: there are none, or more than `most`; they do not ascend; or one is not a duration of 1 ns or more.

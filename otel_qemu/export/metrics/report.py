@@ -38,7 +38,7 @@ class MetricReport:
         """A request was not taken."""
         self._unsent = True
         self._warn(
-            "metrics do not arrive: endpoint %s: %s; they are part of the next export "
+            "metrics are not getting through: endpoint %s: %s; they are part of the next export "
             "(OTEL_METRICS_EXPORTER=none turns them off)",
             self.endpoint, reason,
         )  # fmt: skip

@@ -246,7 +246,9 @@ def test_an_exporter_that_raises_has_failed(
     with caplog.at_level(logging.WARNING):
         client.measure(snapshot(kernel))
         wait_for_failures(client, 1)
-    assert "metrics do not arrive: endpoint there: TypeError: 'NoneType' object is not callable" in caplog.text
+    assert (
+        "metrics are not getting through: endpoint there: TypeError: 'NoneType' object is not callable" in caplog.text
+    )
     monkeypatch.undo()
     client.measure(snapshot(kernel))
     wait_until(lambda: read_counts(exporter) == [1])
@@ -263,7 +265,7 @@ def test_failures_are_told_once_in_a_while(
             client.measure(snapshot(kernel))
             wait_for_failures(client, failed)
     (record,) = caplog.records
-    assert record.message.startswith("metrics do not arrive: endpoint there: UNIMPLEMENTED")
+    assert record.message.startswith("metrics are not getting through: endpoint there: UNIMPLEMENTED")
     assert "OTEL_METRICS_EXPORTER=none" in record.message
 
 

@@ -104,7 +104,7 @@ def test_a_failure_is_one_line_with_its_reason(
         client.measure(snapshot(kernel))
         wait_until(lambda: read_counts(server) == [1])
     (message,) = caplog.messages
-    assert message.startswith(f"metrics do not arrive: endpoint {server.url}: Failed to export metrics")
+    assert message.startswith(f"metrics are not getting through: endpoint {server.url}: Failed to export metrics")
     assert "who are you" in message
 
 
