@@ -34,7 +34,8 @@ install_packages() {
 }
 
 # need_environment EXTRA: .venv with this checkout in it, with the distribution's bcc and libvirt visible.  EXTRA, as
-# pip has it ([dev], or empty for none), is added to what is there, and stays.  .venv is made anew only when pyproject.toml has changed.
+# pip has it ([dev], or empty for none), is added to what is there, and stays.  .venv is made anew only when
+# pyproject.toml has changed.
 need_environment() {
     local extra=${1:-} had=()
     exec 8<pyproject.toml

@@ -14,7 +14,8 @@ from otel_qemu.events import COUNTERS, LOSSES
 from otel_qemu.export.metrics.instruments import INSTRUMENTS
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = (".", "docs", "bench", "collector", "deploy", "tests/backends", "tests/kernel", "tests/lab")
+TESTS = ("tests/backends", "tests/browser", "tests/kernel", "tests/lab", "tests/vm")
+FOLDERS = (".", "docs", "bench", "collector", "deploy", *TESTS)
 TEXTS = {
     path.relative_to(ROOT): path.read_text() for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))
 }
