@@ -74,7 +74,7 @@ class Audited:
         self.guest.destroy()
 
     def take(self, _batch: Batch, traces: Traces, _names: Names) -> None:
-        """Keep what the service hands out."""
+        """Keep the traces that the service gives to its sinks."""
         self.traces.append(traces)
 
     @property

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-One disk of a guest: an rbd image, and how libvirt is told to attach it.
+One disk of a guest: an rbd image, and how libvirt has to attach it.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], status: int, *texts: 
 
 
 def test_capabilities_missing(guest: Guest) -> None:
-    """Root without the capabilities is told which are missing."""
+    """Without the capabilities, root gets a message that names the missing ones."""
     dropped = "-bpf,-perfmon,-sys_admin"
     line = [
         "setpriv",

@@ -37,7 +37,7 @@ def traces_of(recording: Path) -> list[dict[str, Any]]:
 
 class Tracing:
     """
-    A command that traces until it is told to stop; inside the context, its probes are attached.
+    A command that traces until `stop`; inside the context, its probes are attached.
     """
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service manager is told in its protocol, over a real datagram socket; and nobody is missed."""
+"""Reports reach a service manager in its protocol, over a real datagram socket; without a manager nothing happens."""
 
 import contextlib
 import socket
@@ -25,7 +25,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
 
 
 def test_each_state_is_one_datagram(manager: tuple[socket.socket, str]) -> None:
-    """As sd_notify(3) has it; a status of several lines is one, and is told when it has changed."""
+    """As sd_notify(3) has it; a status of several lines becomes one line, and is sent when it has changed."""
     channel, name = manager
     notifier = Notifier({"NOTIFY_SOCKET": name})
 
@@ -63,7 +63,7 @@ def test_without_a_manager_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_manager_that_is_gone_or_does_not_listen_ends_nothing(tmp_path: Path) -> None:
-    """No error, and no more waiting than the little that a busy one is given, however often it is told."""
+    """No error, and only the short wait for a busy manager, for any number of reports."""
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(tmp_path / "deaf"))

@@ -149,7 +149,7 @@ def test_it_waits_and_is_alive_meanwhile(tracer: Idle) -> None:
 
 
 def test_it_can_be_stopped_while_it_waits(tracer: Idle) -> None:
-    """Then it has traced nothing, which is no error; meters are told that there will be no more."""
+    """Then it has traced nothing, which is no error; meters learn that there will be no more."""
     minute = Minute()
     service = Service(Nobody(), [], meters=[minute], intervals=QUICK, make_tracer=making(tracer))
     thread = threading.Thread(target=service.run, kwargs={"wait": True}, daemon=True)
@@ -247,7 +247,7 @@ def test_what_does_not_end_is_waited_for_no_longer_than_so(tracer: Idle) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_it_starts_is_an_orderly_end(number: signal.Signals, tracer: Idle, handlers: None) -> None:
-    """What is attached is detached, and what was seen is handed on; nothing is raised."""
+    """What is attached is detached, and sinks get what was seen; nothing is raised."""
 
     def signalled(*_: object) -> Any:
         os.kill(os.getpid(), number)

@@ -163,7 +163,7 @@ class TestBroken:
             read_everything(str(path))
 
     def test_another_machine_says_so(self, tmp_path: Path) -> None:
-        """A binary for another processor is told apart by its header."""
+        """A binary for another processor is recognised by its header."""
         data = bytearray(compiled(tmp_path, CALLER, "-shared", "-fPIC").read_bytes())
         data[18] = 183  # EM_AARCH64
         path = tmp_path / "aarch64"

@@ -265,7 +265,7 @@ class TestTask:
 
 
 def test_what_is_unknown_is_said() -> None:
-    """Nothing is known of an empty layout; the walk needs both of its halves."""
+    """Nothing is known of an empty layout; the walk needs both of its structs."""
     empty, half = Layout(), Layout(completion_argument=0x60)
     assert (empty.scsi_known, empty.walk_known, empty.sense) == (False, False, UNKNOWN_OFFSET)
     assert not half.walk_known

@@ -207,7 +207,7 @@ class TestInspection:
     """What a QEMU without exported functions comes to."""
 
     def test_scsi_is_traced_by_debug_symbols(self, tmp_path: Path, server: type[Debuginfod]) -> None:
-        """The sites and the layout are found, and the source is told."""
+        """The sites and the layout are found, and their source is reported."""
         path = compiled(tmp_path, SCSI, WITH_ID)
         server.files[URL_PATH] = path.read_bytes()
         run("strip", path)

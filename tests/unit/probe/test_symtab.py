@@ -74,7 +74,7 @@ class TestSuffixes:
         ids=str,
     )
     def test_two_places_are_ambiguous(self, tmp_path: Path, present: list[str]) -> None:
-        """Local functions, of which one cannot be told from another: none is used, and it is said once."""
+        """Local functions of one name: none is used, and a message says so once."""
         path = assembled(tmp_path, *present)
         with open_binary(str(path)) as binary:
             assert binary.function("wanted") is None

@@ -58,7 +58,7 @@ def test_only_this_machine_reaches_them() -> None:
 
 
 def test_every_file_of_yaml_is_one() -> None:
-    """Those too that no program here reads; Tempo listens where the gateway's users are told that it does."""
+    """Those too that no program here reads; Tempo listens where the gateway's comments say that it does."""
     files = [*DEPLOY.rglob("*.yaml"), *(DEPLOY.parent / "collector").glob("*.yaml")]
     assert len(files) == 8
     read = {file.name: yaml.safe_load(file.read_text()) for file in files}

@@ -244,7 +244,7 @@ def test_without_verdicts_there_is_no_audit() -> None:
 
 
 def test_verdicts_of_calls_that_were_not_kept_are_given_up() -> None:
-    """With one in so many kept, most verdicts have no call: they do not pile up."""
+    """When one trace in many is kept, most verdicts have no call: they do not accumulate."""
     verdicts = Verdicts(most_held=100)
     for number in range(50):
         calls = [Hit(submit_ns=1000 * number + at) for at in range(20)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Correlating: nothing is lost or told twice, however the stream is cut and whatever the CPUs' order."""
+"""Correlating: nothing is lost or reported twice, however the stream is cut and whatever the CPUs' order."""
 
 from collections import Counter
 from dataclasses import replace
@@ -137,7 +137,7 @@ class TestProperties:
     @quick
     @given(reference.workloads())
     def test_each_walked_call_has_its_request_and_the_rule(self, requests: list[Submitted]) -> None:
-        """As the slow way judges: by range where a range can be told, by the walk alone above a format or an offset."""
+        """As the slow way judges: by range where both have one, by the walk alone above a format or an offset."""
         kept = distinct_times([kept_whole(walked_only(request)) for request in requests])
         correlator, found = reference.correlate(ring(kept))
         given_out = {}

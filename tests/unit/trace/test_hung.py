@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that hang: told once while they do, and only then."""
+"""Requests that hang: reported once while they do, and only then."""
 
 import numpy as np
 

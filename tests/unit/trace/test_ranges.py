@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that the walk did not lead to a request: joined by range and time as a slow reference does, or told why not."""
+"""Calls without a walk to a request: joined by range and time as a slow reference does, or left alone with a reason."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -144,7 +144,7 @@ class TestCuts:
         assert parents(parts) == parents(whole)
 
     def test_one_wrong_vote_does_not_decide_for_ever(self) -> None:
-        """Two disks whose images were mistaken for each other once are told apart by all that follows."""
+        """Two disks whose images were mistaken for each other once are distinguished by all that follows."""
         after = [
             with_calls(write(now, now + 9, lba=8 * now), written(now + 1, now + 8, offset=4096 * now))
             for now in range(100, 1000, 10)

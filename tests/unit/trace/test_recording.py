@@ -153,7 +153,7 @@ class TestRoundTrip:
         assert abs(clock["unix_ns"] - clock["monotonic_ns"] - batch.unix_offset_ns) < 10**9
 
     def test_processes_come_back_and_add_up(self, small: Path) -> None:
-        """Build ids and layouts, by pid; what is told of a process later counts."""
+        """Build ids and layouts, by pid; what is said of a process last counts."""
         older, newer = {"pid": 7, "build_ids": {"qemu": "aa"}}, {"pid": 7, "build_ids": {"qemu": "aa", "librbd": "bb"}}
         other = {"pid": 8, "layout": {"device": 8}}
         chunks = (json_chunk(ChunkKind.PROCESSES, {"processes": each}) for each in ([older, other], [newer]))

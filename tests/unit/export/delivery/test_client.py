@@ -193,7 +193,7 @@ ANSWERS = st.sampled_from(
 def test_whatever_the_endpoint_says_every_trace_has_one_fate(
     answers: list[Answer | Exception], sizes: list[int], room: int
 ) -> None:
-    """And what is told as sent was sent, as a whole, once."""
+    """What is reported as sent was sent, as a whole, once."""
     told: list[EncodedTrace] = []
     transport = Scripted(*answers)
     limits = Limits(queue_of(room), requests_of(10), 0, first_pause_s=0.001, longest_pause_s=0.002)
