@@ -188,15 +188,16 @@ class Program:
 
     def sample_again(self, pid: int) -> None:
         """Drop all samples of a process, then take new ones."""
-        self._forget_samples(pid)
+        self.forget_samples(pid)
         self._change_process(pid, made=0, submitted=0)
 
     def prove_process(self, pid: int, **offsets: int) -> None:
         """Prove a process with these offsets of SCSIRequest from now on, then drop its samples."""
         self._change_process(pid, **offsets)  # first, so that no sample is taken after its table was emptied
-        self._forget_samples(pid)
+        self.forget_samples(pid)
 
-    def _forget_samples(self, pid: int) -> None:
+    def forget_samples(self, pid: int) -> None:
+        """Drop all samples of a process.  If it has all that it may have, no new ones are taken."""
         for samples in _SAMPLES:
             self._forget(self._bpf[samples], pid)
 

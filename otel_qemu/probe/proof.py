@@ -8,10 +8,11 @@ it.  So a proof by one guest holds for all of them: otherwise an idle guest woul
 """
 
 import logging
+import time
 from dataclasses import replace
 
 from otel_qemu.probe import attach
-from otel_qemu.probe.calibration import calibrated
+from otel_qemu.probe.calibration import SAMPLES, calibrated
 from otel_qemu.probe.inspection import Inspection
 from otel_qemu.probe.layouts import CALIBRATION, SCSI_REQUEST, UNKNOWN_OFFSET, Layout
 from otel_qemu.probe.program import Program
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 ENOUGH_PROOFS = 16
 """This many requests must match in device, tag, LUN and the first bytes of the CDB."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 600.0
+"""Time until new samples are taken, if a full set has shown no layout; it doubles each time."""
 
 _Build = tuple[tuple[int, int], str, Layout]
 """The subject of a proof: a binary, by inode and build id, and its layout."""
@@ -43,6 +47,8 @@ class Proofs:
         self._proven: set[_Build] = set()
         self._calibrated: dict[_Build, dict[str, int]] = {}
         self._reported: set[int] = set()
+        self._pause_s: dict[int, float] = {}
+        self._sample_at_s: dict[int, float] = {}
         self._probes: dict[tuple[int, int], attach.Attachment] = {}
 
     def begin(self, inspection: Inspection, route: str) -> bool:
@@ -83,18 +89,38 @@ class Proofs:
             self.forget(pid)
 
     def _calibrate(self, pid: int, inspection: Inspection) -> None:
-        """Look for the layout in the samples.  If a full set of samples does not show it, take new samples."""
+        """Look for the layout in the samples, unless another process of the same build has shown it."""
         build = _build(inspection)
-        made, submitted = self._program.samples(pid)
-        offsets = self._calibrated.get(build) or calibrated(made, submitted)
+        offsets = self._calibrated.get(build) or self._from_samples(pid)
         if offsets is None:
-            if self._program.has_all_samples(pid):
-                self._program.sample_again(pid)
-                self._report_once(pid)
             return
         self._calibrated[build] = offsets
         self._use_calibrated(inspection)
         self._program.prove_process(pid, **offsets)
+
+    def _from_samples(self, pid: int) -> dict[str, int] | None:
+        """Return the offsets that the samples show.  If a full set does not show them, new ones are taken later."""
+        if pid in self._sample_at_s:
+            if time.monotonic() >= self._sample_at_s[pid]:
+                del self._sample_at_s[pid]
+                self._program.sample_again(pid)
+            return None
+        made, submitted = self._program.samples(pid)
+        offsets = calibrated(made, submitted)
+        if offsets is None and self._program.has_all_samples(pid):
+            if len(submitted) < SAMPLES:  # there was no room for the others
+                self._program.sample_again(pid)
+            else:
+                self._pause(pid)
+        return offsets
+
+    def _pause(self, pid: int) -> None:
+        """Take no samples for a while, each time for longer: the others need the room, and looking costs 30 ms."""
+        self._program.forget_samples(pid)
+        pause_s = self._pause_s.get(pid, FIRST_PAUSE_S)
+        self._pause_s[pid] = min(2 * pause_s, LONGEST_PAUSE_S)
+        self._sample_at_s[pid] = time.monotonic() + pause_s
+        self._report_once(pid)
 
     def _use_calibrated(self, inspection: Inspection) -> None:
         """Use the layout that was calibrated in another process of the same build."""
@@ -115,7 +141,9 @@ class Proofs:
 
     def forget(self, pid: int) -> None:
         """Forget a process that is proven or has ended, and detach probes that no other process needs."""
-        self._waiting.pop(pid, None)
+        for table in (self._waiting, self._pause_s, self._sample_at_s):
+            table.pop(pid, None)
+        self._reported.discard(pid)
         used = {inspection.process.executable.identity for inspection in self._waiting.values()}
         for identity in self._probes.keys() - used:
             self._probes.pop(identity).detach()

@@ -8,12 +8,14 @@ binary itself or, for the layout of SCSIRequest, from calibration; with none of 
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from otel_qemu.probe import proof
 from otel_qemu.probe.attach import MULTI, PERF
 from otel_qemu.probe.calibration import ENOUGH_SAMPLES, SAMPLES
 from otel_qemu.probe.inspection import Inspection, Inspector
@@ -212,18 +214,26 @@ class Misread(Program):
         return made, submitted
 
 
-def test_a_calibration_that_finds_nothing_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """No request is traced, and new samples are taken, within their bounds."""
+def test_a_calibration_that_finds_nothing_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No request is traced, and new samples are taken, within their bounds, later and later."""
+    monkeypatch.setattr(proof, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(proof, "LONGEST_PAUSE_S", 3600.0)
     with (
         running(STRANGE) as qemu,
         Tracing(qemu, prove=True, load_program=Misread) as tracing,
         caplog.at_level(logging.WARNING),
     ):
-        for _ in range(3):
+        pauses: list[float] = []
+        deadline = time.monotonic() + 60
+        while len(pauses) < 3 and time.monotonic() < deadline:
             qemu.command("read 200 4096")
             tracing.tracer.refresh()
+            pauses += [pause for pause in tracing.tracer._proofs._pause_s.values() if pause not in pauses]
         counted = tracing.counted()
-    assert counted["scsi_unproven"] == 600
+    assert pauses == [0.002, 0.004, 0.008]
+    assert counted["scsi_unproven"] % 200 == 0
     assert "scsi_submitted" not in counted
     (said,) = [message for message in caplog.messages if "calibration" in message]
     assert said.startswith(f"process {qemu.pid}: SCSI is not traced: calibration has found no layout")
