@@ -119,7 +119,9 @@ class Service:
         self.abandoned = 0
         """Requests and calls that were in flight when their process ended."""
         self.still_in_flight = 0, 0
-        """SCSI requests, and RBD calls, that were in flight at the end.  They are in no histogram and no trace."""
+        """
+        SCSI requests, and RBD calls that could be walked, in flight at the end.  They are in no histogram and no trace.
+        """
         self.traced: dict[int, dict[str, Any]] = {}
         """The builds and layouts that a process's records were made with, by pid (`Inspection.provenance`)."""
 

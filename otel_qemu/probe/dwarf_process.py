@@ -53,13 +53,21 @@ def _answer(path: str, done: "subprocess.CompletedProcess[bytes]") -> Offsets:
 
 
 def _limit_this_process() -> None:
-    """Limit time and memory, and give up all rights.  Every module must have been imported by now."""
+    """
+    Limit time and memory, and give up all rights.  Every module must have been imported by now.
+
+    Raises:
+        BadInput: the rights cannot be given up.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        try:
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        except PermissionError as error:
+            raise BadInput("its reader cannot become nobody: give root CAP_SETUID and CAP_SETGID") from error
     # A service has capabilities besides its user: capset(2), version 3, of this process; three empty sets of two words.
     if ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()):
         raise BadInput("its reader cannot give up its capabilities")

@@ -106,6 +106,18 @@ class TestStrangers:
         assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")] == [0, 0, 0]
         assert "0" not in status["Uid"].split()
 
+    def test_root_that_cannot_become_another_user(self, tmp_path: Path) -> None:
+        """As in a container that drops these two rights: nothing is read, and the reason is not the file."""
+        program = built(tmp_path, SOURCE.format(more=""), "-g")
+        text = "import sys; from otel_qemu.probe.dwarf_process import offsets_in; offsets_in(sys.argv[1], [])"
+        lacking = ["setpriv", "--inh-caps=-setuid,-setgid", "--bounding-set=-setuid,-setgid"]
+        done = subprocess.run(
+            [*lacking, sys.executable, "-P", "-c", text, program], capture_output=True, text=True, timeout=300
+        )
+        assert done.stderr.endswith(
+            f"of {program} is not used: its reader cannot become nobody: give root CAP_SETUID and CAP_SETGID\n"
+        )
+
     def test_one_that_was_spoilt(self, tmp_path: Path) -> None:
         """Bytes overwritten, or the end cut off: BadInput, nothing, or what was not spoilt; and never another error."""
         program = built(tmp_path, SOURCE.format(more=""), "-g")
