@@ -85,7 +85,7 @@ def accepted(body: bytes) -> Answer:
     """
     try:
         partial = _response(body).partial_success
-    except (DecodeError, ParseError):
+    except (DecodeError, ParseError, UnicodeDecodeError):
         return Answer(Outcome.REFUSED, "its answer is not OTLP: something else listens there")
     return Answer(Outcome.SENT, printable(partial.error_message), max(0, partial.rejected_spans))
 

@@ -10,6 +10,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from urllib.parse import urlsplit
 
 from otel_qemu.errors import BadInput
@@ -19,7 +20,11 @@ from otel_qemu.export.transport import environment
 GRPC, HTTP = "grpc", "http/protobuf"
 _DEFAULT_URLS = {GRPC: "http://localhost:4317", HTTP: "http://localhost:4318"}
 _DEFAULT_TIMEOUT_MS = 10_000
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 5.6.2
+_NOT_OF_HOSTS = re.compile(r"[\x00-\x20\x7f]")
+_HEADER_NAMES = {
+    GRPC: re.compile(r"[0-9a-z_.-]+"),  # gRPC over HTTP2, "Custom-Metadata"; it refuses the whole request otherwise
+    HTTP: re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+"),  # a token, RFC 9110 5.6.2
+}
 
 
 class Signal(StrEnum):
@@ -80,7 +85,7 @@ def endpoint(signal: Signal) -> Endpoint:
         signal,
         protocol,
         _url(signal, protocol),
-        environment.parsed(_headers, (), *_variables(signal, "HEADERS")),
+        environment.parsed(partial(_headers, _HEADER_NAMES[protocol]), (), *_variables(signal, "HEADERS")),
         environment.parsed(_authorities, None, *_variables(signal, "CERTIFICATE")),
         *_client_pair(signal),
         compression == "gzip",
@@ -99,7 +104,7 @@ def _url(signal: Signal, protocol: str) -> str:
     url = url or _DEFAULT_URLS[protocol]
     if protocol == GRPC:
         url = _with_scheme(signal, url)
-    if not _is_url(url):
+    if not is_url(url, "http", "https"):
         raise BadInput(
             f"{variable} is {printable(without_secrets(url))!r}: it must be a URL like {_DEFAULT_URLS[protocol]}"
         )
@@ -117,11 +122,12 @@ def _with_scheme(signal: Signal, url: str) -> str:
     return f"{'http' if insecure == 'true' else 'https'}://{url}"
 
 
-def _is_url(url: str) -> bool:
-    """Whether it has a scheme of ours, a host, and no port or a valid one."""
+def is_url(url: str, *schemes: str) -> bool:
+    """Whether it has one of these schemes, a host without spaces and controls, and no port or a valid one."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_host = bool(parts.hostname) and not _NOT_OF_HOSTS.search(parts.hostname or "")
+        return parts.scheme in schemes and is_host and parts.port != 0
     except ValueError:
         return False
 
@@ -156,11 +162,11 @@ def _check_pair(variables: str, certificate: str, key: str | None) -> None:
         raise BadInput(f"{variables}: {files}: {reason}") from None
 
 
-def _headers(text: str) -> tuple[tuple[str, str], ...]:
-    """Names and values as HTTP and gRPC take them."""
+def _headers(names: re.Pattern[str], text: str) -> tuple[tuple[str, str], ...]:
+    """Names, each of which must match, and values as HTTP and gRPC take them."""
     found = tuple((name.lower(), value) for name, value in environment.pairs_of(text))
     for number, (name, value) in enumerate(found, 1):
-        if not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+        if not names.fullmatch(name) or not (value.isascii() and value.isprintable()):
             raise ValueError(f"part {number} is not a header like name=value, in printable ASCII")
     return found
 

@@ -41,11 +41,13 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._route = route(endpoint.url)
+        self._tls = _tls(endpoint) if endpoint.secure else None
         self._connection = _connection(endpoint, self._route)
         self._headers = _HEADERS | self._route.headers | dict(endpoint.headers)
         if endpoint.gzip:
             self._headers["content-encoding"] = "gzip"
         self._socket: socket.socket | None = None
+        self._end_s = 0.0
         self._closed = False
 
     def send(self, body: bytes) -> Answer:
@@ -53,6 +55,7 @@ class HttpTransport:
         if self._closed:
             return Answer(Outcome.RETRY, "the connection is closed")
         # A socket's timeout is for each piece that arrives: an answer byte by byte would never end.
+        self._end_s = time.monotonic() + self._endpoint.timeout_s
         cut = threading.Timer(self._endpoint.timeout_s, self._cut)
         cut.daemon = True
         cut.start()
@@ -72,17 +75,32 @@ class HttpTransport:
 
     def _cut(self) -> None:
         """Give whoever waits for the connection, in another thread, an error."""
-        with contextlib.suppress(OSError):  # it is not connected any more
-            if self._socket:
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        for each in (self._socket, self._connection.sock):
+            with contextlib.suppress(OSError):  # it is not connected any more
+                if each:
+                    socket.socket.shutdown(each, socket.SHUT_RDWR)  # a TLS socket's own would forget TLS
+
+    def _connect(self) -> None:
+        """Connect; TLS is not left to http.client, which shows nobody the socket during the handshake."""
+        connection = self._connection
+        connection.connect()
+        if self._tls:
+            host = self._route.tunnel[0] if self._route.tunnel else self._route.host
+            connection.sock = self._tls.wrap_socket(
+                connection.sock, do_handshake_on_connect=False, server_hostname=host
+            )
+        self._socket = connection.sock  # which `connection` forgets while an answer is still being read
+        if self._closed or time.monotonic() >= self._end_s:
+            raise TimeoutError("connecting took too long")  # the cut has found no socket
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock.do_handshake()
 
     def _post(self, body: bytes) -> Answer:
         connection = self._connection
         if connection.sock and _has_ended(connection.sock):
             connection.close()
         if not connection.sock:
-            connection.connect()
-            self._socket = connection.sock  # which `connection` forgets while an answer is still being read
+            self._connect()
         with contextlib.suppress(BrokenPipeError):  # an endpoint may refuse a request before it has read all of it
             connection.request("POST", self._route.target, body, self._headers)
         answer = connection.getresponse()
@@ -95,15 +113,17 @@ class HttpTransport:
 
 
 def _connection(endpoint: Endpoint, way: Route) -> http.client.HTTPConnection:
-    if not endpoint.secure:
-        return http.client.HTTPConnection(way.host, way.port, timeout=endpoint.timeout_s)
-    context = ssl.create_default_context(cafile=endpoint.certificate)
-    if endpoint.client_certificate:
-        context.load_cert_chain(endpoint.client_certificate, endpoint.client_key)
-    connection = http.client.HTTPSConnection(way.host, way.port, timeout=endpoint.timeout_s, context=context)
+    connection = http.client.HTTPConnection(way.host, way.port, timeout=endpoint.timeout_s)
     if way.tunnel:
         connection.set_tunnel(*way.tunnel, headers=way.tunnel_headers)
     return connection
+
+
+def _tls(endpoint: Endpoint) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=endpoint.certificate)
+    if endpoint.client_certificate:
+        context.load_cert_chain(endpoint.client_certificate, endpoint.client_key)
+    return context
 
 
 def _has_ended(connected: socket.socket) -> bool:

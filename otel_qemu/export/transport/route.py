@@ -8,6 +8,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export.text import printable, without_secrets
+from otel_qemu.export.transport.endpoint import is_url
 
 _PORTS = {"http": 80, "https": 443}
 _IN_TARGETS = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986: reserved characters, and those of percent-encoding
@@ -58,11 +59,11 @@ def _proxy(scheme: str, host: str) -> SplitResult | None:
     found = proxies.get(scheme) or proxies.get("all")
     if not found or proxy_bypass(host):
         return None
-    parts = urlsplit(found if "://" in found else f"http://{found}")
-    if parts.scheme != "http" or not parts.hostname:
+    url = found if "://" in found else f"http://{found}"
+    if not is_url(url, "http"):
         shown = printable(without_secrets(found))
         raise BadInput(f"{scheme}_proxy is {shown!r}: it must be a URL like http://proxy:3128")
-    return parts
+    return urlsplit(url)
 
 
 def _basic(parts: SplitResult, header: str) -> dict[str, str]:

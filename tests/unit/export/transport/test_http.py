@@ -130,6 +130,64 @@ def test_an_answer_without_end_ends_at_the_timeout(head: bytes) -> None:
     assert passed_s < WAIT_S
 
 
+@pytest.mark.parametrize("by_proxy", [False, True])
+def test_a_connection_that_is_never_made_ends_at_the_timeout(by_proxy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although each byte of the handshake, or of the proxy's answer, comes in time."""
+    enough = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: " if by_proxy else b"\x16\x03\x03\x3f\xff")  # a record of 16 KB
+        while not enough.wait(0.02):
+            connection.sendall(b"x")
+
+    with listening(answer) as port:
+        if by_proxy:
+            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        transport = HttpTransport(Endpoint(Signal.TRACES, HTTP, f"https://127.0.0.1:{port}/", timeout_s=0.3))
+        answers: list[Answer] = []
+        sending = threading.Thread(target=lambda: answers.append(transport.send(b"")), daemon=True)
+        sending.start()
+        sending.join(WAIT_S / 10)
+        enough.set()
+    assert [each.outcome for each in answers] == [Outcome.RETRY]
+    transport.close()
+
+
+def test_a_slow_name_server_leaves_no_time_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`getaddrinfo` stands for a resolver that answers after the timeout; the endpoint's answer would never end."""
+    enough, resolve = threading.Event(), socket.getaddrinfo
+
+    def resolve_slowly(*arguments: Any, **named: Any) -> Any:
+        enough.wait(0.5)
+        return resolve(*arguments, **named)
+
+    def answer(connection: socket.socket) -> None:
+        until_blank_line(connection)
+        while not enough.wait(0.02):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    with listening(answer) as port:
+        monkeypatch.setattr(socket, "getaddrinfo", resolve_slowly)
+        answers: list[Answer] = []
+        sending = threading.Thread(target=lambda: answers.extend(post(port, timeout_s=0.1)), daemon=True)
+        sending.start()
+        sending.join(WAIT_S / 10)
+        enough.set()
+    assert [each.outcome for each in answers] == [Outcome.RETRY]
+
+
+def test_an_answer_that_is_no_text_is_refused() -> None:
+    """Though it begins as JSON does: something else listens there, and will not answer better the next time."""
+
+    def answer(connection: socket.socket) -> None:
+        until_blank_line(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{\xff")
+
+    with listening(answer) as port:
+        assert [each.outcome for each in post(port)] == [Outcome.REFUSED]
+
+
 def test_an_answer_that_is_compressed_is_read() -> None:
     """Although none was asked for; one that is compressed amiss is no OTLP."""
     contents = [gzip.compress(b""), b"not gzip"]
@@ -196,6 +254,14 @@ def test_routes(variables: dict[str, str], url: str, expected: Route, monkeypatc
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert route(url) == expected
+
+
+@pytest.mark.parametrize("url", ["http://p:99999", "http://p:port", "http://p q:1", "http://[::1", "p:0"])
+def test_a_proxy_that_is_no_url_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, by name."""
+    monkeypatch.setenv("http_proxy", url)
+    with pytest.raises(BadInput, match=r"^http_proxy is '.*': it must be a URL like http://proxy:3128"):
+        HttpTransport(Endpoint(Signal.TRACES, HTTP, "http://collector:4318/"))
 
 
 def test_a_proxy_that_is_no_http_proxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
