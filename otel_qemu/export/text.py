@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     return shown if len(shown) <= LONGEST_TEXT else shown[: LONGEST_TEXT - 1] + "…"
 
 
+def without_queries(text: str) -> str:
+    """A text without the queries of URLs in it, where people put tokens."""
+    return re.sub(r"(?<=\S)\?\S+", f"?{MASK}", text)
+
+
 def without_secrets(url: str) -> str:
-    """A URL, valid or not, without the parts that people put tokens in: user name, password and query."""
-    return re.sub(r"\?.*", f"?{MASK}", re.sub(r"//.*@", f"//{MASK}@", url))
+    """A URL or ``host:port``, valid or not, without the parts that people put tokens in: user, password and query."""
+    return re.sub(r"\?.*", f"?{MASK}", re.sub(r"(//|^(?!.*//)).*@", rf"\1{MASK}@", url))

@@ -68,9 +68,15 @@ def _variables(environment: Mapping[str, str]) -> Iterator[str]:
             yield f"# {name}={_shown(name, environment[name].strip())}"
 
 
+def _masked(pair: str) -> str:
+    """A header's name alone.  A text without a name may be the rest of a secret that has a comma in it."""
+    name, equals, _ = pair.partition("=")
+    return f"{printable(name.strip())}={MASK}" if equals else MASK
+
+
 def _shown(name: str, value: str) -> str:
     if name.endswith("_HEADERS"):
-        return ",".join(f"{printable(pair.partition('=')[0].strip())}={MASK}" for pair in value.split(","))
+        return ",".join(map(_masked, value.split(",")))
     if not _PUBLIC.match(name):
         return MASK
     return printable(without_secrets(value) if name.endswith("_ENDPOINT") else value)

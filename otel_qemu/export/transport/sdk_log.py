@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from otel_qemu.export.text import printable
+from otel_qemu.export.text import printable, without_queries
 
 
 class _Listener(logging.Handler):
@@ -27,7 +27,7 @@ class _Listener(logging.Handler):
         if texts is None:
             logging.getLogger().handle(record)
         else:
-            texts.append(printable(record.getMessage()))
+            texts.append(printable(without_queries(record.getMessage())))
 
 
 _library = logging.getLogger("opentelemetry")

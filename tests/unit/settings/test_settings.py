@@ -280,6 +280,8 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     for variable, value in {
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20SECRET,x-tenant=SECRET",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://user:SECRET@collector:4317/x?token=SECRET",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "user:SECRET@collector:4317",
+        "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "a=SECRET,SECRET",  # of a signal of which we have none
         "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
         "OTEL_SOMEBODYS_TOKEN": "SECRET",
     }.items():
@@ -293,7 +295,7 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert (
         "# traces: http://collector:4317/x, grpc, gzip, 10 s a request, headers authorization=***, x-tenant=***" in said
     )
-    assert "# metrics: http://localhost:4317, grpc, gzip, 10 s a request, headers " in said
+    assert "# metrics: https://collector:4317, grpc, gzip, 10 s a request, headers " in said
     assert ", x-tenant=***, every 60 s, cumulative\n" in said
     assert "# OTEL_EXPORTER_OTLP_HEADERS=authorization=***,x-tenant=***" in said
     assert "# OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://***@collector:4317/x?***" in said

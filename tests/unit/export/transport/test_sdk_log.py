@@ -22,6 +22,13 @@ def test_what_is_logged_is_given_and_goes_no_further(caplog: pytest.LogCaptureFi
     assert caplog.messages == ["before", "after"]
 
 
+def test_queries_of_urls_are_not_given() -> None:
+    """A token may stand there; libraries write the whole URL into what they log."""
+    with logged() as texts:
+        library.warning("retries exceeded with url: /v1/metrics?key=secret (who is there ?)")
+    assert texts == ["retries exceeded with url: /v1/metrics?*** (who is there ?)"]
+
+
 def test_other_threads_log_as_usual(caplog: pytest.LogCaptureFixture) -> None:
     """Once, whoever listens meanwhile; and two that listen have each their own."""
     own: list[list[str]] = []
