@@ -28,7 +28,7 @@ from otel_qemu.export.metrics.readings import Readings
 from otel_qemu.export.metrics.report import MetricReport
 from otel_qemu.export.metrics.series_totals import Totals
 from otel_qemu.export.resources import Resources
-from otel_qemu.export.text import printable
+from otel_qemu.export.text import printable, without_queries
 from otel_qemu.export.transport.sdk_log import logged
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.measurements import Departed, Snapshot
@@ -36,8 +36,9 @@ from otel_qemu.trace.measurements import Departed, Snapshot
 MOST_POINTS = 2_000
 """In a request: about 1 MB, of 4 that a Collector takes by default."""
 
-_TOO_LARGE = re.compile(r"larger than max|code: 413")
-"""In what the SDK's exporters log, of gRPC and of HTTP: the request is too large, and half of it may be taken."""
+_TOO_LARGE = re.compile(r"^(?!.*CLIENT:).*(larger than max|code: 413)")
+"""In what the SDK's exporters log, of gRPC and of HTTP: the request is too large, and half of it may be taken.  With
+``CLIENT:`` it is the answer that is too large."""
 
 
 class MetricsClient:
@@ -212,13 +213,13 @@ def _sent(exporter: MetricExporter, entries: list[Entry], timeout_s: float) -> s
     with logged() as texts:
         try:
             result = exporter.export(metrics_data(entries), timeout_millis=timeout_s * 1000)
-        except Exception as error:  # a stranger's code
-            return printable(f"{type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # a stranger's code
+            return printable(without_queries(f"{type(error).__name__}: {error}"))
     if result is MetricExportResult.SUCCESS:
         return None
     return "; ".join(reversed(texts[-2:])) or "the exporter does not say why"
 
 
 def _shut_down(exporter: MetricExporter) -> None:
-    with logged(), contextlib.suppress(Exception):
+    with logged(), contextlib.suppress(Exception, SystemExit):
         exporter.shutdown()

@@ -46,7 +46,7 @@ def load(signal: Signal, name: str) -> Any:
     """
     try:
         return _installed(signal)[name].load()()
-    except Exception as error:  # the package's, whatever it is
+    except (Exception, SystemExit) as error:  # the package's, whatever it is
         reason = printable(f"{type(error).__name__}: {error}")
         raise BadInput(f"{_variable(signal)} is {name!r}: its package cannot make it: {reason}") from None
 

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_qemu.errors import BadInput
-from otel_qemu.export.text import printable
+from otel_qemu.export.text import printable, without_queries
 from otel_qemu.export.transport import environment
 from otel_qemu.export.transport.answer import Answer, Outcome
 from otel_qemu.export.transport.endpoint import Signal
@@ -71,8 +71,8 @@ class SpanExporterTransport:
             try:
                 if self._exporter.export(spans) is SpanExportResult.SUCCESS:
                     return ""
-            except Exception as error:  # the exporter's, whatever it is
-                return printable(f"{type(error).__name__}: {error}")
+            except (Exception, SystemExit) as error:  # the exporter's, whatever it is
+                return printable(without_queries(f"{type(error).__name__}: {error}"))
         return reasons[-1] if reasons else "the exporter has failed, and gives no reason"
 
 

@@ -2,6 +2,7 @@
 """The client of metrics against exporters that take, refuse, raise, wait and hang."""
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,6 +236,29 @@ def test_one_export_has_a_time(started: Any, exporter: Exporter, kernel: Kernel)
     exporter.hangs.clear()
     client.close(WAIT_S)
     assert read_counts(exporter)[-1:] == [1]
+
+
+def test_an_exporter_that_exits_has_failed(
+    started: Any, exporter: Exporter, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes itself for a program; the next export is made."""
+    monkeypatch.setattr(exporter, "export", lambda *_, **__: sys.exit("no token"))
+    client = started(exporter)
+    client.measure(snapshot(kernel))
+    wait_for_failures(client, 1)
+    monkeypatch.undo()
+    client.measure(snapshot(kernel))
+    wait_until(lambda: read_counts(exporter) == [1])
+
+
+def test_an_answer_that_is_too_large_is_no_request_that_is(started: Any, kernel: Kernel) -> None:
+    """Half of the request would arrive a second time."""
+    reason = "error code: RESOURCE_EXHAUSTED, error details: CLIENT: Received message larger than max (9 vs. 8)"
+    exporter = Exporter(reason)
+    client = started(exporter)
+    client.measure(snapshot(kernel))
+    wait_for_failures(client, 1)
+    assert exporter.asked == 1
 
 
 def test_an_exporter_that_raises_has_failed(

@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ REASONS = {
     "fails": "the exporter has failed, and gives no reason",
     "logs": "last reason: status code: 418",
     "raises": r"ConnectionError: nobody\nthere",
+    "exits": "SystemExit: no token",
 }
 """What is said of guests for which the exporter below fails; nothing of it is logged by anybody else."""
 
@@ -63,6 +65,8 @@ class Exporter(SpanExporter):
             logging.getLogger("opentelemetry.exporter.of.a.package").error("status code: %d", 418)
         if guest == "raises":
             raise ConnectionError("nobody\nthere")
+        if guest == "exits":
+            sys.exit("no token")
         return SpanExportResult.FAILURE if guest in ("fails", "logs") else SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
@@ -80,12 +84,19 @@ class Broken(SpanExporter):
         raise KeyError("TOKEN")
 
 
+class Exiting(SpanExporter):
+    """Of a package that takes itself for a program."""
+
+    def __init__(self) -> None:
+        sys.exit("no token")
+
+
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Have entry points of the names of classes in this module, and set the variable to one of them."""
 
     def offered(group: str) -> list[EntryPoint]:
-        names = ("Exporter", "NotAnExporter", "Broken") if group == "opentelemetry_traces_exporter" else ()
+        names = ("Exporter", "NotAnExporter", "Broken", "Exiting") if group == "opentelemetry_traces_exporter" else ()
         return [EntryPoint(name, f"{__name__}:{name}", group) for name in names]
 
     def choose(name: str) -> None:
@@ -195,10 +206,11 @@ def test_it_is_chosen_by_its_name(install: Callable[[str], None]) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("jaeger", ["'jaeger'", "otlp, console, none, Broken, Exporter, NotAnExporter"]),
+        ("jaeger", ["'jaeger'", "otlp, console, none, Broken, Exiting, Exporter, NotAnExporter"]),
         ("exporter", ["'exporter'", "Exporter"]),
         ("NotAnExporter", ["exports no spans"]),
         ("Broken", ["cannot make it: KeyError: 'TOKEN'"]),
+        ("Exiting", ["cannot make it: SystemExit: no token"]),
     ],
 )
 def test_what_cannot_be_is_refused_at_the_start(name: str, words: list[str], install: Callable[[str], None]) -> None:
