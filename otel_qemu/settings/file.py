@@ -30,6 +30,8 @@ def entries(path: Path) -> dict[str, tuple[Any, str]]:
         table = tomllib.loads(text)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}; it must be a file of settings") from None
+    except RecursionError:
+        raise BadInput(f"{path} is nested too deeply: it must be a file of settings") from None
     except ValueError as error:  # also of bytes that are not UTF-8
         raise BadInput(f"{path} is not TOML: {error}") from None
     lines = lines_of(text)
