@@ -37,7 +37,7 @@ def tree_lines(traces: Traces, names: Names) -> Iterator[str]:
 
         WRITE  alpha sda (rbd/alpha-root)  lba=2048 4 KiB  GOOD               412.0 µs
           = wait 18.0 + rbd 371.0 + completion 23.0
-          └ rbd.aio_write  rbd/alpha-root  1048576+4096 = 4096       +18.0    371.0 µs  walk+range
+          └ rbd.aio_write  rbd/alpha-root  1048576+4096 = 0          +18.0    371.0 µs  walk+range
     """
     for index, request in enumerate(traces.requests):
         yield from _request_lines(request, traces.calls_of(index), names)

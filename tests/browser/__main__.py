@@ -2,7 +2,7 @@
 """
 `python3 -m tests.browser URL FILE.png`: a picture of a trace on Jaeger's page, with the attributes of its last span.
 
-The picture of the README is made so, of the page that the demo ends with.
+The picture of the README is made so, of a trace in a recording of the demo, which `otel-qemu replay --otlp` had sent.
 """
 
 import argparse
