@@ -6,6 +6,7 @@ from typing import Self
 from otel_qemu.export.delivery.client import TraceClient
 from otel_qemu.export.delivery.fates import Ledger
 from otel_qemu.export.delivery.limits import Limits
+from otel_qemu.export.metrics import health
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.sink import ExportSink
 from otel_qemu.export.transport.destination import destination
@@ -39,7 +40,7 @@ class Exporter:
         target, limits = destination(), Limits.from_environment(settings.queue_bytes)
         ledger, sampler = Ledger(), Sampler(settings.one_in, settings.guest_traces_per_s)
         meter = MetricsClient.from_environment(
-            settings.bounds_s, trace_stats=lambda: ledger.stats, over_rate=lambda: sampler.over_rate
+            settings.bounds_s, lambda: health.of_traces(ledger.stats, sampler.over_rate)
         )
         exemplars = meter.exemplars
         client = TraceClient(target, limits, ledger, exemplars.on_sent if exemplars else None)

@@ -14,7 +14,6 @@ from otel_qemu.events import NO_RECORDS, Layer, Records
 from otel_qemu.export.metrics.entries import Entry, metrics_data
 from otel_qemu.export.metrics.export_settings import MetricSettings
 from otel_qemu.export.metrics.readings import Readings
-from otel_qemu.export.metrics.series_totals import Totals
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.kernel_histograms import LATENCY, SERIES
@@ -85,8 +84,7 @@ class Meter:
     most_ended: int = 10_000
 
     def __post_init__(self) -> None:
-        totals = Totals(START_UNIX_NS, self.most_ended)
-        self.readings = Readings(self.settings, RESOURCES, START_UNIX_NS, 0, totals=totals)
+        self.readings = Readings(self.settings, RESOURCES, START_UNIX_NS, 0, most_ended=self.most_ended)
 
     def measure(
         self, *kernels: Kernel, known: Names | None = None, in_flight: Records = NO_RECORDS, **others: Any

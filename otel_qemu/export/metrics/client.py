@@ -18,7 +18,6 @@ from typing import Self
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
 
 from otel_qemu.export import semconv
-from otel_qemu.export.delivery.fates import Stats
 from otel_qemu.export.metrics import health
 from otel_qemu.export.metrics.entries import Entry, metrics_data
 from otel_qemu.export.metrics.exemplars import Exemplars
@@ -26,7 +25,6 @@ from otel_qemu.export.metrics.export_settings import MetricSettings
 from otel_qemu.export.metrics.exporters import chosen, preferred_temporality
 from otel_qemu.export.metrics.readings import Readings
 from otel_qemu.export.metrics.report import MetricReport
-from otel_qemu.export.metrics.series_totals import Totals
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.text import printable, without_queries
 from otel_qemu.export.transport.sdk_log import logged
@@ -49,8 +47,7 @@ class MetricsClient:
         settings: of metrics.
         exporter: takes them; None: metrics are off.
         name: of where they go, as people know it.
-        trace_stats: gives what became of traces so far (`health.of_traces`); None: nobody counts that.
-        over_rate: gives how many traces the sampler has left out so far, above the rate of their guest; None: the same.
+        others: gives further numbers of our own, those of traces, at each snapshot.
         warn_interval_s: the least time between two warnings.
         most_points: in a request.
         most_ended: series of guests and disks that are gone, kept until they are sent.
@@ -61,17 +58,15 @@ class MetricsClient:
         settings: MetricSettings,
         exporter: MetricExporter | None,
         name: str,
-        trace_stats: Callable[[], Stats] | None = None,
-        over_rate: Callable[[], int] | None = None,
+        others: Callable[[], health.Numbers] = dict,
         warn_interval_s: float = 60.0,
         most_points: int = MOST_POINTS,
         most_ended: int = 10_000,
     ) -> None:
         self.settings = settings
-        self._trace_stats, self._over_rate = trace_stats, over_rate
-        now_unix_ns, now_ns = time.time_ns(), time.monotonic_ns()
-        totals = Totals(now_unix_ns, most_ended)
-        self.readings = Readings(settings, Resources(), now_unix_ns, now_ns, self._others, totals)
+        self._others = others
+        moment = time.time_ns(), time.monotonic_ns()
+        self.readings = Readings(settings, Resources(), *moment, self._own_numbers, most_ended)
         has_exemplars = exporter is not None and settings.exemplars
         self.exemplars = Exemplars(settings.bounds_s, self.readings.resource_of) if has_exemplars else None
         """Chooses among traces, and shows those that were sent; None: exemplars are off."""
@@ -92,15 +87,14 @@ class MetricsClient:
     def from_environment(
         cls,
         bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
-        trace_stats: Callable[[], Stats] | None = None,
-        over_rate: Callable[[], int] | None = None,
+        others: Callable[[], health.Numbers] = dict,
     ) -> Self:
         """
         The client that the ``OTEL_*`` variables ask for.
 
         Args:
             bounds_s: of histograms, unless they are to be exponential.
-            trace_stats, over_rate: as the constructor takes them.
+            others: as the constructor takes them.
 
         Raises:
             BadInput: a variable has a value that it must not have.
@@ -108,7 +102,7 @@ class MetricsClient:
         settings, (exporter, name) = MetricSettings.from_environment(bounds_s), chosen()
         if exporter:
             settings = replace(settings, temporality=preferred_temporality(exporter, settings.temporality))
-        return cls(settings, exporter, name, trace_stats, over_rate)
+        return cls(settings, exporter, name, others)
 
     def __enter__(self) -> Self:
         return self
@@ -201,11 +195,8 @@ class MetricsClient:
             shown = self.exemplars.collect(*self.readings.moment) if self.exemplars else {}
         return self.readings.entries(points, shown)
 
-    def _others(self) -> health.Numbers:
-        numbers = health.of_traces(self._trace_stats()) if self._trace_stats else {}
-        if self._over_rate:
-            numbers[semconv.TRACES_SHED, ()] = self._over_rate()
-        return {**numbers, **self.report.numbers(), (semconv.SERIES_LOST, ()): self.readings.lost_series}
+    def _own_numbers(self) -> health.Numbers:
+        return self._others() | self.report.numbers() | {semconv.SERIES_LOST: self.readings.totals.lost}
 
 
 def _sent(exporter: MetricExporter, entries: list[Entry], timeout_s: float) -> str | None:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from opentelemetry.sdk.metrics import Exemplar
 
 from otel_qemu.events import RETURN_UNKNOWN, Ending, Layer
-from otel_qemu.export.metrics.series_names import Counted, SeriesName, disk_attributes, series_of
+from otel_qemu.export.metrics.series_names import SeriesName, kernel_series
 from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.spans.error_type import GOOD
 from otel_qemu.trace.histograms import in_ns
@@ -28,26 +29,11 @@ MOST_WAITING = 16_384
 _RANDOMNESS = (1 << 56) - 1
 
 
-class Exemplar(NamedTuple):
-    """One measured value and the trace it belongs to."""
-
-    value_ns: int
-    time_unix_ns: int
-    trace_id: bytes
-    span_id: bytes
-
-
 class _Candidate(NamedTuple):
     series: SeriesName
     bucket: int
     value_ns: int
     ended_ns: int
-
-
-class _Sent(NamedTuple):
-    candidate: _Candidate
-    trace_id: bytes
-    span_id: bytes
 
 
 class Exemplars:
@@ -67,7 +53,8 @@ class Exemplars:
         self._bounds_ns = in_ns(bounds_s)
         self._resource_of = resource_of
         self._waiting: OrderedDict[int, list[_Candidate]] = OrderedDict()
-        self._sent: dict[tuple[SeriesName, int], _Sent] = {}
+        self._sent: dict[tuple[SeriesName, int], tuple[_Candidate, bytes, bytes]] = {}
+        """By series and bucket, with the ids of the trace and of its root."""
         self._lock = threading.Lock()
 
     def consider(self, traces: Traces, names: Names) -> None:
@@ -87,9 +74,8 @@ class Exemplars:
                 randomness = int.from_bytes(trace.trace_id, "big") & _RANDOMNESS
                 for candidate in self._waiting.pop(randomness, ()):
                     key = (candidate.series, candidate.bucket)
-                    before = self._sent.get(key)
-                    if before is None or candidate.value_ns > before.candidate.value_ns:
-                        self._sent[key] = _Sent(candidate, trace.trace_id, trace.root_id)
+                    if key not in self._sent or candidate.value_ns > self._sent[key][0].value_ns:
+                        self._sent[key] = candidate, trace.trace_id, trace.root_id
 
     def collect(self, until_ns: int, unix_offset_ns: int) -> dict[SeriesName, list[Exemplar]]:
         """
@@ -100,12 +86,14 @@ class Exemplars:
             unix_offset_ns: CLOCK_REALTIME minus that.
         """
         with self._lock:
-            sent = {key: each for key, each in self._sent.items() if each.candidate.ended_ns <= until_ns}
-            self._sent = {key: each for key, each in self._sent.items() if key not in sent}
+            sent = [each for each in self._sent.values() if each[0].ended_ns <= until_ns]
+            self._sent = {key: each for key, each in self._sent.items() if each[0].ended_ns > until_ns}
         found: dict[SeriesName, list[Exemplar]] = {}
-        for (series, _), (candidate, *ids) in sorted(sent.items(), key=lambda item: item[0][1]):
-            exemplar = Exemplar(candidate.value_ns, candidate.ended_ns + unix_offset_ns, *ids)
-            found.setdefault(series, []).append(exemplar)
+        for candidate, *ids in sorted(sent, key=lambda each: each[0].bucket):
+            trace_id, root_id = map(int.from_bytes, ids)
+            time_unix_ns = candidate.ended_ns + unix_offset_ns
+            exemplar = Exemplar({}, candidate.value_ns / 1e9, time_unix_ns, root_id, trace_id)
+            found.setdefault(candidate.series, []).append(exemplar)
         return found
 
     def _of_requests(self, traces: Traces, names: Names) -> Iterator[tuple[int, _Candidate]]:
@@ -147,16 +135,10 @@ class Exemplars:
         changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
         for at in order[np.concatenate(([True], changes))]:
             row = its[at]
-            series = self._name(int(rows["pid"][row]), columns, row, names)[part]
+            key = (columns.devices[row], rows["pid"][row], columns.layer, columns.operations[row], columns.failed[row])
+            series = kernel_series(map(int, key), names, self._resource_of)[part]
             candidate = _Candidate(series, int(buckets[at]), int(values_ns[row]), int(rows["complete_ns"][row]))
             yield int(columns.randomness[row]), candidate
-
-    def _name(self, pid: int, columns: "_Columns", row: int, names: Names) -> dict[str, SeriesName]:
-        device = int(columns.devices[row])
-        disk = names.devices.get((pid, device))
-        counted = Counted(columns.layer, int(columns.operations[row]), bool(columns.failed[row]))
-        resource = self._resource_of(names.guest(pid))
-        return series_of(resource, counted, disk_attributes(disk, device), disk.pool if disk else None)
 
 
 class _Columns(NamedTuple):

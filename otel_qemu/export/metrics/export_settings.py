@@ -72,14 +72,9 @@ class MetricSettings:
         return BOUNDS_S if self.exponential else self.explicit_bounds_s
 
     @property
-    def delta(self) -> frozenset[InstrumentKind]:
-        """Kinds of which points hold only what is new."""
-        return _DELTA[self.temporality]
-
-    @property
-    def delta_instruments(self) -> frozenset[str]:
-        """Metrics of these kinds."""
-        return frozenset(name for name, each in INSTRUMENTS.items() if each.kind in self.delta)
+    def delta(self) -> frozenset[str]:
+        """Metrics of which points hold only what is new."""
+        return frozenset(name for name, each in INSTRUMENTS.items() if each.kind in _DELTA[self.temporality])
 
     @classmethod
     def from_environment(cls, explicit_bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S) -> Self:

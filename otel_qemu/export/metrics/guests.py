@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from otel_qemu.export import semconv
-from otel_qemu.export.metrics.series_names import Attributes, Counted, SeriesName, disk_attributes, series_of
+from otel_qemu.export.metrics.series_names import Attributes, SeriesName, disk_attributes, kernel_series
 from otel_qemu.export.metrics.series_totals import Counts, Totals
 from otel_qemu.trace.kernel_histograms import LATENCY
 from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
@@ -55,19 +55,12 @@ class GuestMetrics:
         now = np.ascontiguousarray(process.latencies).view("<u8").reshape(-1, _WORDS)
         for key, words in zip(process.series.tolist(), now, strict=True):
             grown = words - seen[key] if key in seen else words
-            for part, name in self._names(key, names).items():
+            for part, name in kernel_series(key[:5], names, self._resource_of).items():
                 if name in self._totals or grown[_PARTS[part]].any():
                     self._totals.add(name, grown[_PARTS[part]])
                     found.add(name)
             seen[key] = words
         return found
-
-    def _names(self, key: tuple[int, ...], names: Names) -> dict[str, SeriesName]:
-        device, pid, layer, operation, failed, _ = key
-        disk = names.devices.get((pid, device))
-        pool = disk.pool if disk else None
-        resource = self._resource_of(names.guest(pid))
-        return series_of(resource, Counted(layer, operation, bool(failed)), disk_attributes(disk, device), pool)
 
     def in_flight(self, snapshot: Snapshot, living: Iterable[SeriesName]) -> dict[SeriesName, int]:
         """

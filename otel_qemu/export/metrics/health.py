@@ -2,7 +2,7 @@
 """What we say about ourselves, by the SDK's instruments: events and losses, joins, traces and spans, CPU and memory."""
 
 import resource
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,15 +18,13 @@ from otel_qemu.export import semconv
 from otel_qemu.export.delivery import fates
 from otel_qemu.export.delivery.fates import Fate
 from otel_qemu.export.metrics.entries import Entry
-from otel_qemu.export.metrics.instruments import OWN_INSTRUMENTS, Instrument, InstrumentKind
-from otel_qemu.export.metrics.series_names import Attributes
+from otel_qemu.export.metrics.instruments import OWN_INSTRUMENTS, Instrument
 from otel_qemu.probe.process_memory import resident_bytes
-from otel_qemu.trace.correlate import Stats
 from otel_qemu.trace.measurements import Snapshot
 from otel_qemu.trace.traces import Join
 
-Numbers = dict[tuple[str, Attributes], int]
-"""By instrument and attributes; in ns where the unit is s."""
+Numbers = dict[str, float | Mapping[str, float]]
+"""By instrument, and by the value of its attribute where it has one; in the instrument's unit."""
 
 
 class Health:
@@ -35,18 +33,19 @@ class Health:
 
     Args:
         resource: ours.
-        delta: kinds of which only what is new is collected.
+        delta: metrics of which only what is new is collected.
     """
 
-    def __init__(self, resource: Resource, delta: frozenset[InstrumentKind]) -> None:
+    def __init__(self, resource: Resource, delta: frozenset[str]) -> None:
         self._resource = resource
-        self._is_delta = InstrumentKind.COUNTER in delta
-        temporality = AggregationTemporality.DELTA if self._is_delta else AggregationTemporality.CUMULATIVE
-        self._reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality})
+        self._delta = delta
         self._numbers: Numbers = {}
         self._unsent: dict[Any, NumberDataPoint] = {}
-        self._provider = MeterProvider([self._reader], resource, AlwaysOffExemplarFilter(), shutdown_on_exit=False)
-        meter = self._provider.get_meter(semconv.SCOPE_NAME, __version__)
+        is_delta = semconv.BPF_EVENTS in delta  # as all counters are
+        temporality = AggregationTemporality.DELTA if is_delta else AggregationTemporality.CUMULATIVE
+        self._reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: temporality})
+        provider = MeterProvider([self._reader], resource, AlwaysOffExemplarFilter(), shutdown_on_exit=False)
+        meter = provider.get_meter(semconv.SCOPE_NAME, __version__)
         for each in OWN_INSTRUMENTS:
             create = getattr(meter, f"create_observable_{each.kind}")
             create(each.name, [partial(self._observe, each)], each.unit, each.description)
@@ -55,92 +54,74 @@ class Health:
         """These are the numbers now."""
         self._numbers = numbers
 
-    def _observe(self, instrument: Instrument, _: CallbackOptions) -> Iterator[Observation]:
-        for (name, attributes), number in self._numbers.items():
-            if name == instrument.name:
-                yield Observation(number / 1e9 if instrument.unit == "s" else number, dict(attributes))
+    def _observe(self, instrument: Instrument, _: CallbackOptions) -> list[Observation]:
+        numbers = self._numbers.get(instrument.name, {})
+        if isinstance(numbers, Mapping):
+            return [Observation(number, {instrument.attributes[0]: value}) for value, number in numbers.items()]
+        return [Observation(numbers)]
 
     def entries(self) -> list[Entry]:
         """All that the instruments observe; a delta includes earlier ones that have not arrived."""
         data = self._reader.get_metrics_data()
-        metrics: list[Any] = [
-            metric
+        return [
+            Entry(self._resource, metric, owed)
             for its in (data.resource_metrics if data else ())
             for scoped in its.scope_metrics
             if scoped.scope.name == semconv.SCOPE_NAME  # the SDK may have metrics of its own there
             for metric in scoped.metrics
+            for point in metric.data.data_points
+            if (owed := self._owed(metric.name, point))
         ]
-        return [entry for metric in metrics for entry in self._owed(metric)]
 
-    def _owed(self, metric: Any) -> Iterator[Entry]:
-        empty = replace(metric, data=replace(metric.data, data_points=()))
-        is_delta = self._is_delta and getattr(metric.data, "is_monotonic", False)
-        for point in metric.data.data_points:
-            key, new = _key(metric, point), point
-            if is_delta and (before := self._unsent.get(key)):
-                new = replace(new, start_time_unix_nano=before.start_time_unix_nano, value=before.value + new.value)
-            if is_delta:
-                self._unsent[key] = new
-            if new.value or not is_delta:
-                yield Entry(self._resource, empty, new)
+    def _owed(self, metric: str, point: Any) -> NumberDataPoint | None:
+        if metric in self._delta:
+            key = _key(metric, point)
+            if before := self._unsent.get(key):
+                start_unix_ns, value = before.start_time_unix_nano, before.value + point.value
+                point = replace(point, start_time_unix_nano=start_unix_ns, value=value)
+            self._unsent[key] = point
+            return point if point.value else None
+        return point
 
     def deliver(self, entries: Iterable[Entry]) -> None:
         """These have arrived."""
         for entry in entries:
-            self._unsent.pop(_key(entry.metric, entry.data_point), None)
+            self._unsent.pop(_key(entry.metric.name, entry.data_point), None)
 
 
-def _key(metric: Any, data_point: Any) -> Any:
-    return metric.name, frozenset(data_point.attributes.items())
+def _key(metric: str, point: Any) -> Any:
+    return metric, frozenset(point.attributes.items())
 
 
 def of_snapshot(snapshot: Snapshot) -> Numbers:
-    """What the kernel counted, the correlator joined, and is attached."""
+    """What the kernel counted, the correlator joined, and is attached; CPU time and memory of this process."""
+    joined, usage = snapshot.correlated, resource.getrusage(resource.RUSAGE_SELF)
     return {
-        **_of_kernel(snapshot.counters),
-        **_of_correlator(snapshot.correlated),
-        (semconv.PROBES_ATTACHED, ()): snapshot.probes,
-        (semconv.PROCESSES_TRACED, ()): len(snapshot.processes),
+        semconv.BPF_EVENTS: {name: count for name, count in snapshot.counters.items() if name not in LOSSES},
+        semconv.BPF_EVENTS_LOST: {name: count for name, count in snapshot.counters.items() if name in LOSSES},
+        semconv.CORRELATED_CALLS: {join.label: joined.by_join[join] for join in Join},
+        semconv.DISAGREEMENTS: joined.disagreements,
+        semconv.INCOMPLETE_REQUESTS: joined.incomplete,
+        semconv.PROBES_ATTACHED: snapshot.probes,
+        semconv.PROCESSES_TRACED: len(snapshot.processes),
+        semconv.PROCESS_CPU_TIME: {"user": usage.ru_utime, "system": usage.ru_stime},
+        semconv.PROCESS_MEMORY_USAGE: resident_bytes(),
     }
 
 
-def _of_kernel(counters: Mapping[str, int]) -> Numbers:
+def of_traces(stats: fates.Stats, shed: int) -> Numbers:
+    """
+    What became of traces and spans; those that were never to be sent are nobody's loss.
+
+    Args:
+        stats: of the client of traces.
+        shed: traces that the sampler has left out, above the rate of their guest.
+    """
     return {
-        (semconv.BPF_EVENTS_LOST if name in LOSSES else semconv.BPF_EVENTS, ((semconv.BPF_EVENT, name),)): count
-        for name, count in counters.items()
+        semconv.SPANS_SENT: stats[Fate.SENT].spans,
+        semconv.SPANS_LOST: {fate.value: stats[fate].spans for fate in fates.LOSSES},
+        semconv.SPANS_QUEUED: stats[Fate.WAITING].spans,
+        semconv.TRACES_SENT: stats[Fate.SENT].traces,
+        semconv.TRACES_LOST: {fate.value: stats[fate].traces for fate in fates.LOSSES},
+        semconv.TRACES_SHED: shed,
     }
-
-
-def _of_correlator(stats: Stats) -> Numbers:
-    joins: Numbers = {(semconv.CORRELATED_CALLS, ((semconv.JOIN, join.label),)): stats.by_join[join] for join in Join}
-    return {
-        **joins,
-        (semconv.DISAGREEMENTS, ()): stats.disagreements,
-        (semconv.INCOMPLETE_REQUESTS, ()): stats.incomplete,
-    }
-
-
-def of_traces(stats: fates.Stats) -> Numbers:
-    """What became of traces and spans; those that were never to be sent are nobody's loss."""
-    numbers: Numbers = {
-        (semconv.SPANS_SENT, ()): stats[Fate.SENT].spans,
-        (semconv.TRACES_SENT, ()): stats[Fate.SENT].traces,
-        (semconv.SPANS_QUEUED, ()): stats[Fate.WAITING].spans,
-    }
-    for fate in fates.LOSSES:
-        reason = ((semconv.REASON, fate.value),)
-        numbers[semconv.SPANS_LOST, reason] = stats[fate].spans
-        numbers[semconv.TRACES_LOST, reason] = stats[fate].traces
-    return numbers
-
-
-def of_process() -> Numbers:
-    """CPU time and resident memory of this process."""
-    return dict(_process())
-
-
-def _process() -> Iterator[tuple[tuple[str, Attributes], int]]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    for mode, time_s in (("user", usage.ru_utime), ("system", usage.ru_stime)):
-        yield (semconv.PROCESS_CPU_TIME, ((semconv.CPU_MODE, mode),)), round(time_s * 1e9)
-    yield (semconv.PROCESS_MEMORY_USAGE, ()), resident_bytes()

@@ -8,10 +8,10 @@ No clock, no network: whoever sends the entries says which have arrived, and wha
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from opentelemetry.sdk.metrics import Exemplar
 
 from otel_qemu.export.metrics import health
 from otel_qemu.export.metrics.entries import Entry, GuestEntries
-from otel_qemu.export.metrics.exemplars import Exemplar
 from otel_qemu.export.metrics.export_settings import MetricSettings
 from otel_qemu.export.metrics.guests import GuestMetrics
 from otel_qemu.export.metrics.series_names import SeriesName
@@ -29,6 +29,9 @@ class Readings:
         resources: of this hypervisor's guests.
         start_unix_ns, start_ns: nothing was counted before; the same moment on the records' clock.
         others: further numbers of our own, asked for at each snapshot.
+        most_ended: `Totals` has it.
+
+    Attributes:
         totals: of guests' series.
     """
 
@@ -39,15 +42,15 @@ class Readings:
         start_unix_ns: int,
         start_ns: int,
         others: Callable[[], health.Numbers] = dict,
-        totals: Totals | None = None,
+        most_ended: int = 10_000,
     ) -> None:
         self.resource_of = resources.of
-        self._delta_instruments = settings.delta_instruments
-        self._guest_entries = GuestEntries(settings.bounds_s, settings.exponential, settings.delta)
-        self._health = health.Health(resources.sidecar(), settings.delta)
+        self._delta = settings.delta
+        self._guest_entries = GuestEntries(settings.bounds_s, settings.exponential, self._delta)
+        self._health = health.Health(resources.sidecar(), self._delta)
         self._others = others
-        self._totals = totals or Totals(start_unix_ns)
-        self._guests = GuestMetrics(self._totals, self.resource_of)
+        self.totals = Totals(start_unix_ns, most_ended)
+        self._guests = GuestMetrics(self.totals, self.resource_of)
         self._levels: dict[SeriesName, int] = {}
         self._start_unix_ns = start_unix_ns
         self._time_unix_ns, self._time_ns = start_unix_ns, start_ns
@@ -64,8 +67,8 @@ class Readings:
         # A disk that is gone has nothing in flight any more: that is said once.
         gone = {name: 0 for name, level in self._levels.items() if level}
         self._levels = gone | self._guests.in_flight(snapshot, living)
-        self._totals.settle(living, snapshot.time_unix_ns)
-        self._health.observe({**health.of_snapshot(snapshot), **self._others(), **health.of_process()})
+        self.totals.settle(living, snapshot.time_unix_ns)
+        self._health.observe(health.of_snapshot(snapshot) | self._others())
 
     def depart(self, departed: Departed) -> None:
         """Add the last counts of guests that have ended."""
@@ -76,12 +79,12 @@ class Readings:
         passed_unix_ns, passed_ns = snapshot.time_unix_ns - self._time_unix_ns, snapshot.monotonic_ns - self._time_ns
         if passed_unix_ns < 0:
             self._start_unix_ns += passed_unix_ns - passed_ns
-            self._totals.move(passed_unix_ns - passed_ns)
+            self.totals.move(passed_unix_ns - passed_ns)
         self._time_unix_ns, self._time_ns = snapshot.time_unix_ns, snapshot.monotonic_ns
 
     def points(self) -> list[Point]:
         """All that there is to send of guests."""
-        points = self._totals.points(self._time_unix_ns, self._delta_instruments)
+        points = self.totals.points(self._time_unix_ns, self._delta)
         for name, level in self._levels.items():
             value = np.array([level], "u8")
             points.append(Point(name, self._start_unix_ns, self._time_unix_ns, value, value, last=False))
@@ -93,10 +96,5 @@ class Readings:
 
     def deliver(self, entries: Sequence[Entry]) -> None:
         """These have arrived."""
-        self._totals.deliver(each.point for each in entries if each.point)
+        self.totals.deliver(each.point for each in entries if each.point)
         self._health.deliver(each for each in entries if not each.point)
-
-    @property
-    def lost_series(self) -> int:
-        """Series whose last counts could not be kept until they were sent."""
-        return self._totals.lost

@@ -36,19 +36,15 @@ class MetricReport:
 
     def fail(self, reason: str) -> None:
         """A request was not taken."""
-        self._unsent = True
-        self._warn(
+        self._fail(
             "metrics are not getting through: endpoint %s: %s; they are part of the next export "
             "(OTEL_METRICS_EXPORTER=none turns them off)",
             self.endpoint, reason,
         )  # fmt: skip
-        self.failed += 1
 
     def break_down(self, error: Exception) -> None:
         """An export could not be made."""
-        self._unsent = True
-        self._warn("metrics could not be made, which is a defect: %s: %s", type(error).__name__, error)
-        self.failed += 1
+        self._fail("metrics could not be made, which is a defect: %s: %s", type(error).__name__, error)
 
     def close(self, sent_all: bool) -> None:
         """There will be no more."""
@@ -56,17 +52,16 @@ class MetricReport:
 
     def numbers(self) -> Numbers:
         """For our own metrics."""
-        return {
-            (semconv.METRIC_EXPORTS, ((semconv.OUTCOME, "sent"),)): self.sent,
-            (semconv.METRIC_EXPORTS, ((semconv.OUTCOME, "failed"),)): self.failed,
-        }
+        return {semconv.METRIC_EXPORTS: {"sent": self.sent, "failed": self.failed}}
 
     def summary(self) -> str:
         """What became of all of them, in a sentence."""
         end = "; the last export did not arrive" if self._unsent else ""
         return f"{self.sent_points} data points sent to {self.endpoint}{end}"
 
-    def _warn(self, text: str, *values: object) -> None:
+    def _fail(self, text: str, *values: object) -> None:
+        self._unsent = True
         if time.monotonic() >= self._warn_at_s:
             self._warn_at_s = time.monotonic() + self._interval_s
             log.warning(text, *values)
+        self.failed += 1

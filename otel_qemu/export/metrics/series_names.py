@@ -4,13 +4,14 @@ What the kernel's counts are called: a disk's counts of one operation into the s
 """
 
 import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from otel_qemu.events import Layer
 from otel_qemu.export import semconv
 from otel_qemu.export.text import printable
 from otel_qemu.trace import scsi
-from otel_qemu.trace.names import Disk
+from otel_qemu.trace.names import Disk, Guest, Names
 
 Attributes = tuple[tuple[str, str], ...]
 
@@ -30,14 +31,6 @@ class SeriesName(NamedTuple):
     attributes: Attributes
 
 
-class Counted(NamedTuple):
-    """The key of one of the kernel's histogram entries: `kernel_histograms.SERIES` without the process."""
-
-    layer: int
-    operation: int
-    failed: bool
-
-
 def disk_attributes(disk: Disk | None, device: int) -> Attributes:
     """
     Alias and target of a disk, as far as they are known.
@@ -51,25 +44,33 @@ def disk_attributes(disk: Disk | None, device: int) -> Attributes:
     return _known({semconv.DISK_ALIAS: disk.alias, semconv.DISK_TARGET: disk.target})
 
 
-@functools.lru_cache(maxsize=16_384)
-def series_of(resource: bytes, counted: Counted, on: Attributes, pool: str | None) -> dict[str, SeriesName]:
+def kernel_series(key: Iterable[int], names: Names, resource_of: Callable[[Guest], bytes]) -> dict[str, SeriesName]:
     """
     The series of which one of the kernel's histogram entries is a part.
 
     Args:
-        resource: the guest's.
-        counted: what it is of.
-        on: the disk's `disk_attributes`.
-        pool: the RBD pool of the disk.
+        key: of the entry, as `kernel_histograms.SERIES` has it: device, process id, layer, operation, failed.
+        names: of the guest and its disk.
+        resource_of: whose a guest's series are.
 
     Returns:
         By field of `kernel_histograms.LATENCY`; ``bytes`` only of reads and writes.
     """
-    scsi_layer = counted.layer == Layer.SCSI
-    direction, operation = _scsi(counted.operation) if scsi_layer else _rbd(counted.operation)
+    device, pid, *counted = key
+    disk = names.devices.get((pid, device))
+    pool = disk.pool if disk else None
+    return _series(resource_of(names.guest(pid)), disk_attributes(disk, device), pool, *counted)
+
+
+@functools.lru_cache(maxsize=16_384)
+def _series(
+    resource: bytes, on: Attributes, pool: str | None, layer: int, code: int, failed: int
+) -> dict[str, SeriesName]:
+    scsi_layer = layer == Layer.SCSI
+    direction, operation = _scsi(code) if scsi_layer else _rbd(code)
     within = on if scsi_layer else on + _known({semconv.RBD_POOL: pool})
     of = _known({semconv.DISK_IO_DIRECTION: direction})
-    error = ((semconv.ERROR_TYPE, semconv.OTHER),) if counted.failed else ()  # the kernel counts that, not what
+    error = ((semconv.ERROR_TYPE, semconv.OTHER),) if failed else ()  # the kernel counts that, not what
     names = {}
     for part, instrument in (_SCSI_PARTS if scsi_layer else _RBD_PARTS).items():
         names[part] = SeriesName(resource, instrument, within + operation + of + error)

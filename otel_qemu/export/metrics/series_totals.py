@@ -7,7 +7,7 @@ unplugged, another guest takes over a process id.  So what an entry has grown by
 now; a series ends when nothing goes by its name any more, is sent once more, and forgotten when that has arrived.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,9 +67,6 @@ class Totals:
 
     def __contains__(self, name: SeriesName) -> bool:
         return name in self._series
-
-    def __iter__(self) -> Iterator[SeriesName]:
-        return iter(self._series)
 
     def add(self, name: SeriesName, grown: Counts) -> None:
         """Count what has been added to a series; one that is new began after the moment of `settle`."""

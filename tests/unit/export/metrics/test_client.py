@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from otel_qemu.export.delivery.fates import Fate, Stats, Tally
+from otel_qemu.export.metrics import health
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
@@ -78,10 +79,10 @@ def started() -> Iterator[Callable[..., MetricsClient]]:
     """Makes clients, which are closed in the end."""
     made: list[MetricsClient] = []
 
-    def start(exporter: Exporter, limits: dict[str, int] | None = None, trace_stats: Any = None,
-              over_rate: Any = None, **settings: Any) -> MetricsClient:  # fmt: skip
+    def start(exporter: Exporter, limits: dict[str, int] | None = None, others: Callable[[], health.Numbers] = dict,
+              **settings: Any) -> MetricsClient:  # fmt: skip
         chosen = MetricSettings(**{"interval_s": 1e-3, **settings})
-        made.append(MetricsClient(chosen, exporter, "there", trace_stats, over_rate, **(limits or {})))
+        made.append(MetricsClient(chosen, exporter, "there", others, **(limits or {})))
         return made[-1]
 
     yield start
@@ -141,14 +142,14 @@ def test_guests_that_end_while_the_endpoint_hangs_take_no_room(started: Any, exp
             client.measure(Snapshot(time.time_ns(), time.monotonic_ns(), names()))
     series = sum(point.name.instrument == SCSI for point in client.readings.points())
     assert 0 < series <= 50
-    assert client.readings.lost_series > 900
+    assert client.readings.totals.lost > 900
     exporter.hangs.clear()
     wait_until(lambda: len(exporter.requests) == 2)
     client.measure(Snapshot(time.time_ns(), time.monotonic_ns(), names()))
     wait_until(lambda: len(exporter.requests) == 3)
     (lost,) = (point.as_int for _, metric, point in data_points(exporter.requests[2])
                if metric.name == "otel_qemu.metrics.series.lost")  # fmt: skip
-    assert lost == client.readings.lost_series
+    assert lost == client.readings.totals.lost
 
 
 @pytest.mark.parametrize("kind", Temporality)
@@ -309,7 +310,7 @@ def test_a_defect_of_ours_ends_nothing(
 def test_close_sends_the_last_measurement(started: Any, exporter: Exporter, kernel: Kernel) -> None:
     """With what became of traces until then; nothing is sent after it, and closing twice is closing once."""
     stats = Stats()
-    client = started(exporter, trace_stats=lambda: stats, interval_s=60.0)
+    client = started(exporter, others=lambda: health.of_traces(stats, 7), interval_s=60.0)
     client.measure(snapshot(kernel, last=True))
     stats = Stats({**Stats().by_fate, Fate.SENT: Tally(2, 1), Fate.QUEUE_FULL: Tally(1, 1)})
     client.close(WAIT_S)
@@ -323,6 +324,7 @@ def test_close_sends_the_last_measurement(started: Any, exporter: Exporter, kern
     }
     assert ours["otel_qemu.spans.sent",] == 2
     assert ours["otel_qemu.traces.sent",] == 1
+    assert ours["otel_qemu.traces.shed",] == 7
     assert ours["otel_qemu.spans.lost", "queue_full"] == 1
     assert ours["otel_qemu.spans.queued",] == 0
     assert ("otel_qemu.spans.lost", "disabled") not in ours
@@ -335,11 +337,11 @@ def test_others_are_asked_by_who_measures(started: Any, exporter: Exporter, kern
     """What the sampler and the client of traces count is of the loop's thread, and is changed by it meanwhile."""
     asked: list[threading.Thread] = []
 
-    def over_rate() -> int:
+    def others() -> health.Numbers:
         asked.append(threading.current_thread())
-        return 7
+        return {}
 
-    client = started(exporter, over_rate=over_rate)
+    client = started(exporter, others=others)
     client.measure(snapshot(kernel))
     client.close(WAIT_S)
     assert asked == [threading.current_thread()]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import Exemplar
 
 from otel_qemu.events import Ending, RbdOperation
 from otel_qemu.export.metrics.entries import GuestEntries
@@ -42,8 +43,12 @@ def shown(exemplars: Exemplars) -> dict[str, list[int]]:
     """The values of each metric's exemplars, in ns."""
     found: dict[str, list[int]] = {}
     for series, its in exemplars.collect(*EVER).items():
-        found.setdefault(series.instrument, []).extend(each.value_ns for each in its)
+        found.setdefault(series.instrument, []).extend(map(value_ns, its))
     return found
+
+
+def value_ns(exemplar: Exemplar) -> int:
+    return round(exemplar.value * 1e9)
 
 
 def consider(exemplars: Exemplars, made: Traces) -> None:
@@ -55,11 +60,12 @@ def test_a_trace_that_was_sent_is_shown_in_each_of_its_series(exemplars: Exempla
     consider(exemplars, traces(write(randomness=7)))
     exemplars.on_sent(sent(7))
     found = exemplars.collect(*EVER)
-    assert {series.instrument: its[0].value_ns for series, its in found.items()} == {
+    assert {series.instrument: value_ns(its[0]) for series, its in found.items()} == {
         SCSI: 412_000, WAIT: 18_000, COMPLETION: 23_000, RBD: 371_000,
     }  # fmt: skip
     (of_request,) = (its[0] for series, its in found.items() if series.instrument == SCSI)
-    assert of_request == (412_000, UNIX_OFFSET_NS + 1_412_000, sent(7)[0].trace_id, sent(7)[0].root_id)
+    trace_id, root_id = int.from_bytes(sent(7)[0].trace_id), int.from_bytes(sent(7)[0].root_id)
+    assert of_request == Exemplar({}, 412e-6, UNIX_OFFSET_NS + 1_412_000, root_id, trace_id)
 
 
 def test_a_trace_that_was_not_sent_is_not_shown(exemplars: Exemplars) -> None:
@@ -88,7 +94,7 @@ def test_failures_are_of_their_own_series(exemplars: Exemplars) -> None:
     )  # fmt: skip
     consider(exemplars, made)
     exemplars.on_sent(sent(1, 2, 3, 4, 5))
-    errors = {(series.instrument, "error.type" in dict(series.attributes)): [each.value_ns for each in its]
+    errors = {(series.instrument, "error.type" in dict(series.attributes)): list(map(value_ns, its))
               for series, its in exemplars.collect(*EVER).items() if series.instrument in (SCSI, RBD)}  # fmt: skip
     assert errors == {(SCSI, False): [MS, 1_400_000], (SCSI, True): [1_300_000], (RBD, True): [20]}
 
@@ -128,8 +134,8 @@ def test_what_ended_after_the_measurement_is_left_for_the_next(exemplars: Exempl
     consider(exemplars, traces(read(1, 1), read(30, 2)))
     exemplars.on_sent(sent(1, 2))
     ended_ns = 1_000 + 30 * MS
-    assert [its[0].value_ns for its in exemplars.collect(ended_ns - 1, UNIX_OFFSET_NS).values()] == [MS]
-    assert [its[0].value_ns for its in exemplars.collect(ended_ns, UNIX_OFFSET_NS).values()] == [30 * MS]
+    assert [value_ns(its[0]) for its in exemplars.collect(ended_ns - 1, UNIX_OFFSET_NS).values()] == [MS]
+    assert [value_ns(its[0]) for its in exemplars.collect(ended_ns, UNIX_OFFSET_NS).values()] == [30 * MS]
 
 
 def test_a_clock_that_is_set_back_holds_up_none(exemplars: Exemplars) -> None:
@@ -137,7 +143,7 @@ def test_a_clock_that_is_set_back_holds_up_none(exemplars: Exemplars) -> None:
     consider(exemplars, traces(read(30, 2)))
     exemplars.on_sent(sent(2))
     (its,) = exemplars.collect(1_000 + 30 * MS, UNIX_OFFSET_NS - 3600 * SECOND_NS).values()
-    assert its[0].time_unix_ns == UNIX_OFFSET_NS - 3600 * SECOND_NS + 1_000 + 30 * MS
+    assert its[0].time_unix_nano == UNIX_OFFSET_NS - 3600 * SECOND_NS + 1_000 + 30 * MS
 
 
 @pytest.mark.parametrize(("start_s", "shown"), [(START_UNIX_NS, 1), (START_UNIX_NS + 60 * SECOND_NS, 0)])

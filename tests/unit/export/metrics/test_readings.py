@@ -322,11 +322,11 @@ def test_ended_series_are_bounded() -> None:
         kernel.request(INQUIRY, 5)
         meter.end(kernel, Names())
     meter.measure(known=Names())
-    assert meter.readings.lost_series == 0
+    assert meter.readings.totals.lost == 0
     for start in range(6, 9):
         kernel = Kernel(DEFAULT_BOUNDS_S, (PID + start, start))
         kernel.request(INQUIRY, 5)
         meter.end(kernel, Names())
     entries = meter.measure(known=Names())
-    assert meter.readings.lost_series == 2
+    assert meter.readings.totals.lost == 2
     assert len([entry for entry in entries if entry.metric.name == SCSI]) == 6
