@@ -96,7 +96,7 @@ class TraceClient:
         deadline_s = time.monotonic() + timeout_s
         self._queue.flush(timeout_s - min(_GRACE_S, timeout_s / 4))
         self._queue.close()
-        for ending in (abandon(self.target.transport), thread):
+        for ending in (abandon(self.target.transport.close), thread):
             ending.join(max(0.0, deadline_s - time.monotonic()))
         self._queue.abandon()
         self._losses.report()

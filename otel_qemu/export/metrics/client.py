@@ -7,7 +7,6 @@ are done in the thread, by an exporter of the SDK's.  What could not be sent is 
 queued, so an endpoint that is dead or hangs loses nothing, and costs no memory.
 """
 
-import contextlib
 import re
 import threading
 import time
@@ -27,6 +26,7 @@ from otel_qemu.export.metrics.readings import Readings
 from otel_qemu.export.metrics.report import MetricReport
 from otel_qemu.export.resources import Resources
 from otel_qemu.export.text import printable, without_queries
+from otel_qemu.export.transport.answer import abandon
 from otel_qemu.export.transport.sdk_log import logged
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 from otel_qemu.trace.measurements import Departed, Snapshot
@@ -143,8 +143,7 @@ class MetricsClient:
             self._closing = True
             self._changed.notify_all()
         worker.join(timeout_s)
-        # Without waiting for it: an exporter that cannot be shut down is left.
-        threading.Thread(target=_shut_down, args=(self._exporter,), name="export-shutdown", daemon=True).start()
+        abandon(self._exporter.shutdown)
         self.report.close(sent_all=not worker.is_alive())
 
     def _take(self, add: Callable[[], None], is_new: bool) -> None:
@@ -209,8 +208,3 @@ def _sent(exporter: MetricExporter, entries: list[Entry], timeout_s: float) -> s
     if result is MetricExportResult.SUCCESS:
         return None
     return "; ".join(reversed(texts[-2:])) or "the exporter does not say why"
-
-
-def _shut_down(exporter: MetricExporter) -> None:
-    with logged(), contextlib.suppress(Exception, SystemExit):
-        exporter.shutdown()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter of metrics that the environment asks for: OTLP's, the console's, or any that is installed."""
 
-import json
 import sys
 from typing import Any
 
@@ -9,7 +8,6 @@ from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metr
 from opentelemetry.sdk.metrics import Histogram, ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ConsoleMetricExporter, MetricExporter, MetricsData
 
-from otel_qemu.errors import BadInput
 from otel_qemu.export.metrics.export_settings import Temporality
 from otel_qemu.export.transport import installed
 from otel_qemu.export.transport.console import otlp_json
@@ -29,15 +27,10 @@ def chosen() -> tuple[MetricExporter | None, str]:
     name = installed.exporter(Signal.METRICS)
     if name == "otlp":
         place = endpoint(Signal.METRICS)
-        return otlp_exporter(place), place.name
+        return _grpc(place) if place.protocol == GRPC else _http(place), place.name
     if name in installed.OURS:
         return ConsoleMetricExporter(sys.stdout, _line) if name == "console" else None, name
-    exporter = installed.load(Signal.METRICS, name)
-    if not isinstance(exporter, MetricExporter):
-        raise BadInput(
-            f"OTEL_METRICS_EXPORTER is {name!r}: its package makes no exporter of metrics, choose another one"
-        )
-    return exporter, name
+    return installed.load(Signal.METRICS, name, MetricExporter), name  # type: ignore[type-abstract]
 
 
 def preferred_temporality(exporter: MetricExporter, otherwise: Temporality) -> Temporality:
@@ -52,17 +45,11 @@ def preferred_temporality(exporter: MetricExporter, otherwise: Temporality) -> T
 
 
 def _line(metrics_data: MetricsData) -> str:
-    return f"{json.dumps(otlp_json(encode_metrics(metrics_data)))}\n"
+    return otlp_json(encode_metrics(metrics_data))
 
 
-def otlp_exporter(place: Endpoint) -> MetricExporter:
-    """
-    The SDK's own, for a place; nothing is connected before the first export.
-
-    It is given everything that it would read from the environment, which it reads otherwise than the specification
-    says: of times, seconds.
-    """
-    return _grpc(place) if place.protocol == GRPC else _http(place)
+# The SDK's own connect to nothing before the first export.  They are given everything that they would read from the
+# environment, which they read otherwise than the specification says: of times, seconds.
 
 
 def _grpc(place: Endpoint) -> MetricExporter:

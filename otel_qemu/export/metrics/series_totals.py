@@ -110,11 +110,11 @@ class Totals:
         """
         points = []
         for name, series in list(self._series.items()):
-            if name.instrument not in delta:
-                points.append(_point(name, series, series.start_unix_ns, time_unix_ns, series.total))
-            elif (grown := series.total - series.delivered).any():
-                start_unix_ns = series.delivered_unix_ns or series.start_unix_ns
-                points.append(_point(name, series, start_unix_ns, time_unix_ns, grown))
+            start_unix_ns, values = series.start_unix_ns, series.total
+            if is_delta := name.instrument in delta:
+                start_unix_ns, values = series.delivered_unix_ns or start_unix_ns, values - series.delivered
+            if values.any() or not is_delta:
+                points.append(Point(name, start_unix_ns, time_unix_ns, values, series.total, series.ended))
             elif series.ended:
                 del self._series[name]
         return points
@@ -128,7 +128,3 @@ class Totals:
             series.delivered, series.delivered_unix_ns = point.total, point.time_unix_ns
             if series.ended and point.last and not (series.total - point.total).any():
                 del self._series[point.name]
-
-
-def _point(name: SeriesName, series: _Series, start_unix_ns: int, time_unix_ns: int, values: Counts) -> Point:
-    return Point(name, start_unix_ns, time_unix_ns, values, series.total, series.ended)

@@ -8,6 +8,7 @@ libraries of gRPC and HTTP are imported when they are chosen: gRPC alone costs t
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from otel_qemu.export.text import printable
+from otel_qemu.export.transport.sdk_log import logged
 
 LONGEST_ANSWER_BYTES = 1 << 16
 log = logging.getLogger(__name__)
@@ -62,18 +64,19 @@ class Transport(Protocol):
         """Let go of the connection; a request on its way in another thread may be aborted."""
 
 
-def abandon(transport: Transport) -> threading.Thread:
-    """Close a transport, and abort what is on its way, in a thread of its own, which may hang."""
-    closing = threading.Thread(target=_close, args=(transport,), name="export-shutdown", daemon=True)
+def abandon(close: Callable[[], None]) -> threading.Thread:
+    """Close a transport or an exporter, and abort what is on its way, in a thread of its own, which may hang."""
+    closing = threading.Thread(target=_close, args=(close,), name="export-shutdown", daemon=True)
     closing.start()
     return closing
 
 
-def _close(transport: Transport) -> None:
-    try:
-        transport.close()
-    except Exception as error:
-        log.debug("closing the transport: %s", error)
+def _close(close: Callable[[], None]) -> None:
+    with logged():
+        try:
+            close()
+        except (Exception, SystemExit) as error:  # an installed exporter may do anything
+            log.debug("closing the transport: %s", error)
 
 
 def accepted(body: bytes) -> Answer:

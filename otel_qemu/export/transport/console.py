@@ -5,7 +5,7 @@ import base64
 import json
 from typing import Any, TextIO
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -27,7 +27,7 @@ class ConsoleTransport:
 
     def send(self, body: bytes) -> Answer:
         """Write a serialised request."""
-        self._out.write(f"{json.dumps(otlp_json(ExportTraceServiceRequest.FromString(body)))}\n")
+        self._out.write(otlp_json(ExportTraceServiceRequest.FromString(body)))
         self._out.flush()
         return Answer(Outcome.SENT)
 
@@ -35,22 +35,17 @@ class ConsoleTransport:
         """Leave the stream as it is."""
 
 
-def otlp_json(request: Message) -> dict[str, Any]:
+def otlp_json(request: Message) -> str:
     """
-    An ``Export...ServiceRequest`` as OTLP/JSON.
+    An ``Export...ServiceRequest`` as a line of OTLP/JSON.
 
     Ids are hexadecimal and enumerations are numbers there, unlike in Protocol Buffers' JSON (OTLP specification, "JSON
     Protobuf Encoding").
     """
-    decoded: dict[str, Any] = MessageToDict(request, use_integers_for_enums=True)
-    _write_ids_in_hexadecimal(decoded)
-    return decoded
+    text = MessageToJson(request, use_integers_for_enums=True)
+    return f"{json.dumps(json.loads(text, object_hook=_with_hexadecimal_ids))}\n"
 
 
-def _write_ids_in_hexadecimal(decoded: Any) -> None:
-    """Rewrite the ids of spans and exemplars, wherever they are; nothing else has fields of these names."""
-    if isinstance(decoded, dict):
-        decoded.update({key: base64.b64decode(decoded[key]).hex() for key in _IDS if key in decoded})
-    if isinstance(decoded, dict | list):
-        for part in decoded.values() if isinstance(decoded, dict) else decoded:
-            _write_ids_in_hexadecimal(part)
+def _with_hexadecimal_ids(part: dict[str, Any]) -> dict[str, Any]:
+    """Any object of a request: ids of spans and exemplars are in it, and nothing else has fields of these names."""
+    return part | {key: base64.b64decode(part[key]).hex() for key in _IDS if key in part}

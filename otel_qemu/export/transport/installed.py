@@ -7,12 +7,14 @@ those of ``opentelemetry-instrument``.
 """
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TypeVar
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export.text import printable
 from otel_qemu.export.transport import environment
 from otel_qemu.export.transport.endpoint import Signal
+
+_Exporter = TypeVar("_Exporter")
 
 OURS = ("otlp", "console", "none")
 """Exporters that need no package: these names are never looked for."""
@@ -37,18 +39,21 @@ def exporter(signal: Signal) -> str:
     return name
 
 
-def load(signal: Signal, name: str) -> Any:
+def load(signal: Signal, name: str, kind: type[_Exporter]) -> _Exporter:
     """
     The exporter of this name, made as its package makes it by default.
 
     Raises:
-        BadInput: the package cannot make it.
+        BadInput: the package cannot make it, or makes something else.
     """
     try:
-        return _installed(signal)[name].load()()
+        made = _installed(signal)[name].load()()
+        reason = f"makes no exporter of {signal}, choose another one"
     except (Exception, SystemExit) as error:  # the package's, whatever it is
-        reason = printable(f"{type(error).__name__}: {error}")
-        raise BadInput(f"{_variable(signal)} is {name!r}: its package cannot make it: {reason}") from None
+        made, reason = None, printable(f"cannot make it: {type(error).__name__}: {error}")
+    if isinstance(made, kind):
+        return made
+    raise BadInput(f"{_variable(signal)} is {name!r}: its package {reason}")
 
 
 def _variable(signal: Signal) -> str:

@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-from opentelemetry.sdk.metrics import Exemplar
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export.metrics.client import MetricsClient

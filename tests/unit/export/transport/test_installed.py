@@ -208,7 +208,7 @@ def test_it_is_chosen_by_its_name(install: Callable[[str], None]) -> None:
     [
         ("jaeger", ["'jaeger'", "otlp, console, none, Broken, Exiting, Exporter, NotAnExporter"]),
         ("exporter", ["'exporter'", "Exporter"]),
-        ("NotAnExporter", ["exports no spans"]),
+        ("NotAnExporter", ["its package makes no exporter of traces"]),
         ("Broken", ["cannot make it: KeyError: 'TOKEN'"]),
         ("Exiting", ["cannot make it: SystemExit: no token"]),
     ],
