@@ -9,7 +9,8 @@ from typing import Protocol
 from otel_qemu.probe.naming import Naming
 from otel_qemu.probe.selection import Selection
 from otel_qemu.probe.tracer import Tracer
-from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
+from otel_qemu.trace.measurements import ProcessCounts, Snapshot
+from otel_qemu.trace.names import Names
 from otel_qemu.trace.pipeline import Pipeline
 
 
@@ -22,8 +23,8 @@ class Meter(Protocol):
     def measure(self, snapshot: Snapshot) -> None:
         """Take a snapshot that it wanted, or the last one."""
 
-    def depart(self, departed: Departed) -> None:
-        """Take the last counts of guests that have ended."""
+    def depart(self, processes: Sequence[ProcessCounts], names: Names) -> None:
+        """Take the last counts of guests that have ended, and names as they were then."""
 
 
 class Meters:
@@ -60,9 +61,9 @@ class Meters:
     def ended(self, counts: Sequence[ProcessCounts]) -> None:
         """Give them the last counts of processes, under names that another guest with their ids may take over now."""
         if self._meters and counts:
-            departed = Departed(self._naming.names.copy(), tuple(counts))
+            names = self._naming.names.copy()
             for meter in self._meters:
-                meter.depart(departed)
+                meter.depart(counts, names)
 
     def _snapshot(self, tracer: Tracer) -> Snapshot:
         self._selection.describe_all()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What meters are given: a snapshot of exact counts, requests in flight and our own counters, or a guest's last counts.
+What meters are given: a snapshot of exact counts, requests in flight and our own counters.
 
-Nothing in either changes any more, so another thread may take its time over it.
+Nothing in it changes any more, so another thread may take its time over it.
 """
 
 from collections.abc import Mapping
@@ -59,17 +59,3 @@ class Snapshot:
     correlated: Stats = field(default_factory=Stats)
     probes: int = 0
     last: bool = False
-
-
-@dataclass(frozen=True)
-class Departed:
-    """
-    Processes that have just ended.
-
-    Attributes:
-        names: as they were then; another guest may take over a process id afterwards.
-        processes: with their last counts.
-    """
-
-    names: Names
-    processes: tuple[ProcessCounts, ...]

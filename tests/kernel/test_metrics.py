@@ -5,7 +5,7 @@ Metrics that the service sends equal a fake QEMU's own figures: counts, bytes, a
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
 from otel_qemu.policy import COUNTS_ONLY
 from otel_qemu.service import Intervals, Service
-from otel_qemu.trace.measurements import Departed, Snapshot
+from otel_qemu.trace.measurements import ProcessCounts, Snapshot
 from otel_qemu.trace.names import Names
 from tests.children import join
 from tests.kernel.commands import COMMANDS, total
@@ -216,9 +216,9 @@ class Patient:
     def measure(self, _snapshot: Snapshot) -> None:
         """Take the last one."""
 
-    def depart(self, departed: Departed) -> None:
+    def depart(self, processes: Sequence[ProcessCounts], _names: Names) -> None:
         """Count guests that have ended."""
-        self.ended += len(departed.processes)
+        self.ended += len(processes)
 
 
 def test_nothing_is_kept_of_guests_that_have_ended() -> None:

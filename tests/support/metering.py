@@ -17,7 +17,7 @@ from otel_qemu.export.metrics.readings import Readings
 from otel_qemu.export.resources import Resources
 from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.kernel_histograms import LATENCY, SERIES
-from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
+from otel_qemu.trace.measurements import ProcessCounts, Snapshot
 from otel_qemu.trace.names import Names
 from tests.support.builders import DEVICE, PID, names
 
@@ -98,7 +98,7 @@ class Meter:
 
     def end(self, kernel: Kernel, known: Names | None = None) -> None:
         """A process ends."""
-        self.readings.depart(Departed(known or names(), (kernel.counts(),)))
+        self.readings.guests.depart((kernel.counts(),), known or names())
 
     def send(self, entries: list[Entry]) -> dict[tuple[str, str], Any]:
         """Deliver these; the data points, by metric and attributes."""

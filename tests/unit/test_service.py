@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +21,8 @@ from otel_qemu.probe.selection import Selection
 from otel_qemu.service import Intervals, Service
 from otel_qemu.trace.histograms import Histograms
 from otel_qemu.trace.kernel_histograms import SERIES
-from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
+from otel_qemu.trace.measurements import ProcessCounts, Snapshot
+from otel_qemu.trace.names import Names
 
 QUICK = Intervals(drain_s=0.01, refresh_s=60.0, look_s=60.0, end_s=0.2)
 
@@ -113,8 +114,8 @@ class Minute:
     def measure(self, snapshot: Snapshot) -> None:
         self.taken.append(snapshot)
 
-    def depart(self, departed: Departed) -> None:
-        raise AssertionError(departed)
+    def depart(self, processes: Sequence[ProcessCounts], names: Names) -> None:
+        raise AssertionError(processes, names)
 
 
 @pytest.fixture

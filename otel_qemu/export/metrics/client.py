@@ -10,7 +10,7 @@ queued, so an endpoint that is dead or hangs loses nothing, and costs no memory.
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -29,7 +29,8 @@ from otel_qemu.export.text import printable, without_queries
 from otel_qemu.export.transport.answer import abandon
 from otel_qemu.export.transport.sdk_log import logged
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
-from otel_qemu.trace.measurements import Departed, Snapshot
+from otel_qemu.trace.measurements import ProcessCounts, Snapshot
+from otel_qemu.trace.names import Names
 
 MOST_POINTS = 2_000
 """In a request: about 1 MB, of 4 that a Collector takes by default."""
@@ -85,9 +86,7 @@ class MetricsClient:
 
     @classmethod
     def from_environment(
-        cls,
-        bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S,
-        others: Callable[[], health.Numbers] = dict,
+        cls, bounds_s: tuple[float, ...] = DEFAULT_BOUNDS_S, others: Callable[[], health.Numbers] = dict
     ) -> Self:
         """
         The client that the ``OTEL_*`` variables ask for.
@@ -126,10 +125,10 @@ class MetricsClient:
         else:
             self._take(lambda: self.readings.fold(snapshot), is_new=True)
 
-    def depart(self, departed: Departed) -> None:
+    def depart(self, processes: Sequence[ProcessCounts], names: Names) -> None:
         """Take the last counts of guests that have ended; they are part of the next export."""
         if self._worker:
-            self._take(lambda: self.readings.depart(departed), is_new=False)
+            self._take(lambda: self.readings.guests.depart(processes, names), is_new=False)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Send the last snapshot if that can be done in the time given, and stop; more calls do nothing."""
@@ -157,18 +156,16 @@ class MetricsClient:
             self._changed.notify_all()
 
     def _work(self, exporter: MetricExporter) -> None:
-        while self._is_wanted():
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_new or self._closing)
+                if not self._is_new:
+                    return
+                self._is_new = False
             try:
                 self._export(exporter)
             except Exception as error:  # the same
                 self.report.break_down(error)
-
-    def _is_wanted(self) -> bool:
-        """Wait for something new; False: there will be nothing any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_new or self._closing)
-            is_new, self._is_new = self._is_new, False
-            return is_new
 
     def _export(self, exporter: MetricExporter) -> None:
         """Send all there is, in requests that an endpoint takes, within the time that one export has."""

@@ -21,7 +21,7 @@ from otel_qemu.export.spans.encoded import EncodedTrace
 from otel_qemu.export.spans.error_type import GOOD
 from otel_qemu.trace.histograms import in_ns
 from otel_qemu.trace.names import Guest, Names
-from otel_qemu.trace.traces import Table, Traces, durations_ns
+from otel_qemu.trace.traces import Traces, durations_ns
 
 MOST_WAITING = 16_384
 """Traces that wait to be sent; of more, the oldest are forgotten."""
@@ -101,14 +101,11 @@ class Exemplars:
         ended = (rows["submit_ns"] > 0) & ~np.isin(rows["ending"], (Ending.LOST, Ending.HUNG))
         failed = (rows["ending"] != Ending.COMPLETED) | ~np.isin(rows["status"], GOOD)
         split = ended & (rows["calls"] > 0) & (rows["incomplete"] == 0)
-        parts = (
-            ("duration", ended, durations_ns(rows)),
-            ("wait", split, rows["wait_ns"]),
-            ("completion", split, rows["completion_ns"]),
-        )
-        for part, counted, values_ns in parts:
-            columns = _Columns(Layer.SCSI, rows["opcode"], failed, rows["device"], rows["randomness"])
-            yield from self._chosen(part, counted, values_ns, rows, columns, names)
+        keys = _keys(rows["device"], rows["pid"], Layer.SCSI, rows["opcode"], failed)
+        measured = _Rows(keys, rows["randomness"], rows["complete_ns"])
+        yield from self._chosen("duration", ended, durations_ns(rows), measured, names)
+        yield from self._chosen("wait", split, rows["wait_ns"], measured, names)
+        yield from self._chosen("completion", split, rows["completion_ns"], measured, names)
 
     def _of_calls(self, traces: Traces, names: Names) -> Iterator[tuple[int, _Candidate]]:
         rows, parent = traces.calls, traces.calls["parent"]
@@ -117,35 +114,33 @@ class Exemplars:
         devices, randomness = np.zeros(len(rows), "u8"), rows["randomness"].copy()
         devices[joined] = traces.requests["device"][parent[joined]]
         randomness[joined] = traces.requests["randomness"][parent[joined]]
-        columns = _Columns(Layer.RBD, rows["operation"], failed, devices, randomness)
-        ended = rows["complete_ns"] > 0
-        yield from self._chosen("duration", ended, durations_ns(rows), rows, columns, names)
+        keys = _keys(devices, rows["pid"], Layer.RBD, rows["operation"], failed)
+        measured, ended = _Rows(keys, randomness, rows["complete_ns"]), rows["complete_ns"] > 0
+        yield from self._chosen("duration", ended, durations_ns(rows), measured, names)
 
     def _chosen(
-        self, part: str, counted: NDArray[np.bool_], values_ns: NDArray[np.int64], rows: Table, columns: "_Columns",
-        names: Names,
-    ) -> Iterator[tuple[int, _Candidate]]:  # fmt: skip
+        self, part: str, counted: NDArray[np.bool_], values_ns: NDArray[np.int64], rows: "_Rows", names: Names
+    ) -> Iterator[tuple[int, _Candidate]]:
         """The slowest of each series and bucket; those without a trace id are passed over."""
-        its = np.flatnonzero(counted & (columns.randomness > 0))
+        its = np.flatnonzero(counted & (rows.randomness > 0))
         buckets = np.searchsorted(self._bounds_ns, values_ns[its], side="left")
-        keys = (rows["pid"][its], columns.devices[its], columns.operations[its], columns.failed[its], buckets)
+        keys = np.vstack((rows.keys[:, its], buckets.astype("u8")))
         order = np.lexsort((-values_ns[its], *keys))
-        if not len(order):
-            return
-        changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
-        for at in order[np.concatenate(([True], changes))]:
-            row = its[at]
-            key = (columns.devices[row], rows["pid"][row], columns.layer, columns.operations[row], columns.failed[row])
-            series = kernel_series(map(int, key), names, self._resource_of)[part]
-            candidate = _Candidate(series, int(buckets[at]), int(values_ns[row]), int(rows["complete_ns"][row]))
-            yield int(columns.randomness[row]), candidate
+        is_first = np.ones(len(order), bool)
+        is_first[1:] = (keys[:, order[1:]] != keys[:, order[:-1]]).any(axis=0)
+        for at in order[is_first]:
+            row, (*key, bucket) = its[at], keys[:, at].tolist()
+            series = kernel_series(key, names, self._resource_of)[part]
+            yield int(rows.randomness[row]), _Candidate(series, bucket, int(values_ns[row]), int(rows.ended_ns[row]))
 
 
-class _Columns(NamedTuple):
-    """What of each row makes its series, each of shape (n,)."""
+class _Rows(NamedTuple):
+    """What of each row makes its series, u8 of shape (5, n) as `kernel_series` takes it, its trace and its end."""
 
-    layer: int
-    operations: Any
-    failed: Any
-    devices: Any
+    keys: NDArray[np.uint64]
     randomness: Any
+    ended_ns: Any
+
+
+def _keys(*columns: Any) -> NDArray[np.uint64]:
+    return np.stack(np.broadcast_arrays(*columns), dtype="u8", casting="unsafe")

@@ -11,26 +11,17 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, ConsoleMetr
 from otel_qemu.export.metrics.export_settings import Temporality
 from otel_qemu.export.transport import installed
 from otel_qemu.export.transport.console import otlp_json
-from otel_qemu.export.transport.endpoint import GRPC, Endpoint, Signal, endpoint
+from otel_qemu.export.transport.endpoint import GRPC, Endpoint, Signal
 
 
 def chosen() -> tuple[MetricExporter | None, str]:
-    """
-    The exporter that the environment asks for, OTLP over gRPC to this machine by default, and the name of its endpoint.
-
-    Returns:
-        No exporter where metrics are to be thrown away.
-
-    Raises:
-        BadInput: a variable has a value that it must not have, or an exporter cannot be made.
-    """
-    name = installed.exporter(Signal.METRICS)
-    if name == "otlp":
-        place = endpoint(Signal.METRICS)
-        return _grpc(place) if place.protocol == GRPC else _http(place), place.name
-    if name in installed.OURS:
-        return ConsoleMetricExporter(sys.stdout, _line) if name == "console" else None, name
-    return installed.load(Signal.METRICS, name, MetricExporter), name  # type: ignore[type-abstract]
+    """The exporter that the environment asks for, and the name of its endpoint; raises as `installed.choose` does."""
+    return installed.choose(
+        Signal.METRICS,
+        lambda place: _grpc(place) if place.protocol == GRPC else _http(place),
+        lambda: ConsoleMetricExporter(sys.stdout, _line),
+        lambda name: installed.load(Signal.METRICS, name, MetricExporter),  # type: ignore[type-abstract]
+    )
 
 
 def preferred_temporality(exporter: MetricExporter, otherwise: Temporality) -> Temporality:

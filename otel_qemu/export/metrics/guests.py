@@ -11,7 +11,7 @@ from otel_qemu.export import semconv
 from otel_qemu.export.metrics.series_names import Attributes, SeriesName, disk_attributes, kernel_series
 from otel_qemu.export.metrics.series_totals import Counts, Totals
 from otel_qemu.trace.kernel_histograms import LATENCY
-from otel_qemu.trace.measurements import Departed, ProcessCounts, Snapshot
+from otel_qemu.trace.measurements import ProcessCounts, Snapshot
 from otel_qemu.trace.names import Guest, Names
 
 _WORDS = LATENCY.itemsize // 8
@@ -44,10 +44,10 @@ class GuestMetrics:
         """Add what is new; returns the series of processes that are still traced."""
         return set().union(*(self._fold_process(process, snapshot.names) for process in snapshot.processes))
 
-    def depart(self, departed: Departed) -> None:
-        """Add the last counts of processes that have ended."""
-        for process in departed.processes:
-            self._fold_process(process, departed.names)
+    def depart(self, processes: Iterable[ProcessCounts], names: Names) -> None:
+        """Add the last counts of processes that have ended; names are as they were then."""
+        for process in processes:
+            self._fold_process(process, names)
             self._seen.pop(process.identity, None)
 
     def _fold_process(self, process: ProcessCounts, names: Names) -> set[SeriesName]:

@@ -17,7 +17,7 @@ from otel_qemu.export.metrics.guests import GuestMetrics
 from otel_qemu.export.metrics.series_names import SeriesName
 from otel_qemu.export.metrics.series_totals import Point, Totals
 from otel_qemu.export.resources import Resources
-from otel_qemu.trace.measurements import Departed, Snapshot
+from otel_qemu.trace.measurements import Snapshot
 
 
 class Readings:
@@ -33,6 +33,7 @@ class Readings:
 
     Attributes:
         totals: of guests' series.
+        guests: add to them; of those that have ended, `GuestMetrics.depart` takes the last counts.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Readings:
         self._health = health.Health(resources.sidecar(), self._delta)
         self._others = others
         self.totals = Totals(start_unix_ns, most_ended)
-        self._guests = GuestMetrics(self.totals, self.resource_of)
+        self.guests = GuestMetrics(self.totals, self.resource_of)
         self._levels: dict[SeriesName, int] = {}
         self._start_unix_ns = start_unix_ns
         self._time_unix_ns, self._time_ns = start_unix_ns, start_ns
@@ -63,16 +64,12 @@ class Readings:
     def fold(self, snapshot: Snapshot) -> None:
         """Take a snapshot: it adds counts, and says what lives."""
         self._follow_clock(snapshot)
-        living = self._guests.fold(snapshot)
+        living = self.guests.fold(snapshot)
         # A disk that is gone has nothing in flight any more: that is said once.
         gone = {name: 0 for name, level in self._levels.items() if level}
-        self._levels = gone | self._guests.in_flight(snapshot, living)
+        self._levels = gone | self.guests.in_flight(snapshot, living)
         self.totals.settle(living, snapshot.time_unix_ns)
         self._health.observe(health.of_snapshot(snapshot) | self._others())
-
-    def depart(self, departed: Departed) -> None:
-        """Add the last counts of guests that have ended."""
-        self._guests.depart(departed)
 
     def _follow_clock(self, snapshot: Snapshot) -> None:
         """If the clock was set back, all that was noted would lie in the future: it goes back by as much."""

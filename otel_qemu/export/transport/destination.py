@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from otel_qemu.export.transport.answer import Transport
 from otel_qemu.export.transport.console import ConsoleTransport
-from otel_qemu.export.transport.endpoint import GRPC, Endpoint, Signal, endpoint
-from otel_qemu.export.transport.installed import OURS, exporter
+from otel_qemu.export.transport.endpoint import GRPC, Endpoint, Signal
+from otel_qemu.export.transport.installed import choose
+from otel_qemu.export.transport.span_exporter import open_span_exporter
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,5 @@ def open_transport(endpoint: Endpoint) -> Transport:
 
 
 def destination() -> Destination:
-    """
-    The destination that the environment asks for: OTLP over gRPC to this machine by default.
-
-    Raises:
-        BadInput: a variable has a value that it must not have.
-    """
-    name = exporter(Signal.TRACES)
-    if name == "otlp":
-        place = endpoint(Signal.TRACES)
-        return Destination(open_transport(place), place.name)
-    if name in OURS:
-        return Destination(ConsoleTransport(sys.stdout) if name == "console" else None, name)
-    from otel_qemu.export.transport.span_exporter import open_span_exporter
-
-    return Destination(open_span_exporter(name), name)
+    """The destination that the environment asks for; raises as `choose` does."""
+    return Destination(*choose(Signal.TRACES, open_transport, lambda: ConsoleTransport(sys.stdout), open_span_exporter))

@@ -6,13 +6,14 @@ Source: OpenTelemetry specification, configuration/sdk-environment-variables.md,
 those of ``opentelemetry-instrument``.
 """
 
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from otel_qemu.errors import BadInput
 from otel_qemu.export.text import printable
 from otel_qemu.export.transport import environment
-from otel_qemu.export.transport.endpoint import Signal
+from otel_qemu.export.transport.endpoint import Endpoint, Signal, endpoint
 
 _Exporter = TypeVar("_Exporter")
 
@@ -37,6 +38,35 @@ def exporter(signal: Signal) -> str:
         allowed = ", ".join([*OURS, *sorted(found.keys() - set(OURS))])
         raise BadInput(f"{variable} is {printable(name)!r}: it must be one of {allowed}, or a package must offer it")
     return name
+
+
+def choose(
+    signal: Signal,
+    otlp: Callable[[Endpoint], _Exporter],
+    console: Callable[[], _Exporter],
+    of_package: Callable[[str], _Exporter],
+) -> tuple[_Exporter | None, str]:
+    """
+    The exporter that the environment asks for, OTLP over gRPC to this machine by default.
+
+    Args:
+        signal: that it exports.
+        otlp, console, of_package: make one: to an endpoint, to standard output, by the name of one that is installed.
+
+    Returns:
+        The exporter, None where all is to be thrown away; and its endpoint as a person knows it, without the password
+        that a URL may hold.
+
+    Raises:
+        BadInput: a variable has a value that it must not have, or an exporter cannot be made.
+    """
+    name = exporter(signal)
+    if name == "otlp":
+        place = endpoint(signal)
+        return otlp(place), place.name
+    if name in OURS:
+        return console() if name == "console" else None, name
+    return of_package(name), name
 
 
 def load(signal: Signal, name: str, kind: type[_Exporter]) -> _Exporter:

@@ -18,7 +18,7 @@ from otel_qemu.export.metrics import health
 from otel_qemu.export.metrics.client import MetricsClient
 from otel_qemu.export.metrics.export_settings import MetricSettings, Temporality
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
-from otel_qemu.trace.measurements import Departed, Snapshot
+from otel_qemu.trace.measurements import Snapshot
 from tests.support.builders import names
 from tests.support.metering import READ, WRITE, ImitatedExporter, Kernel, attributes_of, by_series, data_points
 from tests.support.metric_clients import SCSI, WAIT_S, snapshot, wait_for_failures, wait_until
@@ -137,7 +137,7 @@ def test_guests_that_end_while_the_endpoint_hangs_take_no_room(started: Any, exp
     for pid in range(1, 1001):
         ended = Kernel(DEFAULT_BOUNDS_S, (pid, 1))
         ended.request(READ, 5)
-        client.depart(Departed(names(), (ended.counts(),)))
+        client.depart((ended.counts(),), names())
         if pid % 100 == 0:
             client.measure(Snapshot(time.time_ns(), time.monotonic_ns(), names()))
     series = sum(point.name.instrument == SCSI for point in client.readings.points())
