@@ -101,7 +101,7 @@ class Exemplars:
         ended = (rows["submit_ns"] > 0) & ~np.isin(rows["ending"], (Ending.LOST, Ending.HUNG))
         failed = (rows["ending"] != Ending.COMPLETED) | ~np.isin(rows["status"], GOOD)
         split = ended & (rows["calls"] > 0) & (rows["incomplete"] == 0)
-        keys = _keys(rows["device"], rows["pid"], Layer.SCSI, rows["opcode"], failed)
+        keys = rows["device"], rows["pid"], np.full(len(rows), Layer.SCSI, "u1"), rows["opcode"], failed
         measured = _Rows(keys, rows["randomness"], rows["complete_ns"])
         yield from self._chosen("duration", ended, durations_ns(rows), measured, names)
         yield from self._chosen("wait", split, rows["wait_ns"], measured, names)
@@ -114,7 +114,7 @@ class Exemplars:
         devices, randomness = np.zeros(len(rows), "u8"), rows["randomness"].copy()
         devices[joined] = traces.requests["device"][parent[joined]]
         randomness[joined] = traces.requests["randomness"][parent[joined]]
-        keys = _keys(devices, rows["pid"], Layer.RBD, rows["operation"], failed)
+        keys = devices, rows["pid"], np.full(len(rows), Layer.RBD, "u1"), rows["operation"], failed
         measured, ended = _Rows(keys, randomness, rows["complete_ns"]), rows["complete_ns"] > 0
         yield from self._chosen("duration", ended, durations_ns(rows), measured, names)
 
@@ -124,23 +124,19 @@ class Exemplars:
         """The slowest of each series and bucket; those without a trace id are passed over."""
         its = np.flatnonzero(counted & (rows.randomness > 0))
         buckets = np.searchsorted(self._bounds_ns, values_ns[its], side="left")
-        keys = np.vstack((rows.keys[:, its], buckets.astype("u8")))
+        keys = [*(column[its] for column in rows.keys), buckets]
         order = np.lexsort((-values_ns[its], *keys))
         is_first = np.ones(len(order), bool)
-        is_first[1:] = (keys[:, order[1:]] != keys[:, order[:-1]]).any(axis=0)
+        is_first[1:] = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
         for at in order[is_first]:
-            row, (*key, bucket) = its[at], keys[:, at].tolist()
+            row, (*key, bucket) = its[at], (int(key[at]) for key in keys)
             series = kernel_series(key, names, self._resource_of)[part]
             yield int(rows.randomness[row]), _Candidate(series, bucket, int(values_ns[row]), int(rows.ended_ns[row]))
 
 
 class _Rows(NamedTuple):
-    """What of each row makes its series, u8 of shape (5, n) as `kernel_series` takes it, its trace and its end."""
+    """What of each row makes its series, column by column as `kernel_series` takes it, its trace and its end."""
 
-    keys: NDArray[np.uint64]
+    keys: tuple[Any, ...]
     randomness: Any
     ended_ns: Any
-
-
-def _keys(*columns: Any) -> NDArray[np.uint64]:
-    return np.stack(np.broadcast_arrays(*columns), dtype="u8", casting="unsafe")
