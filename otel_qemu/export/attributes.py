@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attributes in OTLP's form, and those that name the disk of a span."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -25,6 +25,11 @@ def key_values(values: Mapping[str, Value]) -> list[KeyValue]:
         ValueError: an integer is beyond OTLP's int64, or a text has a lone surrogate.
     """
     return [KeyValue(key=key, value=_any_value(value)) for key, value in values.items()]
+
+
+def plain_values(attributes: Iterable[KeyValue]) -> Values:
+    """The reverse of `key_values`."""
+    return {each.key: getattr(each.value, each.value.WhichOneof("value") or "string_value") for each in attributes}
 
 
 @lru_cache(maxsize=_KEPT)

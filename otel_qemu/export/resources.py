@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource as SdkResource
 
 from otel_qemu import __version__
 from otel_qemu.export import semconv
-from otel_qemu.export.attributes import Value, Values, key_values, texts
+from otel_qemu.export.attributes import Value, Values, key_values, plain_values, texts
 from otel_qemu.export.text import printable
 from otel_qemu.export.transport import environment
 from otel_qemu.trace.names import Guest
@@ -84,8 +84,7 @@ class Resources:
 @functools.lru_cache(maxsize=_KEPT)
 def sdk_resource(resource: bytes) -> SdkResource:
     """What `Resources.of` gave, as the SDK has it."""
-    attributes = ResourceSpans.FromString(resource).resource.attributes
-    return SdkResource({each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes})
+    return SdkResource(plain_values(ResourceSpans.FromString(resource).resource.attributes))
 
 
 def asked_for() -> Values:

@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -35,7 +36,7 @@ Rows = dict[tuple[str, str | None, str], tuple[int, float, dict[float, int]]]
 def running(qemu: FakeQemu) -> Iterator[Service]:
     """The service with the metrics that the environment asks for, which have arrived when it is left."""
     ready = threading.Event()
-    with MetricsClient.from_environment() as client:
+    with closing(MetricsClient.from_environment()) as client:
         service = Service(Those(qemu), [], policy=COUNTS_ONLY, bounds_s=client.settings.bounds_s, meters=[client])
         thread = threading.Thread(
             target=service.run, kwargs={"duration_s": 120, "ready": lambda *_: ready.set()}, daemon=True

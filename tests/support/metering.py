@@ -98,7 +98,7 @@ class Meter:
 
     def end(self, kernel: Kernel, known: Names | None = None) -> None:
         """A process ends."""
-        self.readings.guests.depart((kernel.counts(),), known or names())
+        self.readings.depart((kernel.counts(),), known or names())
 
     def send(self, entries: list[Entry]) -> dict[tuple[str, str], Any]:
         """Deliver these; the data points, by metric and attributes."""

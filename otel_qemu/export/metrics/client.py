@@ -42,7 +42,7 @@ _TOO_LARGE = re.compile(r"^(?!.*CLIENT:).*(larger than max|code: 413)")
 
 class MetricsClient:
     """
-    A `meters.Meter`; a context manager that sends the last snapshot at its end.
+    A `meters.Meter`, which sends the last snapshot at its close.
 
     Args:
         settings: of metrics.
@@ -103,12 +103,6 @@ class MetricsClient:
             settings = replace(settings, temporality=preferred_temporality(exporter, settings.temporality))
         return cls(settings, exporter, name, others)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def is_due(self) -> bool:
         """Whether an export is to begin; once for each that does."""
         if self._worker is None or time.monotonic() < self._due_s:
@@ -128,7 +122,7 @@ class MetricsClient:
     def depart(self, processes: Sequence[ProcessCounts], names: Names) -> None:
         """Take the last counts of guests that have ended; they are part of the next export."""
         if self._worker:
-            self._take(lambda: self.readings.guests.depart(processes, names), is_new=False)
+            self._take(lambda: self.readings.depart(processes, names), is_new=False)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Send the last snapshot if that can be done in the time given, and stop; more calls do nothing."""

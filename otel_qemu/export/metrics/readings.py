@@ -5,7 +5,7 @@ Snapshots into everything there is to export: guests' exact counts and requests 
 No clock, no network: whoever sends the entries says which have arrived, and what has not is part of the next export.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from opentelemetry.sdk.metrics import Exemplar
@@ -13,11 +13,24 @@ from opentelemetry.sdk.metrics import Exemplar
 from otel_qemu.export.metrics import health
 from otel_qemu.export.metrics.entries import Entry, GuestEntries
 from otel_qemu.export.metrics.export_settings import MetricSettings
-from otel_qemu.export.metrics.guests import GuestMetrics
-from otel_qemu.export.metrics.series_names import SeriesName
-from otel_qemu.export.metrics.series_totals import Point, Totals
+from otel_qemu.export.metrics.in_flight import in_flight
+from otel_qemu.export.metrics.series_names import SeriesName, kernel_series
+from otel_qemu.export.metrics.series_totals import Counts, Point, Totals
 from otel_qemu.export.resources import Resources
-from otel_qemu.trace.measurements import Snapshot
+from otel_qemu.trace.kernel_histograms import LATENCY
+from otel_qemu.trace.measurements import ProcessCounts, Snapshot
+from otel_qemu.trace.names import Names
+
+_WORDS = LATENCY.itemsize // 8
+
+
+def _words(part: str) -> slice:
+    """Where a field of `LATENCY` lies among its words: of a distribution, the sum and then the counts."""
+    kind, offset = LATENCY.fields[part][:2]  # type: ignore[index]
+    return slice(offset // 8, (offset + kind.itemsize) // 8)
+
+
+_PARTS = {part: _words(part) for part in LATENCY.names or ()}
 
 
 class Readings:
@@ -33,7 +46,6 @@ class Readings:
 
     Attributes:
         totals: of guests' series.
-        guests: add to them; of those that have ended, `GuestMetrics.depart` takes the last counts.
     """
 
     def __init__(
@@ -51,7 +63,7 @@ class Readings:
         self._health = health.Health(resources.sidecar(), self._delta)
         self._others = others
         self.totals = Totals(start_unix_ns, most_ended)
-        self.guests = GuestMetrics(self.totals, self.resource_of)
+        self._seen: dict[tuple[int, int], dict[tuple[int, ...], Counts]] = {}
         self._levels: dict[SeriesName, int] = {}
         self._start_unix_ns = start_unix_ns
         self._time_unix_ns, self._time_ns = start_unix_ns, start_ns
@@ -64,12 +76,31 @@ class Readings:
     def fold(self, snapshot: Snapshot) -> None:
         """Take a snapshot: it adds counts, and says what lives."""
         self._follow_clock(snapshot)
-        living = self.guests.fold(snapshot)
+        living = set().union(*(self._fold_process(process, snapshot.names) for process in snapshot.processes))
         # A disk that is gone has nothing in flight any more: that is said once.
         gone = {name: 0 for name, level in self._levels.items() if level}
-        self._levels = gone | self.guests.in_flight(snapshot, living)
+        self._levels = gone | in_flight(snapshot, living, self.resource_of)
         self.totals.settle(living, snapshot.time_unix_ns)
         self._health.observe(health.of_snapshot(snapshot) | self._others())
+
+    def depart(self, processes: Iterable[ProcessCounts], names: Names) -> None:
+        """Add the last counts of processes that have ended; names are as they were then."""
+        for process in processes:
+            self._fold_process(process, names)
+            self._seen.pop(process.identity, None)
+
+    def _fold_process(self, process: ProcessCounts, names: Names) -> set[SeriesName]:
+        """Add what the kernel has counted since it was seen last; returns the series of it."""
+        seen, found = self._seen.setdefault(process.identity, {}), set()
+        now = np.ascontiguousarray(process.latencies).view("<u8").reshape(-1, _WORDS)
+        for key, words in zip(process.series.tolist(), now, strict=True):
+            grown = words - seen[key] if key in seen else words
+            for part, name in kernel_series(key[:5], names, self.resource_of).items():
+                if name in self.totals or grown[_PARTS[part]].any():
+                    self.totals.add(name, grown[_PARTS[part]])
+                    found.add(name)
+            seen[key] = words
+        return found
 
     def _follow_clock(self, snapshot: Snapshot) -> None:
         """If the clock was set back, all that was noted would lie in the future: it goes back by as much."""

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serialised requests as OpenTelemetry's SDK has spans, for exporters that are made for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -12,7 +11,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_qemu.export.attributes import Values
+from otel_qemu.export.attributes import plain_values
 
 _W3C_FLAGS = 0xFF  # the lowest byte of OTLP's Span.flags
 
@@ -25,7 +24,7 @@ def readable_spans(body: bytes) -> Iterator[list[ReadableSpan]]:
         body: a serialised ``ExportTraceServiceRequest`` of ours: no events, no links, plain attribute values.
     """
     for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-        resource = Resource(_values(of_resource.resource.attributes))
+        resource = Resource(plain_values(of_resource.resource.attributes))
         yield [
             _readable(span, resource, InstrumentationScope(of_scope.scope.name, of_scope.scope.version))
             for of_scope in of_resource.scope_spans
@@ -39,7 +38,7 @@ def _readable(span: Span, resource: Resource, scope: InstrumentationScope) -> Re
         _context(span, span.span_id),
         _context(span, span.parent_span_id) if span.parent_span_id else None,
         resource,
-        _values(span.attributes),
+        plain_values(span.attributes),
         kind=SpanKind(max(span.kind - 1, 0)),  # OTLP's 0 is a kind that nobody has said
         status=Status(StatusCode(span.status.code)),
         start_time=span.start_time_unix_nano,
@@ -51,7 +50,3 @@ def _readable(span: Span, resource: Resource, scope: InstrumentationScope) -> Re
 def _context(span: Span, span_id: bytes) -> SpanContext:
     ids = int.from_bytes(span.trace_id, "big"), int.from_bytes(span_id, "big")
     return SpanContext(*ids, False, TraceFlags(span.flags & _W3C_FLAGS), TraceState.from_header([span.trace_state]))
-
-
-def _values(attributes: Sequence[KeyValue]) -> Values:
-    return {each.key: getattr(each.value, each.value.WhichOneof("value") or "string_value") for each in attributes}

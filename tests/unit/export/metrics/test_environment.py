@@ -4,6 +4,7 @@
 import json
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_off_means_off(variable: str, value: str, monkeypatch: pytest.MonkeyPatc
     """Nothing is due, nothing is kept, no thread runs."""
     monkeypatch.setenv(variable, value)
     before = set(threading.enumerate())
-    with MetricsClient.from_environment() as client:
+    with closing(MetricsClient.from_environment()) as client:
         assert not set(threading.enumerate()) - before
         assert not client.is_due()
         assert client.exemplars is None
@@ -43,7 +44,7 @@ def test_the_console_prints_a_request_a_line(
     """As OTLP/JSON has it: ids of exemplars are hexadecimal, enumerations numbers."""
     kernel = one_read()
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "console")
-    with MetricsClient.from_environment() as client:
+    with closing(MetricsClient.from_environment()) as client:
         assert client.exemplars
         sent = EncodedTrace(bytes(range(16)), bytes(range(8)), b"", b"", 1)
         fields = {"randomness": int.from_bytes(sent.trace_id[-7:], "big")}

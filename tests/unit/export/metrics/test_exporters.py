@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ def test_an_installed_exporter_gets_everything(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
     kernel.request(READ, 7_000)
-    with MetricsClient.from_environment() as client:
+    with closing(MetricsClient.from_environment()) as client:
         client.measure(snapshot(kernel, last=True))
     assert client.report.summary().endswith("data points sent to otlp_json_http")
     (histogram,) = (metric["histogram"] for resource in requests[0]["resourceMetrics"]
