@@ -15,13 +15,9 @@ from otel_qemu.export.metrics.instruments import INSTRUMENTS, InstrumentKind
 from otel_qemu.export.transport import environment
 from otel_qemu.trace.histograms import DEFAULT_BOUNDS_S
 
-INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL"
-TIMEOUT_MS = "OTEL_METRIC_EXPORT_TIMEOUT"
-EXEMPLAR_FILTER = "OTEL_METRICS_EXEMPLAR_FILTER"
-TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
-AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
-
-_EXPLICIT, _EXPONENTIAL = "explicit_bucket_histogram", "base2_exponential_bucket_histogram"
+_OTLP = "OTEL_EXPORTER_OTLP_METRICS_"
+_HISTOGRAMS = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
+_FILTERS = ("trace_based", "always_on", "always_off")
 
 
 class Temporality(StrEnum):
@@ -89,12 +85,11 @@ class MetricSettings:
         Raises:
             BadInput: a variable has a value that it must not have; it says which, and what is allowed.
         """
-        filters = ("trace_based", "always_on", "always_off")
         return cls(
-            environment.number(round(cls.interval_s * 1000), 1, INTERVAL_MS, int) / 1000,
-            environment.number(round(cls.timeout_s * 1000), 1, TIMEOUT_MS, int) / 1000,
-            Temporality(environment.choice(Temporality.CUMULATIVE, tuple(Temporality), TEMPORALITY)),
-            environment.choice(_EXPLICIT, (_EXPLICIT, _EXPONENTIAL), AGGREGATION) == _EXPONENTIAL,
-            environment.choice(filters[0], filters, EXEMPLAR_FILTER) != "always_off",
+            environment.number(60_000, 1, "OTEL_METRIC_EXPORT_INTERVAL", int) / 1000,
+            environment.number(30_000, 1, "OTEL_METRIC_EXPORT_TIMEOUT", int) / 1000,
+            Temporality(environment.choice("cumulative", tuple(Temporality), f"{_OTLP}TEMPORALITY_PREFERENCE")),
+            environment.choice(_HISTOGRAMS[0], _HISTOGRAMS, f"{_OTLP}DEFAULT_HISTOGRAM_AGGREGATION") == _HISTOGRAMS[1],
+            environment.choice(_FILTERS[0], _FILTERS, "OTEL_METRICS_EXEMPLAR_FILTER") != "always_off",
             explicit_bounds_s,
         )
