@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Mapping
 
+_MORE_TIME_US = 30_000_000  # from one report to the next
 _PATIENCE_S = 0.2  # for a busy manager; the loop waits this time at most
 
 
@@ -30,6 +31,10 @@ class Notifier:
     def alive(self) -> None:
         """Report that the loop turns.  Without a report for ``WatchdogSec``, systemd restarts the service."""
         self._send("WATCHDOG=1")
+
+    def busy(self) -> None:
+        """Report that the loop waits for a file's reader.  Before `ready`, systemd extends ``TimeoutStartSec`` then."""
+        self._send(f"WATCHDOG=1\nEXTEND_TIMEOUT_USEC={_MORE_TIME_US}")
 
     def status(self, text: str) -> None:
         """Send one line for ``systemctl status``, if it has changed."""

@@ -152,7 +152,7 @@ class Service:
 
     def _is_wanted(self) -> bool:
         """Return whether to wait on for a file's reader, which may take a minute; report that the loop is alive."""
-        self._notifier.alive()
+        self._notifier.busy()
         return not self._stopping.is_set()
 
     def _require_guests(self) -> None:

@@ -178,7 +178,7 @@ def test_a_file_that_is_read_delays_neither_reports_nor_the_end() -> None:
     thread = threading.Thread(target=service.run, kwargs={"wait": True}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
-    while told.states.count("WATCHDOG=1") < 3 and time.monotonic() < deadline:
+    while told.states.count("WATCHDOG=1\nEXTEND_TIMEOUT_USEC=30000000") < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert tracer.calls == []
     service.stop()
