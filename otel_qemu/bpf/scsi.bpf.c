@@ -169,6 +169,11 @@ static __always_inline void submit_again(struct key *key, struct record *record)
         finish(before);
         count(COUNT_SCSI_END_LOST);
     }
+    if (!is_stage(STAGE_TRACING)) {
+        requests.delete(key);
+        count(COUNT_SCSI_NOT_TAKEN);
+        return;
+    }
     count(requests.update(key, record) ? COUNT_SCSI_TABLE_FULL : COUNT_SCSI_SUBMITTED);
 }
 
@@ -182,7 +187,7 @@ static __always_inline int on_scsi_req_enqueue(struct pt_regs *ctx)
         count(COUNT_FOREIGN);
         return 0;
     }
-    if (!is_stage(STAGE_TRACING) && !requests.lookup(&key)) {   /* one in flight is a retry, and goes on */
+    if (!is_stage(STAGE_TRACING) && !requests.lookup(&key)) {   /* one in flight may be a retry, and go on */
         count(COUNT_SCSI_NOT_TAKEN);
         return 0;
     }

@@ -45,6 +45,21 @@ def test_a_request_in_flight_goes_on_to_its_end(any_machine: Machine) -> None:
     assert not any(machine.table_sizes().values())
 
 
+def test_a_new_request_at_an_address_in_flight_is_not_taken_either(machine: Machine) -> None:
+    """The end of the one before was not seen; nothing stays in flight."""
+    request = machine.submit_request(tag=1)
+    machine.call(request, RbdOperation.WRITE)
+    machine.call(request, RbdOperation.WRITE)
+    machine.forget(request)
+    machine.set_stage(Stage.ENDING)
+    again = machine.submit_request(tag=2)
+    assert again.address == request.address
+    counted = machine.counted()
+    assert (counted["scsi_end_lost"], counted["scsi_not_taken"], counted["scsi_submitted"]) == (1, 1, 1)
+    assert (machine.table_sizes()["requests"], machine.table_sizes()["held"]) == (0, 0)
+    assert [int(record["ending"]) for record in machine.records() if record["submit_ns"]][:1] == [Ending.LOST]
+
+
 def test_a_call_that_cannot_be_walked_is_taken() -> None:
     """It may belong to a request in flight, which user space finds out."""
     machine = Machine(assumed=replace(QEMU_7_2, completion_argument=UNKNOWN_OFFSET))
