@@ -41,7 +41,6 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._route = route(endpoint.url)
-        self._tls = _tls(endpoint) if endpoint.secure else None
         self._connection = _connection(endpoint, self._route)
         self._headers = _HEADERS | self._route.headers | dict(endpoint.headers)
         if endpoint.gzip:
@@ -75,25 +74,16 @@ class HttpTransport:
 
     def _cut(self) -> None:
         """Give whoever waits for the connection, in another thread, an error."""
-        for each in (self._socket, self._connection.sock):
+        for each in (self._socket, self._connection.sock):  # the latter while a proxy is asked
             with contextlib.suppress(OSError):  # it is not connected any more
                 if each:
-                    socket.socket.shutdown(each, socket.SHUT_RDWR)  # a TLS socket's own would forget TLS
+                    socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     def _connect(self) -> None:
-        """Connect; TLS is not left to http.client, which shows nobody the socket during the handshake."""
-        connection = self._connection
-        connection.connect()
-        if self._tls:
-            host = self._route.tunnel[0] if self._route.tunnel else self._route.host
-            connection.sock = self._tls.wrap_socket(
-                connection.sock, do_handshake_on_connect=False, server_hostname=host
-            )
-        self._socket = connection.sock  # which `connection` forgets while an answer is still being read
-        if self._closed or time.monotonic() >= self._end_s:
-            raise TimeoutError("connecting took too long")  # the cut has found no socket
-        if isinstance(connection.sock, ssl.SSLSocket):
-            connection.sock.do_handshake()
+        self._connection.connect()
+        self._socket = self._connection.sock  # which it forgets while an answer is still being read
+        if time.monotonic() >= self._end_s:  # the cut has come before there was a socket, and comes only once
+            raise TimeoutError("connecting took too long")
 
     def _post(self, body: bytes) -> Answer:
         connection = self._connection
@@ -113,17 +103,15 @@ class HttpTransport:
 
 
 def _connection(endpoint: Endpoint, way: Route) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection(way.host, way.port, timeout=endpoint.timeout_s)
-    if way.tunnel:
-        connection.set_tunnel(*way.tunnel, headers=way.tunnel_headers)
-    return connection
-
-
-def _tls(endpoint: Endpoint) -> ssl.SSLContext:
+    if not endpoint.secure:
+        return http.client.HTTPConnection(way.host, way.port, timeout=endpoint.timeout_s)
     context = ssl.create_default_context(cafile=endpoint.certificate)
     if endpoint.client_certificate:
         context.load_cert_chain(endpoint.client_certificate, endpoint.client_key)
-    return context
+    connection = http.client.HTTPSConnection(way.host, way.port, timeout=endpoint.timeout_s, context=context)
+    if way.tunnel:
+        connection.set_tunnel(*way.tunnel, headers=way.tunnel_headers)
+    return connection
 
 
 def _has_ended(connected: socket.socket) -> bool:
