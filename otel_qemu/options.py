@@ -14,7 +14,6 @@ import click
 from otel_qemu.policy import KeepPolicy
 from otel_qemu.settings import SETTINGS, Settings, types
 from otel_qemu.settings.option import Setting, read_file, variable
-from otel_qemu.views.configuration import configuration_text
 
 Command = Callable[..., Any]
 
@@ -86,6 +85,8 @@ def configured(command: Command) -> Command:
         ctx = click.get_current_context()
         settings = Settings(**{str(each.name): values.pop(str(each.name)) for each in SETTINGS.values()})
         if print_config:
+            from otel_qemu.views.configuration import configuration_text  # with protobuf, which `hist` has no use for
+
             origins = {key: each.origin(ctx) for key, each in SETTINGS.items()}
             click.echo(configuration_text(settings, origins, file, os.environ), nl=False)
             return None

@@ -3,6 +3,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +118,13 @@ def test_trace_needs_numpy_and_nothing_else(module: Path) -> None:
     roots = {name.split(".")[0] for name in imports(module)} - {"otel_qemu", "numpy"}
 
     assert roots <= sys.stdlib_module_names
+
+
+def test_only_an_export_costs_the_libraries_of_export() -> None:
+    """`hist`, `record`, `check` and each --help have no use for them; protobuf alone is 100 modules and 5 MB."""
+    code = (
+        "import sys, otel_qemu.cli; "
+        "print({name.partition('.')[0] for name in sys.modules} & {'opentelemetry', 'google', 'grpc', 'requests'})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=60)
+    assert loaded.stdout == "set()\n"
