@@ -28,12 +28,15 @@ def busy() -> Iterator[FakeQemu]:
 @pytest.mark.parametrize(("route", "windows"), [(MULTI, 50), (PERF, 10)])  # by PERF it takes two seconds to detach
 def test_windows_on_a_busy_guest_lose_nothing(busy: FakeQemu, route: str, windows: int) -> None:
     """No request looks lost; all that were taken have ended and are counted; every call has its request."""
+    seen = 0
     for _ in range(windows):
         window = Window(Those(busy), route)
         window.run(WINDOW_S)
         window.assert_is_whole(in_flight=32)
         counted = window.counted()
         assert len(window.orphans) == counted["rbd_submitted"] - counted["scsi_submitted"]
+        seen += len(window.endings)
+    assert seen > windows  # a busy machine may give the guest no time at all in one of them
 
 
 def test_what_does_not_end_is_counted_as_in_flight() -> None:
