@@ -79,6 +79,8 @@ class MetricsClient:
         self._changed = threading.Condition()
         """Of the readings, and of the two that follow."""
         self._is_new = self._closing = False
+        self._late_s = float("inf")
+        """When an export that has begun will have taken longer than it may; infinite while none goes on."""
         self._worker: threading.Thread | None = None
         if exporter:
             self._worker = threading.Thread(target=self._work, args=(exporter,), name="metrics", daemon=True)
@@ -114,6 +116,8 @@ class MetricsClient:
         """Take a snapshot; the last one is kept until `close`, when traces have said what became of them."""
         if self._worker is None:
             return
+        if time.monotonic() > self._late_s:  # the SDK's HTTP exporter has no limit for a whole answer
+            self.report.fail(f"no answer in {self.settings.timeout_s:g} s")
         if snapshot.last:
             self._last = snapshot
         else:
@@ -156,10 +160,12 @@ class MetricsClient:
                 if not self._is_new:
                     return
                 self._is_new = False
+            self._late_s = time.monotonic() + self.settings.timeout_s
             try:
                 self._export(exporter)
             except Exception as error:  # the same
                 self.report.break_down(error)
+            self._late_s = float("inf")
 
     def _export(self, exporter: MetricExporter) -> None:
         """Send all there is, in requests that an endpoint takes, within the time that one export has."""

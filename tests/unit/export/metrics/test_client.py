@@ -128,6 +128,19 @@ def test_an_export_is_due_once(started: Any, exporter: Exporter, kernel: Kernel)
     wait_until(lambda: read_counts(exporter)[1:] == [4])
 
 
+def test_an_endpoint_that_hangs_is_reported(
+    started: Any, exporter: Exporter, kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK sets no limit for a whole answer: the next snapshot finds that the last one has not left in time."""
+    exporter.hangs.set()
+    client = started(exporter, timeout_s=0.01)
+    client.measure(snapshot(kernel))
+    warning = "metrics are not getting through: endpoint there: no answer in 0.01 s"
+    with caplog.at_level(logging.WARNING):
+        wait_until(lambda: client.measure(snapshot(kernel)) or warning in caplog.text)
+    exporter.hangs.clear()
+
+
 def test_guests_that_end_while_the_endpoint_hangs_take_no_room(started: Any, exporter: Exporter) -> None:
     """Their last counts are kept for the endpoint, up to a bound; those that are given up are counted."""
     exporter.hangs.set()
