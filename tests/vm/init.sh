@@ -10,8 +10,8 @@ busybox mount -t tracefs none /sys/kernel/tracing
 busybox mount -t debugfs none /sys/kernel/debug
 export PATH=/usr/bin:/bin HOME=/ TMPDIR=/tmp PYTHONPATH=/checkout:/packages
 cd /checkout || exit
-# shellcheck disable=SC2154  # `load` comes from the kernel's command line, as every word with = that it does not know
 # The kernel gives `load`, as every word with = on its command line that it does not know.  It holds several words.
 # shellcheck disable=SC2154,SC2086
+python3 -u -m tests.vm.load $load >/dev/ttyS1 2>&1
 echo "status $?" >/dev/ttyS1
 busybox poweroff -f
