@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_qemu.events import Ending, Link, RbdOperation, Stage
+from otel_qemu.events import BPF_DIRECTORY, Ending, Link, RbdOperation, Stage
 from tests.bpf.hits import counted_hits
 from tests.bpf.layouts import QEMU_7_2, QEMU_11_1, UNKNOWN_OFFSET
 from tests.bpf.machine import Completion, Machine, Request
@@ -158,3 +158,10 @@ def test_an_end_that_was_not_seen_is_still_called_lost(machine: Machine, stage: 
     machine.set_stage(stage)
     machine.complete(machine.submit_request())
     assert [int(record["ending"]) for record in machine.records()] == [Ending.LOST, Ending.COMPLETED]
+
+
+def test_no_hit_asks_for_the_middle_stage() -> None:
+    """A hit reads the stage twice: one that asks for ENDING would miss it if ENDED comes between the two."""
+    sources = "".join(path.read_text() for path in BPF_DIRECTORY.glob("*.bpf.c"))
+    assert "is_stage(STAGE_ENDED)" in sources
+    assert "is_stage(STAGE_ENDING)" not in sources
